@@ -1,0 +1,33 @@
+"""From source images to what the network sees: two views, rotation, corruption; all on the device, one pure function."""
+
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from sit_jax.keys import named_key
+from sit_jax.views.augment import augment, whole_images
+from sit_jax.views.corrupt import corrupt
+from sit_jax.views.rotate import random_rotation, rotate
+
+__all__ = ["Views", "augment", "corrupt", "make_views", "random_rotation", "rotate", "whole_images"]
+
+
+class Views(NamedTuple):
+    """The two views of B images, rows 2i and 2i+1 from image i (V = 2B)."""
+
+    clean: jax.Array  # [V, s, s, 3] float32 in [-1, 1], rotated: the target of the reconstruction
+    corrupted: jax.Array  # [V, s, s, 3] float32: what the network sees
+    rotation: jax.Array  # [V] int32 in 0..3: quarter turns counter-clockwise
+    masks: dict[str, jax.Array]  # {operation: [V, s, s] bool}: the pixels that each corruption wrote
+
+
+def make_views(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> Views:
+    """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
+
+    Flip comes before rotation: an image and its mirror carry the same rotation class.
+    """
+    views = augment(named_key(key, "augment"), images, config.model.image_size, config.views)
+    clean, rotation = random_rotation(named_key(key, "rotate"), views)
+    corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt)
+    return Views(clean, corrupted, rotation, masks)

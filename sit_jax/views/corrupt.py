@@ -1,0 +1,101 @@
+"""The five local corruptions, applied to all views at once; each reports the mask of what it changed (spec, section 3)."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sit_jax.keys import named_key, row_keys
+from sit_jax.views.blocks import many_blocks, one_block
+from sit_jax.views.color import grayscale, jitter
+
+DONOR_IMAGES = 8
+
+
+def corrupt(
+    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Corrupts views by grayscale, blur, recolour, random drop and random replace, in this order.
+
+    `images` is [V, s, s, 3] float32 in [-1, 1], interleaved views (rows 2i and 2i+1 of one image). Returns the
+    corrupted views, same shape and dtype, and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row
+    depends on its own key and pixels alone, but for *replace*, which reads its donor. `config` is the section
+    `corrupt`.
+    """
+    masks, out = {}, images
+    for name, operation in OPERATIONS.items():
+        mask_keys = row_keys(named_key(key, f"{name}/mask"), len(images))
+        change_keys = row_keys(named_key(key, f"{name}/change"), len(images))
+        masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
+        changed = donors(change_keys, images) if name == "replace" else operation(change_keys, out, config[name])
+        out = jnp.where(masks[name][..., None], changed, out)
+    return out, masks
+
+
+def _mask(key: jax.Array, size: int, config: ml_collections.ConfigDict) -> jax.Array:
+    if "fraction" in config:
+        return many_blocks(key, size, config.fraction, config.block)
+    return one_block(key, size, config.block, config.probability)
+
+
+def to_gray(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """Removes the colour of [V, s, s, 3]."""
+    del keys, config
+    return grayscale(images)
+
+
+def blur(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """Blurs each image [s, s, 3] of [V, s, s, 3] by its own Gaussian: sigma from U(*sigma) pixels, odd width in `kernel`.
+
+    The kernel is cut and renormalised at the border, so that a constant image stays constant.
+    """
+    position = jnp.arange(images.shape[1])
+    distance = jnp.abs(position[:, None] - position[None, :])
+    low, high = (side // 2 for side in config.kernel)
+
+    def blur_matrix(key: jax.Array) -> jax.Array:
+        sigma_key, radius_key = jax.random.split(key)
+        sigma = jax.random.uniform(sigma_key, minval=config.sigma[0], maxval=config.sigma[1])
+        radius = jax.random.randint(radius_key, (), low, high + 1)
+        weight = jnp.exp(-0.5 * (distance / sigma) ** 2) * (distance <= radius)
+        return weight / weight.sum(axis=1, keepdims=True)
+
+    matrix = jax.vmap(blur_matrix)(keys)
+    rows = jnp.einsum("vij,vjkc->vikc", matrix, images, precision="highest")
+    return jnp.einsum("vij,vkjc->vkic", matrix, rows, precision="highest")
+
+
+def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """Distorts the colours of [V, s, s, 3] in [-1, 1] by the jitter of the section `recolour`."""
+    distort = jax.vmap(lambda key, image: jitter(key, image, config))
+    return distort(keys, jnp.clip((images + 1) / 2, 0.0, 1.0)) * 2 - 1
+
+
+def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """Returns what fills dropped blocks, [V, s, s, 3]: `noise` N(0, 1), `zeros`, or the `mean` colour of the image."""
+    if config.fill == "noise":
+        return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    if config.fill == "zeros":
+        return jnp.zeros_like(images)
+    return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
+
+
+def donors(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns for each view the view of another image, at random, [V, s, s, 3].
+
+    Donors come from a fixed group of consecutive rows (16 when the batch divides by 8). A group that does not straddle
+    two shards costs no communication, and the result is the same on every mesh.
+    """
+    batch = len(images) // 2
+    group = next((n for n in range(min(DONOR_IMAGES, batch), batch + 1) if batch % n == 0), batch)
+
+    def pick(key: jax.Array, row: jax.Array) -> jax.Array:
+        shift_key, view_key = jax.random.split(key)
+        shift = jax.random.randint(shift_key, (), 1, max(group, 2))
+        return 2 * ((row // 2 + shift) % group) + jax.random.randint(view_key, (), 0, 2)
+
+    index = jax.vmap(pick)(keys, jnp.arange(len(images)) % (2 * group)).reshape(-1, 2 * group)
+    groups = images.reshape(-1, 2 * group, *images.shape[1:])
+    return jax.vmap(lambda group, index: group[index])(groups, index).reshape(images.shape)
+
+
+OPERATIONS = {"grayscale": to_gray, "blur": blur, "recolour": recolour, "drop": drop, "replace": donors}

@@ -1,0 +1,24 @@
+"""The rotation task: every view is turned by 0, 90, 180 or 270 degrees."""
+
+import jax
+import jax.numpy as jnp
+
+from sit_jax.keys import row_keys
+
+
+def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
+    """Turns every image counter-clockwise by its number of quarters, as `np.rot90` does.
+
+    `images` is [V, s, s, 3], square; `quarters` is [V] int32 in 0..3. Same shape and dtype, the pixels untouched.
+    """
+    k = quarters[:, None, None, None]
+    images = jnp.where(k % 2 == 1, images.swapaxes(1, 2), images)
+    images = jnp.where((k == 1) | (k == 2), images[:, ::-1], images)
+    return jnp.where((k == 2) | (k == 3), images[:, :, ::-1], images)
+
+
+def random_rotation(key: jax.Array, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Turns every view at random; returns the turned views [V, s, s, 3] and the classes [V] int32 in 0..3."""
+    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))
+    quarters = draw(row_keys(key, len(views)))
+    return rotate(views, quarters), quarters
