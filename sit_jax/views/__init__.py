@@ -10,7 +10,7 @@ from sit_jax.views.augment import augment, whole_images
 from sit_jax.views.corrupt import corrupt
 from sit_jax.views.rotate import random_rotation, rotate
 
-__all__ = ["Views", "augment", "corrupt", "make_views", "random_rotation", "rotate", "whole_images"]
+__all__ = ["Views", "augment", "corrupt", "make_test_views", "make_views", "random_rotation", "rotate", "whole_images"]
 
 
 class Views(NamedTuple):
@@ -28,6 +28,17 @@ def make_views(key: jax.Array, images: jax.Array, config: ml_collections.ConfigD
     Flip comes before rotation: an image and its mirror carry the same rotation class.
     """
     views = augment(named_key(key, "augment"), images, config.model.image_size, config.views)
+    return rotate_and_corrupt(key, views, config)
+
+
+def make_test_views(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> Views:
+    """Makes the same from whole images, without crop, flip and jitter, to measure the three tasks on test images."""
+    views = whole_images(images, config.model.image_size).repeat(2, axis=0)
+    return rotate_and_corrupt(key, views, config)
+
+
+def rotate_and_corrupt(key: jax.Array, views: jax.Array, config: ml_collections.ConfigDict) -> Views:
+    """Turns views [V, s, s, 3] at random, keeps them as the target, and corrupts a copy."""
     clean, rotation = random_rotation(named_key(key, "rotate"), views)
     corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt)
     return Views(clean, corrupted, rotation, masks)

@@ -26,7 +26,7 @@ def corrupt(
         mask_keys = row_keys(named_key(key, f"{name}/mask"), len(images))
         change_keys = row_keys(named_key(key, f"{name}/change"), len(images))
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
-        changed = donors(change_keys, images) if name == "replace" else operation(change_keys, out, config[name])
+        changed = operation(change_keys, images if name == "replace" else out, config[name])
         out = jnp.where(masks[name][..., None], changed, out)
     return out, masks
 
@@ -79,12 +79,13 @@ def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) 
     return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
 
 
-def donors(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Returns for each view the view of another image, at random, [V, s, s, 3].
+def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """Returns for each view the clean view of another image, at random, [V, s, s, 3].
 
     Donors come from a fixed group of consecutive rows (16 when the batch divides by 8). A group that does not straddle
     two shards costs no communication, and the result is the same on every mesh.
     """
+    del config
     batch = len(images) // 2
     group = next((n for n in range(min(DONOR_IMAGES, batch), batch + 1) if batch % n == 0), batch)
 
@@ -98,4 +99,4 @@ def donors(keys: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(lambda group, index: group[index])(groups, index).reshape(images.shape)
 
 
-OPERATIONS = {"grayscale": to_gray, "blur": blur, "recolour": recolour, "drop": drop, "replace": donors}
+OPERATIONS = {"grayscale": to_gray, "blur": blur, "recolour": recolour, "drop": drop, "replace": replace}

@@ -1,0 +1,128 @@
+"""Early checks: what is wrong with a configuration or a work directory is said in one line, before any compilation."""
+
+import json
+import pathlib
+
+import jax
+import ml_collections
+
+from sit_jax.config import differing_keys, duration, to_json
+from sit_jax.errors import InputError
+from sit_jax.losses import TASKS
+from sit_jax.model import SIZES
+
+CHOICES = {
+    "dtype": ("auto", "bfloat16", "float32"),
+    "model.size": tuple(SIZES),
+    "model.attention": ("xla", "cudnn"),
+    "corrupt.drop.fill": ("noise", "zeros", "mean"),
+    "eval.knn": ("auto", "on", "off"),
+}
+# Ranges (low, high) with 0 <= low <= high <= 1, as shares of the image.
+SHARES = (
+    "views.area",
+    *(f"corrupt.{name}.block" for name in ("grayscale", "blur", "recolour", "drop", "replace")),
+    "corrupt.drop.fraction",
+    "corrupt.replace.fraction",
+)
+POSITIVE = ("log_every", "eval_every", "checkpoint_every", "keep_latest", "loss.temperature", "eval.num_test")
+
+
+def lookup(config: ml_collections.ConfigDict, name: str) -> object:
+    """Returns the value of a dotted key."""
+    value = config
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises InputError for the first value that cannot work, before any data is read."""
+    for name, choices in CHOICES.items():
+        if lookup(config, name) not in choices:
+            raise InputError(f"{name}={lookup(config, name)} must be one of {', '.join(choices)}")
+    for name in SHARES:
+        low, high = lookup(config, name)
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"{name}=({low}, {high}) must be a range (low, high) within 0 and 1")
+    for name in POSITIVE:
+        if lookup(config, name) <= 0:
+            raise InputError(f"{name}={lookup(config, name)} must be above 0")
+    if not config.data.source:
+        raise InputError("data.source is not set; give --config.data.source=folder:PATH, for one")
+    if config.views.area[0] <= 0:
+        raise InputError("views.area must start above 0: a crop needs a size")
+    check_model(config.model)
+    check_batch(config.batch_size, num_devices)
+    check_weights(config.loss.weights)
+
+
+def check_model(model: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the patch does not divide the image."""
+    size, patch = model.image_size, model.patch_size
+    if patch < 1 or size < 8 or size % patch:
+        raise InputError(
+            f"model.image_size={size} must be at least 8 and divisible by model.patch_size={patch}; "
+            f"{max(8, round(size / max(patch, 1)) * patch)} would do"
+        )
+
+
+def check_batch(batch_size: int, num_devices: int) -> None:
+    """Raises InputError if the global batch cannot be shared out evenly, or holds no negatives."""
+    if batch_size < 2:
+        raise InputError(f"batch_size={batch_size} must be at least 2: the contrastive task needs another image")
+    if batch_size % num_devices:
+        below, above = batch_size // num_devices * num_devices, -(-batch_size // num_devices) * num_devices
+        raise InputError(
+            f"batch_size={batch_size} is not divisible by the {num_devices} devices; "
+            f"use {above}" + (f" or {below}" if below else "")
+        )
+
+
+def check_weights(weights: dict[str, str]) -> None:
+    """Raises InputError unless each weight is "learned" or a number, and one task is on."""
+    for task in TASKS:
+        try:
+            valid = weights[task] == "learned" or float(weights[task]) >= 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise InputError(f'loss.weights.{task}={weights[task]} must be "learned" or a number from 0')
+    if not any(weights[task] == "learned" or float(weights[task]) for task in TASKS):
+        raise InputError("loss.weights switches all three tasks off; leave one on")
+
+
+def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collections.ConfigDict:
+    """Returns the configuration with every open value filled in: image size, dtype, durations in steps.
+
+    Raises InputError if a duration is not positive or the warm-up outlasts the training.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())  # unlocks, drops placeholders, leaves the argument alone
+    with config.unlocked():
+        config.data.num_examples = num_examples
+    config.data.image_size = config.data.image_size or config.model.image_size
+    if config.dtype == "auto":
+        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config.steps = duration(config, "", num_examples, config.batch_size)
+    config.optim.warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
+    if config.steps < 1:
+        raise InputError(f"the training is {config.steps} steps long; set steps, examples or epochs above 0")
+    if not 0 <= config.optim.warmup_steps < config.steps:
+        raise InputError(
+            f"the warm-up of {config.optim.warmup_steps} steps must be shorter than the training of {config.steps}; "
+            "set optim.warmup_epochs or optim.warmup_steps"
+        )
+    return config
+
+
+def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the work directory holds a checkpoint of another configuration, with the differing keys."""
+    path = workdir / "config.json"
+    if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+        return
+    differing = differing_keys(json.loads(path.read_text()), to_json(config))
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run with another configuration ({'; '.join(differing)}); "
+            "repeat its configuration to go on, or choose another --workdir"
+        )

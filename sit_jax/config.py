@@ -1,0 +1,202 @@
+"""The configuration: every key with its meaning and default, arguments of config files, durations."""
+
+import json
+import math
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from sit_jax.errors import InputError
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Returns the configuration that every file in `configs/` starts from; `data.source` is for the file to set."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    # Source images in a step, over all devices and hosts; each gives two views.
+    c.batch_size = 256
+    # Length of the training: `steps` or `examples` (source images) go before `epochs` (true passes over the data).
+    c.epochs = 100.0
+    c.steps = placeholder(int)
+    c.examples = placeholder(int)
+    # Type of the computation: "auto" is bfloat16 on accelerators and float32 on CPU; parameters are float32.
+    c.dtype = "auto"
+
+    c.data = ml_collections.ConfigDict()
+    # digits | folder:PATH | npz:PATH.npz | tiny_imagenet:PATH | tfds:NAME
+    c.data.source = ""
+    # Side in pixels at which images are kept: shorter side resized, centre cropped. None: the model's image size.
+    c.data.image_size = placeholder(int)
+    # Gigabytes; what fits is decoded once and kept in memory, the rest is streamed from disk.
+    c.data.memory_limit = 8.0
+    # Where decoded images are cached; None: ~/.cache/sit_jax/images.
+    c.data.cache_dir = placeholder(str)
+    # Skip and count images that cannot be read, instead of stopping.
+    c.data.skip_unreadable = False
+
+    c.views = ml_collections.ConfigDict()
+    c.views.area = (0.08, 1.0)  # share of the image that a random crop covers
+    c.views.ratio = (3 / 4, 4 / 3)  # its width / height
+    c.views.flip = 0.5  # probability of a horizontal flip
+    c.views.brightness = 0.4  # strengths of the colour jitter; 0 is off
+    c.views.contrast = 0.4
+    c.views.saturation = 0.4
+    c.views.hue = 0.0  # at most 0.5, a half turn
+    c.views.grayscale = 0.0  # probability
+
+    # Blocks are shares of the side of the image; fractions are shares of its area.
+    c.corrupt = ml_collections.ConfigDict()
+    c.corrupt.grayscale = {"probability": 1.0, "block": (0.05, 1.0)}
+    c.corrupt.blur = {"probability": 1.0, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
+    c.corrupt.recolour = {
+        "probability": 0.5,
+        "block": (0.05, 1.0),
+        "brightness": 0.8,
+        "contrast": 0.8,
+        "saturation": 0.8,
+        "hue": 0.2,
+    }
+    c.corrupt.drop = {"fraction": (0.0, 0.3), "block": (0.05, 0.25), "fill": "noise"}  # or zeros, mean
+    c.corrupt.replace = {"fraction": (0.0, 0.3), "block": (0.05, 0.25)}
+
+    c.model = ml_collections.ConfigDict()
+    c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
+    c.model.patch_size = 4
+    c.model.image_size = 32
+    c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
+    c.model.embedding_size = 512  # of the contrastive head
+    c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
+    c.model.attention = "xla"  # or cudnn: NVIDIA GPUs in bfloat16
+
+    c.loss = ml_collections.ConfigDict()
+    c.loss.temperature = 0.5
+    c.loss.log_var_init = 1.0
+    # "learned", or a fixed weight as text; "0" switches the task off.
+    c.loss.weights = {"reconstruction": "learned", "rotation": "learned", "contrastive": "learned"}
+    # Rebuild the corrupted pixels only.
+    c.loss.corrupted_only = False
+
+    c.optim = ml_collections.ConfigDict()
+    c.optim.base_learning_rate = 1e-3  # for 512 images a step; scaled linearly with batch_size
+    c.optim.final_learning_rate = 5e-6
+    c.optim.warmup_learning_rate = 1e-6  # the first one
+    c.optim.warmup_epochs = 5.0
+    c.optim.warmup_steps = placeholder(int)  # warmup_steps or warmup_examples go before warmup_epochs
+    c.optim.warmup_examples = placeholder(int)
+    c.optim.weight_decay = 0.05  # on kernels only
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.clip_norm = 1.0  # largest norm of the gradients; 0 is off
+    c.optim.ema = 0.0  # decay of the average of the weights; 0 is off
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # devices that share out the batch; -1: the rest
+    c.mesh.fsdp = 1  # devices that share out batch and parameters
+
+    c.eval = ml_collections.ConfigDict()
+    # k-NN on frozen features: "auto" where there are labels, "on" insists, "off".
+    c.eval.knn = "auto"
+    c.eval.knn_k = 20
+    c.eval.knn_temperature = 0.07
+    c.eval.num_train = 10_000  # labelled training images that k-NN votes with, at most
+    c.eval.num_test = 2_000  # test images, at most
+
+    # In steps; an evaluation runs at step 0 and at the end, a checkpoint is saved at the end, whatever the interval.
+    c.log_every = 50
+    c.eval_every = 5_000
+    c.checkpoint_every = 1_000
+    c.keep_latest = 2
+    c.keep_best = 1  # by the lowest eval/loss, which needs no labels
+    return c
+
+
+# Keys that may change between a run and its continuation: none of them changes what is computed.
+RESUMABLE = ("log_every", "eval_every", "checkpoint_every", "keep_", "mesh.", "eval.", "data.memory_limit", "data.cache_dir")
+
+
+def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
+    """Parses what follows the colon of `--config=FILE:name=value,flag` by the types of the defaults in `spec`.
+
+    A bare name is True. Raises InputError for an unknown name or a value of the wrong type.
+    """
+    values = dict(spec)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in spec:
+            raise InputError(f"config argument {name!r} is unknown; known: {', '.join(spec)}")
+        values[name] = _parse_value(name, text if "=" in item else "true", type(spec[name]))
+    return ml_collections.ConfigDict(values)
+
+
+def _parse_value(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"config argument {name}={text} must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"config argument {name}={text} must be of type {kind.__name__}") from None
+
+
+def set_variant(c: ml_collections.ConfigDict, variant: str, image_size: int) -> None:
+    """Sets the model from a name such as "S/4" (size, patch size) and an image size in pixels."""
+    size, _, patch = variant.partition("/")
+    if not patch.isdigit():
+        raise InputError(f"variant={variant} must be SIZE/PATCH, such as S/4")
+    c.model.update(size=size, patch_size=int(patch), image_size=image_size)
+
+
+def paper(c: ml_collections.ConfigDict) -> None:
+    """Sets the paper's model and schedule: ViT-B/16 at 224 px, batch 288, 501 nominal epochs.
+
+    The first release visits each image about 167 times in its 501 "epochs" (its sampler repeats every image three
+    times within a third of the data): `epochs` here are those true passes.
+    """
+    set_variant(c, "B/16", 224)
+    c.batch_size = 288
+    c.epochs = 167.0
+    c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)
+
+
+def runlocal(c: ml_collections.ConfigDict) -> None:
+    """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 40 steps of 32 images."""
+    set_variant(c, "mu/4", 32)
+    c.batch_size, c.steps = 32, 40
+    c.optim.warmup_steps = 4
+    c.eval.update(num_train=512, num_test=128)
+    c.update(log_every=5, eval_every=20, checkpoint_every=20)
+
+
+def duration(config: ml_collections.ConfigDict, prefix: str, num_examples: int, batch_size: int) -> int:
+    """Returns a duration in steps from `{prefix}steps`, `{prefix}examples` or `{prefix}epochs`, the first that is set.
+
+    Raises InputError if both steps and examples are set.
+    """
+    steps, examples = config[f"{prefix}steps"], config[f"{prefix}examples"]
+    if steps is not None and examples is not None:
+        raise InputError(f"both {prefix}steps and {prefix}examples are set; keep one of them")
+    if steps is not None:
+        return steps
+    if examples is None:
+        examples = config[f"{prefix}epochs"] * num_examples
+    return math.ceil(examples / batch_size)
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict:
+    """Returns a configuration as plain JSON values (tuples become lists)."""
+    return json.loads(config.to_json_best_effort())
+
+
+def differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lists `key: old -> new` for each key of two JSON configurations whose change makes another run."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing_keys(a, b, f"{name}.")
+        elif a != b and not name.startswith(RESUMABLE):
+            lines.append(f"{name}: {a} -> {b}")
+    return lines

@@ -1,0 +1,203 @@
+"""The Vision Transformer with a rotation token and a contrastive token, and its three heads (SiT, section 3)."""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sit_jax.mesh import pin_batch
+
+# Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
+SIZES = {
+    "mu": (32, 1, 128, 2),
+    "XS": (128, 6, 512, 4),
+    "Ti": (192, 12, 768, 3),
+    "S": (384, 12, 1536, 6),
+    "M": (512, 12, 2048, 8),
+    "B": (768, 12, 3072, 12),
+    "L": (1024, 24, 4096, 16),
+    "H": (1280, 32, 5120, 16),
+    "g": (1408, 40, 6144, 16),
+}
+TOKENS = 2  # the rotation token and the contrastive token, in this order, before the patches
+INIT = nnx.initializers.truncated_normal(0.02)
+
+
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype, use_bias: bool = True) -> nnx.Linear:
+    """Makes a dense layer with the paper's initialisation: truncated normal 0.02, zero bias."""
+    return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=INIT, dtype=dtype, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, [V, T, D] to [V, T, D], softmax in float32."""
+
+    def __init__(self, width: int, heads: int, implementation: str, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.heads, self.implementation, self.dtype = heads, implementation, dtype
+        self.qkv = linear(width, 3 * width, rngs, dtype)
+        self.out = linear(width, width, rngs, dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.implementation == "cudnn":
+            q, k, v = einops.rearrange(self.qkv(x), "v t (n h d) -> n v t h d", n=3, h=self.heads)
+            x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            return self.out(einops.rearrange(x, "v t h d -> v t (h d)"))
+        # Projecting straight into [V, heads, T, d] order saves the transposes, which cost a fifth of a layer on CPU.
+        kernel, bias = self.qkv.kernel[...].astype(self.dtype), self.qkv.bias[...].astype(self.dtype)
+        kernel = einops.rearrange(kernel, "c (n h d) -> c n h d", n=3, h=self.heads)
+        bias = einops.rearrange(bias, "(n h d) -> n 1 h 1 d", n=3, h=self.heads)
+        q, k, v = jnp.einsum("vtc,cnhd->nvhtd", x, kernel) + bias
+        logits = jnp.einsum("vhtd,vhsd->vhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        x = jnp.einsum("vhts,vhsd->vhtd", weights, v)
+        kernel = einops.rearrange(self.out.kernel[...].astype(self.dtype), "(h d) c -> h d c", h=self.heads)
+        return jnp.einsum("vhtd,hdc->vtc", x, kernel) + self.out.bias[...].astype(self.dtype)
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer layer, [V, T, D] to [V, T, D], with stochastic depth."""
+
+    def __init__(self, width: int, mlp: int, heads: int, attention: str, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm1 = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, attention, dtype, rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.mlp_in = linear(width, mlp, rngs, dtype)
+        self.mlp_out = linear(mlp, width, rngs, dtype)
+
+    def __call__(self, x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
+        x = x + drop_path(self.attention(self.norm1(x)), rate, keys, 0)
+        hidden = jax.nn.gelu(self.mlp_in(self.norm2(x)), approximate=False)
+        return x + drop_path(self.mlp_out(hidden), rate, keys, 1)
+
+
+def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, branch: int) -> jax.Array:
+    """Drops the branch of a row with probability `rate` and scales the others up; without keys, does nothing."""
+    if keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, branch), 1 - rate))(keys)
+    return x * (keep / (1 - rate)).astype(x.dtype)[:, None, None]
+
+
+class Encoder(nnx.Module):
+    """Patches to tokens: [V, s, s, 3] in [-1, 1] to [V, 2 + N, D] after the final norm; rotation token first."""
+
+    def __init__(
+        self,
+        size: str,
+        patch_size: int,
+        image_size: int,
+        drop_path: float,
+        remat: bool,
+        attention: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        width, depth, mlp, heads = SIZES[size]
+        self.width, self.depth, self.patch_size = width, depth, patch_size
+        self.drop_path, self.remat, self.dtype = drop_path, remat, dtype
+        patches = (image_size // patch_size) ** 2
+        self.patch_embedding = linear(patch_size * patch_size * 3, width, rngs, dtype)
+        self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, width)))
+        self.position_embedding = nnx.Param(INIT(rngs.params(), (TOKENS + patches, width)))
+
+        @nnx.split_rngs(splits=depth)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def make_blocks(rngs: nnx.Rngs) -> Block:
+            return Block(width, mlp, heads, attention, dtype, rngs)
+
+        self.blocks = make_blocks(rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
+        x = self.patch_embedding(patchify(images.astype(self.dtype), self.patch_size))
+        tokens = jnp.broadcast_to(self.tokens[...].astype(self.dtype), (len(x), TOKENS, self.width))
+        position = resize_position_embedding(self.position_embedding[...], images.shape[1] // self.patch_size)
+        x = jnp.concatenate([tokens, x], axis=1) + position.astype(self.dtype)
+        return self.norm(self._run_blocks(x, keys if self.drop_path else None))
+
+    def _run_blocks(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        graphdef, stacked = nnx.split(self.blocks, nnx.Param)
+
+        def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
+            params, rate, index = inputs
+            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            return nnx.merge(graphdef, params)(pin_batch(x), rate, layer_keys), None
+
+        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        layer = jax.checkpoint(layer, prevent_cse=False) if self.remat else layer
+        return jax.lax.scan(layer, x, (stacked, rates, jnp.arange(self.depth)))[0]
+
+
+class ReconstructionHead(nnx.Module):
+    """One linear layer from a patch token to its pixels, [..., D] to [..., P * P * 3]; one bias a channel."""
+
+    def __init__(self, width: int, patch_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.linear = linear(width, patch_size * patch_size * 3, rngs, dtype, use_bias=False)
+        self.bias = nnx.Param(jnp.zeros(3))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pixels = self.linear(x).astype(jnp.float32)
+        return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
+
+
+class SiT(nnx.Module):
+    """The encoder and its three heads (SiT, section 3).
+
+    `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
+    last layer; `remat` recomputes each layer in the backward pass; `attention` is "xla" or "cudnn"; `dtype` is the
+    type of the computation (parameters are float32).
+    """
+
+    def __init__(
+        self,
+        size: str,
+        patch_size: int,
+        image_size: int,
+        drop_path: float = 0.1,
+        embedding_size: int = 512,
+        remat: bool = False,
+        attention: str = "xla",
+        dtype: jnp.dtype = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, attention, dtype, rngs)
+        width = self.encoder.width
+        self.rotation = linear(width, 4, rngs, dtype)
+        self.contrastive = linear(width, embedding_size, rngs, dtype)
+        self.reconstruction = ReconstructionHead(width, patch_size, dtype, rngs)
+
+    def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `keys` [V], one a row, turn stochastic depth on.
+
+        Returns float32 `rotation` logits [V, 4], `embedding` [V, embedding_size], `patches` [V, N, P * P * 3].
+        """
+        tokens = self.encoder(images, keys)
+        return {
+            "rotation": self.rotation(tokens[:, 0]).astype(jnp.float32),
+            "embedding": self.contrastive(tokens[:, 1]).astype(jnp.float32),
+            "patches": self.reconstruction(tokens[:, TOKENS:]),
+        }
+
+
+def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+    """Cuts [V, s, s, 3] into patches [V, N, P * P * 3], row by row."""
+    pattern = "v (h p) (w q) c -> v (h w) (p q c)"
+    return einops.rearrange(images, pattern, p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: jax.Array, patch_size: int) -> jax.Array:
+    """Puts patches [V, N, P * P * 3] of square images together again, [V, s, s, 3]."""
+    side = round(patches.shape[1] ** 0.5)
+    pattern = "v (h w) (p q c) -> v (h p) (w q) c"
+    return einops.rearrange(patches, pattern, h=side, p=patch_size, q=patch_size)
+
+
+def resize_position_embedding(position: jax.Array, side: int) -> jax.Array:
+    """Resizes position embeddings [2 + n * n, D] to a grid of `side` x `side` patches, bicubic; the tokens keep theirs."""
+    old_side = round((len(position) - TOKENS) ** 0.5)
+    if old_side == side:
+        return position
+    grid = position[TOKENS:].reshape(old_side, old_side, -1)
+    grid = jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic", antialias=True)
+    return jnp.concatenate([position[:TOKENS], grid.reshape(side * side, -1)])

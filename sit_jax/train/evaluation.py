@@ -1,0 +1,132 @@
+"""The evaluation inside a training: the three tasks on unseen images, k-NN on frozen features, a picture."""
+
+import pathlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from sit_jax.data import Source, load_images
+from sit_jax.errors import InputError
+from sit_jax.eval.features import Encode, extract, make_encode, put_rows
+from sit_jax.eval.knn import knn_top1
+from sit_jax.pictures import grid, save_png
+from sit_jax.train.metrics import MetricsWriter
+from sit_jax.train.state import Training, TrainState
+
+COLUMNS = 12  # images in the reconstruction picture
+METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
+
+
+class EvalData(NamedTuple):
+    """Images to evaluate on, uint8; the last three are None where there are no labels."""
+
+    test_images: np.ndarray  # [n, H, W, 3]
+    test_labels: np.ndarray | None  # [n] int32
+    train_images: np.ndarray | None  # [m, H, W, 3], what k-NN votes with
+    train_labels: np.ndarray | None  # [m] int32
+
+
+def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalData:
+    """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
+
+    Without a test split, a tenth of the training split (at most `eval.num_test`) takes its place, and k-NN votes with
+    the rest; the training has seen those images, without labels. Raises InputError if `eval.knn` is "on" and there are
+    no labels.
+    """
+    labelled = source.train.labels is not None and (source.test is None or source.test.labels is not None)
+    if config.eval.knn == "on" and not labelled:
+        raise InputError(
+            f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
+        )
+    use_knn = config.eval.knn != "off" and labelled
+    train = load_images(source.train, **image_options(config))
+    train_rows = np.random.default_rng([config.seed, 1]).permutation(len(train))
+    if source.test is None:
+        test, held_out = train, max(1, min(config.eval.num_test, len(train) // 10))
+        test_rows, train_rows = train_rows[:held_out], train_rows[held_out:]
+    else:
+        test = load_images(source.test, **image_options(config))
+        test_rows = np.random.default_rng([config.seed, 2]).permutation(len(test))[: config.eval.num_test]
+    if not use_knn:
+        return EvalData(take(test, test_rows), None, None, None)
+    train_rows = train_rows[: config.eval.num_train]
+    return EvalData(take(test, test_rows), test.labels[test_rows], take(train, train_rows), train.labels[train_rows])
+
+
+def image_options(config: ml_collections.ConfigDict) -> dict:
+    """Returns how images are decoded and kept, as keyword arguments of `load_images`."""
+    data = config.data
+    return {
+        "image_size": data.image_size or config.model.image_size,
+        "memory_limit_gb": data.memory_limit,
+        "cache_dir": data.cache_dir,
+        "skip_unreadable": data.skip_unreadable,
+    }
+
+
+def take(images: object, rows: np.ndarray) -> np.ndarray:
+    """Returns the images of `rows` as one array; those on disk are decoded by several threads."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(images.__getitem__, rows.tolist())))
+
+
+class Evaluation:
+    """Evaluates a state on fixed images; called in a training at step 0, at intervals and at the end."""
+
+    def __init__(
+        self,
+        data: EvalData,
+        training: Training,
+        eval_step: Callable,
+        config: ml_collections.ConfigDict,
+        mesh: Mesh,
+        workdir: pathlib.Path,
+    ):
+        self.data, self.eval_step, self.config, self.mesh, self.workdir = data, eval_step, config, mesh, workdir
+        self.encode: Encode = make_encode(training.graphdef, config, mesh)
+
+    def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
+        """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
+        metrics, picture = self.pretext_tasks(state.params)
+        if self.data.train_labels is not None:
+            metrics["eval/knn_top1"] = self.knn(state.params["model"])
+        if jax.process_index() == 0:
+            save_png(self.workdir / "reconstructions" / f"{step}.png", picture)
+            writer.write_image(step, "reconstructions", picture)
+        return metrics
+
+    def pretext_tasks(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
+        """Returns the mean metrics of the three tasks over whole batches of test images, and the picture.
+
+        The batch size is that of the training, which the contrastive loss depends on; fewer images than that are
+        repeated, and images beyond the last whole batch are left out.
+        """
+        images, size = self.data.test_images, self.config.batch_size
+        rows = np.arange(max(1, len(images) // size) * size) % len(images)
+        results = []
+        for index, start in enumerate(range(0, len(rows), size)):
+            batch = put_rows(images[rows[start : start + size]], self.mesh)
+            metrics, views, rebuilt = self.eval_step(params, batch, np.int32(index))
+            results.append(metrics)
+            if index == 0:
+                shown = [first_rows(x) for x in (views.clean, views.corrupted, rebuilt)]
+        fetched = jax.device_get(results)
+        return {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}, grid(*shown)
+
+    def knn(self, model_params: dict) -> float:
+        """Returns the k-NN top-1 accuracy on the two tokens of the frozen encoder."""
+        data, size = self.data, self.config.batch_size
+        train = extract(self.encode, model_params, data.train_images, size, self.mesh)
+        test = extract(self.encode, model_params, data.test_images, size, self.mesh)
+        k, temperature = self.config.eval.knn_k, self.config.eval.knn_temperature
+        return knn_top1(train, data.train_labels, test, data.test_labels, k, temperature)
+
+
+def first_rows(views: jax.Array) -> np.ndarray:
+    """Returns one view of each of the first images, from what this host holds of [V, s, s, 3]."""
+    return np.concatenate([np.asarray(shard.data) for shard in views.addressable_shards])[: 2 * COLUMNS : 2]

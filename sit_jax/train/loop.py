@@ -1,0 +1,140 @@
+"""The training loop: restore, then for each step evaluate? save? step, log?; all the work is in the step."""
+
+import pathlib
+import time
+
+import jax
+import ml_collections
+
+from sit_jax import checks
+from sit_jax.data import Batches, load_images, open_source
+from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.train import checkpoint
+from sit_jax.train.announce import announce, write_config
+from sit_jax.train.evaluation import EvalData, Evaluation, image_options, load_eval_data
+from sit_jax.train.metrics import Clock, MetricsWriter, fetch_finite, progress_line, say
+from sit_jax.train.state import abstract_state, init_state, make_training
+from sit_jax.train.step import compile_steps
+from sit_jax.train.stop import StopSignal
+
+IN_FLIGHT = 2  # steps that the host may be ahead of the device
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
+    """Trains to the end, or until a signal asks to stop; returns whether it reached the end.
+
+    Goes on from the newest checkpoint in `workdir`, where there is one. Raises InputError for what is wrong with the
+    configuration, the data or the work directory, before any compilation; NonFiniteError if a loss stops being finite,
+    with the last good checkpoint kept.
+    """
+    checks.check_config(config, jax.device_count())
+    mesh = make_mesh(**config.mesh)
+    source = open_source(config.data.source)
+    images = load_images(source.pretrain, **image_options(config))
+    config = checks.resolve(config, len(images))
+    checks.check_workdir(workdir, config)
+    batches = Batches(images, config.batch_size, config.seed, jax.process_index(), jax.process_count())
+    eval_data = load_eval_data(source, config)
+    write_config(workdir, config)
+    with jax.set_mesh(mesh):
+        return Run(config, workdir, mesh, batches, eval_data).loop()
+
+
+class Run:
+    """One run of a training: the state, what changes it and what reports on it."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        mesh: jax.sharding.Mesh,
+        batches: Batches,
+        eval_data: EvalData,
+    ):
+        self.config, self.batches, self.sharding = config, batches, batch_sharding(mesh)
+        training = make_training(config)
+        self.manager = checkpoint.make_manager(workdir, config.keep_latest, config.keep_best)
+        restored = checkpoint.restore_latest(self.manager, abstract_state(config, training, mesh))
+        self.state, self.start = restored or (init_state(config, training, mesh), 0)
+        self.train_step, eval_step = compile_steps(training, config, self.state, mesh)
+        self.evaluation = Evaluation(eval_data, training, eval_step, config, mesh, workdir)
+        self.writer = MetricsWriter(workdir, self.start)
+        self.clock = Clock()
+        self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last look at them
+        announce(config, self.state.params, self.start, workdir)
+
+    def loop(self) -> bool:
+        """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
+        config = self.config
+        stream = self.batches.iterate(self.start)
+        with StopSignal(self.manager) as stop:
+            # The order matters: a checkpoint holds nothing of the batch that comes after it.
+            for step in range(self.start, config.steps + 1):
+                last, stopping = step == config.steps, stop.requested(step)
+                metrics = None
+                if not stopping and (last or step % config.eval_every == 0):
+                    metrics = self.evaluate(step)
+                if step > self.start and (last or stopping or step % config.checkpoint_every == 0):
+                    self.save(step, metrics)
+                if last or stopping:
+                    break
+                self.step(stream)
+                if step == self.start or (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                    self.log(step + 1)
+        stream.close()
+        self.writer.close()
+        self.manager.close()
+        return not stopping
+
+    def step(self, stream: object) -> None:
+        """Takes the next batch and starts a step; waits only for a step further back, or for the compilation."""
+        begin = time.perf_counter()
+        batch = {name: self._put(rows) for name, rows in next(stream).items()}
+        self.clock.waited += time.perf_counter() - begin
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = self.train_step(self.state, batch)
+        self.pending.append(metrics)
+        if self.clock.compiling:
+            jax.block_until_ready(metrics)
+            self.clock.restart()
+        else:
+            self.clock.steps += 1
+        if len(self.pending) > IN_FLIGHT:
+            jax.block_until_ready(self.pending[-IN_FLIGHT])
+
+    def _put(self, rows: object) -> jax.Array:
+        return jax.make_array_from_process_local_data(self.sharding, rows)
+
+    def check(self, step: int) -> dict[str, float] | None:
+        """Fetches the metrics of the steps up to `step`; raises NonFiniteError if one is not finite."""
+        pending, self.pending = self.pending, []
+        return fetch_finite(step - len(pending) + 1, pending) if pending else None
+
+    def log(self, step: int) -> None:
+        """Reports the metrics of the update that led to `step`."""
+        metrics = {f"train/{name}": value for name, value in (self.check(step) or {}).items()}
+        metrics |= self.clock.measure(self.config.batch_size)
+        self.writer.write(step, self.epoch(step), metrics)
+        say(progress_line(step, self.config.steps, metrics, self.clock))
+
+    def evaluate(self, step: int) -> dict[str, float] | None:
+        """Evaluates the weights after `step` updates, unless the run that this one continues did; see Evaluation."""
+        if step in self.writer.evaluated:
+            return None
+        begin = time.perf_counter()
+        metrics = self.evaluation(self.state, step, self.writer)
+        self.writer.write(step, self.epoch(step), metrics)
+        say("  ".join([f"step {step} evaluation"] + [f"{name[5:]} {value:.4g}" for name, value in metrics.items()]))
+        self.clock.pause(time.perf_counter() - begin)
+        return metrics
+
+    def save(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Saves a state that is known to be finite."""
+        begin = time.perf_counter()
+        self.check(step)
+        checkpoint.save(self.manager, self.state, step, metrics)
+        self.clock.pause(time.perf_counter() - begin)
+
+    def epoch(self, step: int) -> float:
+        """Returns true passes over the data after `step` updates."""
+        return step * self.config.batch_size / self.config.data.num_examples

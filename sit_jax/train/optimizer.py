@@ -1,0 +1,43 @@
+"""AdamW with a warm-up and a cosine, weight decay on kernels only (spec of DeiT, which the paper follows)."""
+
+import jax
+import ml_collections
+import optax
+
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Returns the learning rate by step: linear warm-up, then a cosine to `final_learning_rate` at `config.steps`.
+
+    The peak is `base_learning_rate` times batch_size / 512. Needs a resolved configuration (steps are known).
+    """
+    optim = config.optim
+    return optax.warmup_cosine_decay_schedule(
+        init_value=optim.warmup_learning_rate,
+        peak_value=optim.base_learning_rate * config.batch_size / 512,
+        warmup_steps=optim.warmup_steps,
+        decay_steps=config.steps,
+        end_value=optim.final_learning_rate,
+    )
+
+
+def decay_mask(params: dict) -> dict:
+    """Marks the parameters that decay: kernels; no bias, norm, token, position embedding or log variance."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Returns AdamW after clipping of the global norm of the gradients (`clip_norm`, 0 is off)."""
+    optim = config.optim
+    adamw = optax.adamw(
+        make_schedule(config),
+        b1=optim.b1,
+        b2=optim.b2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        mask=decay_mask,
+    )
+    clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    return optax.chain(*clip, adamw)
+
+

@@ -1,0 +1,68 @@
+"""The state of a training: a step and plain dictionaries of arrays, nothing random."""
+
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from sit_jax.keys import named_key
+from sit_jax.losses import TASKS
+from sit_jax.mesh import state_shardings
+from sit_jax.model import SiT
+from sit_jax.train.optimizer import make_optimizer
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes, and all that a checkpoint holds."""
+
+    step: jax.Array  # [] int32: updates done
+    params: dict  # {"model": the encoder and the heads, "log_var": {task: []}}, float32
+    opt_state: optax.OptState
+    ema: dict | None  # running average of params, where config.optim.ema is set
+
+
+class Training(NamedTuple):
+    """The static half of a training: what turns a state into a step."""
+
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+
+
+def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
+    """Makes the model of a resolved configuration."""
+    return SiT(**config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
+
+
+def make_training(config: ml_collections.ConfigDict) -> Training:
+    """Returns the static half of the training that a resolved configuration describes."""
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, jax.random.key(0))), nnx.Param)
+    return Training(graphdef, make_optimizer(config))
+
+
+def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state at step 0, a function of `config.seed`; to be called under `jit` or `eval_shape`."""
+    model = make_model(config, named_key(jax.random.key(config.seed), "init"))
+    log_vars = {task: jnp.float32(config.loss.log_var_init) for task in TASKS}
+    params = {"model": nnx.to_pure_dict(nnx.state(model, nnx.Param)), "log_var": log_vars}
+    # A copy: the step donates the state, and one buffer cannot be donated twice.
+    ema = jax.tree.map(jnp.copy, params) if config.optim.ema else None
+    return TrainState(jnp.int32(0), params, optimizer.init(params), ema)
+
+
+def abstract_state(config: ml_collections.ConfigDict, training: Training, mesh: Mesh) -> TrainState:
+    """Returns shapes, dtypes and shardings of the state, without making an array."""
+    shapes = jax.eval_shape(lambda: make_state(config, training.optimizer))
+    shardings = state_shardings(shapes, mesh)
+    return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
+
+
+def init_state(config: ml_collections.ConfigDict, training: Training, mesh: Mesh) -> TrainState:
+    """Returns the state at step 0, made on the devices in its shards: no array is ever whole on one of them."""
+    shardings = jax.tree.map(lambda s: s.sharding, abstract_state(config, training, mesh))
+    return jax.jit(lambda: make_state(config, training.optimizer), out_shardings=shardings)()
