@@ -37,9 +37,7 @@ def nt_xent(embedding: jax.Array, temperature: float) -> jax.Array:
     return jnp.mean(jax.nn.logsumexp(similarity, axis=1) - positive)
 
 
-def total_loss(
-    losses: dict[str, jax.Array], log_vars: dict[str, jax.Array], weights: dict[str, str]
-) -> jax.Array:
+def total_loss(losses: dict[str, jax.Array], log_vars: dict[str, jax.Array], weights: dict[str, str]) -> jax.Array:
     """Adds the losses up: exp(-a s) L + s / 2 with the learned log variance s, or a fixed weight times L.
 
     `losses` and `log_vars` are scalars by task; `weights` gives for each task "learned" or a number as text, of which

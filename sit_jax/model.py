@@ -37,6 +37,7 @@ class Attention(nnx.Module):
         self.out = linear(width, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Attends from every token to every token."""
         if self.implementation == "cudnn":
             q, k, v = einops.rearrange(self.qkv(x), "v t (n h d) -> n v t h d", n=3, h=self.heads)
             x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -64,6 +65,7 @@ class Block(nnx.Module):
         self.mlp_out = linear(mlp, width, rngs, dtype)
 
     def __call__(self, x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Runs the layer; `rate` [] is its drop-path rate, `keys` [V] one key a row, None in evaluation."""
         x = x + drop_path(self.attention(self.norm1(x)), rate, keys, 0)
         hidden = jax.nn.gelu(self.mlp_in(self.norm2(x)), approximate=False)
         return x + drop_path(self.mlp_out(hidden), rate, keys, 1)
@@ -136,6 +138,7 @@ class ReconstructionHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(3))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the pixels of each patch, float32."""
         pixels = self.linear(x).astype(jnp.float32)
         return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
 
@@ -194,7 +197,7 @@ def unpatchify(patches: jax.Array, patch_size: int) -> jax.Array:
 
 
 def resize_position_embedding(position: jax.Array, side: int) -> jax.Array:
-    """Resizes position embeddings [2 + n * n, D] to a grid of `side` x `side` patches, bicubic; the tokens keep theirs."""
+    """Resizes position embeddings [2 + n * n, D] to a grid of side x side patches (bicubic); the tokens keep theirs."""
     old_side = round((len(position) - TOKENS) ** 0.5)
     if old_side == side:
         return position

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import tensorboardX
 
+from sit_jax.losses import TASKS
+
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient is no longer finite; its message names the step and the metric."""
@@ -76,7 +78,7 @@ def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]]) -> dict[s
     """
     fetched = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for offset, row in enumerate(fetched):
-        for name in ("reconstruction", "rotation", "contrastive", "loss", "grad_norm"):
+        for name in (*TASKS, "loss", "grad_norm"):
             if not math.isfinite(row[name]):
                 raise NonFiniteError(f"train/{name} is {row[name]} at step {first_step + offset}")
     return fetched[-1]
@@ -115,7 +117,7 @@ class Clock:
 def progress_line(step: int, total: int, metrics: dict[str, float], clock: Clock) -> str:
     """Returns the line that shows how far a run is, how it goes and how long it will still take."""
     parts = [f"step {step}/{total} ({step / total:.0%})"]
-    parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", "reconstruction", "rotation", "contrastive")]
+    parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", *TASKS)]
     if "time/images_per_second" in metrics:
         parts.append(f"{metrics['time/images_per_second']:.0f} images/s")
         parts.append(f"{format_seconds((total - step) * clock.seconds_per_step)} left")

@@ -1,9 +1,8 @@
-"""AdamW with a warm-up and a cosine, weight decay on kernels only (spec of DeiT, which the paper follows)."""
+"""AdamW with a warm-up and a cosine, weight decay on kernels only (the recipe of DeiT, which the paper follows)."""
 
 import jax
 import ml_collections
 import optax
-
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -39,5 +38,3 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     )
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
     return optax.chain(*clip, adamw)
-
-

@@ -89,7 +89,7 @@ def make_eval_step(
 def compile_steps(
     training: Training, config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh
 ) -> tuple[Callable, Callable]:
-    """Returns the train step and the evaluation step under `jit`, sharded over the mesh; the former donates the state."""
+    """Returns both steps under `jit`, sharded over the mesh; the train step donates the state."""
     shardings = jax.tree.map(lambda s: s.sharding, state)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     train_step = jax.jit(

@@ -1,4 +1,4 @@
-"""From source images to what the network sees: two views, rotation, corruption; all on the device, one pure function."""
+"""From source images to what the network sees: two views, rotation, corruption; one pure function on the device."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Two augmented views of every image: random resized crop, flip, colour jitter, normalise (spec: the SimCLR views)."""
+"""Two augmented views of every image: random resized crop, flip, colour jitter, normalise (SiT, section 4)."""
 
 import jax
 import jax.numpy as jnp

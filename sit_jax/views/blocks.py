@@ -1,4 +1,4 @@
-"""Random masks made of rectangular blocks: connected patches of the image, never single pixels (spec, section 3)."""
+"""Random masks made of rectangular blocks: connected patches of the image, never single pixels (SiT, section 3)."""
 
 import math
 

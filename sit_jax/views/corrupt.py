@@ -1,4 +1,4 @@
-"""The five local corruptions, applied to all views at once; each reports the mask of what it changed (spec, section 3)."""
+"""The five local corruptions, all views at once; each reports the mask of what it changed (SiT, section 3)."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def to_gray(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDic
 
 
 def blur(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Blurs each image [s, s, 3] of [V, s, s, 3] by its own Gaussian: sigma from U(*sigma) pixels, odd width in `kernel`.
+    """Blurs each image [s, s, 3] of [V, s, s, 3] by its own Gaussian: sigma U(*sigma) pixels, odd width in `kernel`.
 
     The kernel is cut and renormalised at the border, so that a constant image stays constant.
     """

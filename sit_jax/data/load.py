@@ -1,0 +1,184 @@
+"""Decoded images: all in memory where they fit, else decoded when asked for."""
+
+import dataclasses
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tqdm
+
+from sit_jax.data import cache
+from sit_jax.data.decode import decode
+from sit_jax.data.records import Records
+from sit_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class Images(Protocol):
+    """Decoded images, each uint8 [S,S,3]; `labels` is int32 [N] or None."""
+
+    @property
+    def in_memory(self) -> bool: ...
+    @property
+    def labels(self) -> np.ndarray | None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryImages:
+    """Images in one array, uint8 [N,S,S,3], in memory or mapped from a file; `records` are theirs, one each."""
+
+    array: np.ndarray
+    records: Records
+    in_memory = True
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The classes, int32 [N], or None."""
+        return self.records.labels
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.array[index]
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
+        return self.array[np.asarray(rows, np.int64)]
+
+
+class StreamedImages:
+    """Images that are decoded when asked for, by several threads.
+
+    With `skip_unreadable` an unreadable image is replaced by the next readable one in the order of the records (the
+    label stays that of the unreadable one); the first is warned about and `skipped` holds the indices found so far.
+    Without it, asking for one raises InputError.
+    """
+
+    in_memory = False
+
+    def __init__(self, records: Records, image_size: int, skip_unreadable: bool = False):
+        self.records, self.image_size, self.skip_unreadable = records, image_size, skip_unreadable
+        self.skipped: set[int] = set()
+        self._lock = threading.Lock()
+        # More threads than cores: they also wait for the disk.
+        self._threads = ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1)), thread_name_prefix="sit-decode")
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The classes, int32 [N], or None."""
+        return self.records.labels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        total = len(self)
+        if not -total <= index < total:
+            raise IndexError(f"image {index} of {total}")
+        if not self.skip_unreadable:
+            return _decode_record(self.records, self.image_size, index % total)
+        for i in range(index, index + total):
+            try:
+                return _decode_record(self.records, self.image_size, i % total)
+            except InputError as error:
+                self._count(i % total, error)
+        raise InputError(f"{self.records.names[0]}: unreadable, as are all other images; check the data set")
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
+        images = self._threads.map(self.__getitem__, map(int, rows))
+        return np.stack(list(images)) if len(rows) else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+
+    def _count(self, index: int, error: InputError) -> None:
+        with self._lock:
+            if not self.skipped:
+                logger.warning("skipped: %s; further unreadable images are replaced without a word", error)
+            self.skipped.add(index)
+
+
+def load_images(
+    records: Records,
+    image_size: int,
+    memory_limit_gb: float = 8.0,
+    cache_dir: str | os.PathLike | None = None,
+    skip_unreadable: bool = False,
+) -> MemoryImages | StreamedImages:
+    """Returns the images of `records` as squares of `image_size` pixels.
+
+    What takes at most `memory_limit_gb` (10^9 bytes) decoded is decoded now, by all cores, and kept in memory;
+    decoded files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). The rest is decoded when asked for. In memory, `skip_unreadable`
+    leaves unreadable images out, with their labels, and says how many. Raises InputError if the limit or the size is
+    not positive or, without `skip_unreadable`, for the first unreadable image.
+    """
+    if image_size < 1:
+        raise InputError(f"image_size={image_size} must be at least 1")
+    if len(records) * image_size**2 * 3 > memory_limit_gb * 1e9:
+        return StreamedImages(records, image_size, skip_unreadable)
+    decode_now = functools.partial(_decode_all, records, image_size, skip_unreadable)
+    if records.stamp is None:  # arrays: there is nothing to decode
+        array, rows = decode_now()
+    else:
+        array, rows = cache.cached(
+            cache.folder(cache_dir), cache.key(records, image_size), len(records), skip_unreadable, decode_now
+        )
+    if len(rows) == len(records):
+        return MemoryImages(array, records)
+    logger.warning("skipped %d unreadable images of %d", len(records) - len(rows), len(records))
+    return MemoryImages(array, records.take(rows))
+
+
+def _decode_record(records: Records, image_size: int, i: int) -> np.ndarray:
+    return decode(records.read(i), image_size, records.names[i])
+
+
+def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the readable images, uint8 [M,S,S,3], and their indices, int64 [M]."""
+    array = np.empty((len(records), image_size, image_size, 3), np.uint8)
+    is_readable = np.ones(len(records), bool)
+
+    def decode_rows(rows: range) -> int:
+        for i in rows:
+            try:
+                array[i] = _decode_record(records, image_size, i)
+            except InputError:
+                if not skip_unreadable:
+                    raise
+                is_readable[i] = False
+        return len(rows)
+
+    chunks = [range(i, min(i + 64, len(records))) for i in range(0, len(records), 64)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        try:
+            for _ in _with_progress(threads.map(decode_rows, chunks), len(records)):
+                pass
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    rows = np.flatnonzero(is_readable)
+    if not len(rows):
+        raise InputError(f"{records.names[0]}: unreadable, as are all other images; check the data set")
+    return (array if len(rows) == len(array) else array[rows]), rows
+
+
+def _with_progress(counts: Iterator[int], total: int) -> Iterator[int]:
+    """Yields the counts; work of more than two seconds shows a line with the time left, on stderr."""
+    # On a terminal the line is redrawn; in a log file it comes every ten seconds.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm.tqdm(total=total, desc="decoding images", unit="img", delay=2, mininterval=interval) as line:
+        for count in counts:
+            line.update(count)
+            yield count

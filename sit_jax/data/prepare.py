@@ -1,0 +1,77 @@
+"""Command: downloads a data set of TensorFlow Datasets and writes it as ArrayRecord, once.
+
+python -m sit_jax.data.prepare tfds:stl10 [--data_dir=FOLDER] [--manual_dir=FOLDER]
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from sit_jax.data.tfds_source import find_builder, has_array_records
+from sit_jax.errors import InputError
+
+
+def prepare(source: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:
+    """Prepares the data set of a `tfds:NAME` string and returns its folder; does nothing if that is done already.
+
+    `data_dir` is where data sets live (default: TFDS_DATA_DIR, else ~/tensorflow_datasets). `manual_dir` holds archives
+    that were downloaded by hand, under their original names. Raises InputError if TensorFlow is not installed (the
+    builders need it, readers do not), an archive is missing or damaged, or the files are there in another format.
+    """
+    scheme, _, name = source.partition(":")
+    if scheme != "tfds" or not name:
+        raise InputError(f"{source!r}: only data sets of the form tfds:NAME need to be prepared")
+    builder = find_builder(name, data_dir)
+    if not has_array_records(builder):
+        if builder.info.splits:
+            raise InputError(f"{source}: {builder.data_dir} holds another file format; give another --data_dir")
+        _build(source, builder, manual_dir)
+    return str(builder.data_dir)
+
+
+def _build(source: str, builder, manual_dir: str | None) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"{source}: preparing it needs TensorFlow; run `pip install tensorflow-cpu` (reading does not)"
+        )
+    import requests
+    import tensorflow_datasets as tfds
+
+    folder = None if manual_dir is None else Path(manual_dir).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--manual_dir={manual_dir}: there is no such folder")
+    config = tfds.download.DownloadConfig(manual_dir=folder)
+    try:
+        builder.download_and_prepare(download_config=config, file_format="array_record")
+    except tfds.download.NonMatchingChecksumError as error:
+        raise InputError(f"{source}: an archive is damaged, download it again ({_one_line(error)})") from error
+    except (requests.exceptions.RequestException, AssertionError) as error:
+        urls = ", ".join(builder.url_infos) or "the archives"
+        raise InputError(
+            f"{source}: download failed ({_one_line(error)}); download {urls} by hand into a folder and "
+            "give it as --manual_dir=FOLDER"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code, 2 with one line on stderr if the input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m sit_jax.data.prepare", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("source", help="tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+    parser.add_argument("--data_dir", help="where to write (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)")
+    parser.add_argument("--manual_dir", help="a folder with archives that were downloaded by hand, original names")
+    arguments = parser.parse_args(argv)
+    try:
+        print(f"prepared in {prepare(arguments.source, arguments.data_dir, arguments.manual_dir)}")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Data sets of TensorFlow Datasets that are prepared as ArrayRecord; reading them needs no TensorFlow."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sit_jax.data.records import Raw, Records, Source
+from sit_jax.errors import InputError
+
+UNLABELLED_SPLITS = ("unlabelled", "unlabeled")
+TEST_SPLITS = ("test", "validation")
+
+
+def open_tfds(name: str) -> Source:
+    """Opens `name`, `name/config` or `name:version`, prepared in TFDS_DATA_DIR (default ~/tensorflow_datasets).
+
+    Splits: `train`; `train` and `unlabelled` to pre-train on; `test`, or `validation` where the test split is missing
+    or has no labels. Images come from the feature `image`, labels from `label`. Raises InputError if the data set is
+    unknown, has no images or is not prepared, with the command that prepares it; nothing is downloaded.
+    """
+    builder = find_builder(name)
+    _check_prepared(name, builder)
+    image_key, label_key = _feature_keys(name, builder.info.features)
+    splits = list(builder.info.splits)
+    if "train" not in splits:
+        raise InputError(f"tfds:{name}: has no split train, only {', '.join(splits)}; choose another data set")
+    train = _split_records(builder, "train", image_key, label_key)
+    pretrain = train
+    for split in (split for split in splits if split in UNLABELLED_SPLITS):
+        pretrain += _split_records(builder, split, image_key, None)
+    tests = [_split_records(builder, split, image_key, label_key) for split in TEST_SPLITS if split in splits]
+    # ImageNet's test images are published without their labels, as -1.
+    labelled = [records for records in tests if records.label is None or records.label(0) >= 0]
+    class_names = tuple(builder.info.features[label_key].names) if label_key else None
+    return Source(f"tfds:{name}", pretrain, train, labelled[0] if labelled else None, class_names)
+
+
+def find_builder(name: str, data_dir: str | None = None) -> Any:
+    """Returns the TFDS builder of `name`; touches no network. Raises InputError if there is no such data set."""
+    import tensorflow_datasets as tfds
+
+    try:
+        # The variable is read here because TFDS reads it only once, when it is imported.
+        data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError:
+        raise InputError(
+            f"tfds:{name}: TensorFlow Datasets has no such data set; its catalogue is at "
+            "tensorflow.org/datasets/catalog"
+        ) from None
+    except (ValueError, AssertionError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"tfds:{name}: cannot be opened; check name, config and version ({reason})") from error
+
+
+def has_array_records(builder: Any) -> bool:
+    """Tells whether the prepared files can be read in random order; False also if there are none."""
+    return bool(builder.info.splits) and "array_record" in {
+        form.value for form in builder.info.available_file_formats()
+    }
+
+
+def _check_prepared(name: str, builder: Any) -> None:
+    command = f"python -m sit_jax.data.prepare tfds:{name}"
+    if not builder.info.splits:
+        raise InputError(f"tfds:{name}: not prepared in {builder.data_dir}; run `{command}`")
+    if not has_array_records(builder):
+        raise InputError(
+            f"tfds:{name}: {builder.data_dir} holds no ArrayRecord files (prepared as {builder.info.file_format.value}); "
+            f"run `{command} --data_dir=NEW_FOLDER` and set TFDS_DATA_DIR=NEW_FOLDER"
+        )
+
+
+def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
+    """Returns the keys of the image and, if there is one, of the class label."""
+    import tensorflow_datasets as tfds
+
+    found = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    images = [key for key, feature in found.items() if _is_image(feature)]
+    if not images:
+        raise InputError(f"tfds:{name}: has no image feature among {', '.join(found)}; choose a data set of images")
+    is_label = isinstance(found.get("label"), tfds.features.ClassLabel)
+    return ("image" if "image" in images else images[0]), ("label" if is_label else None)
+
+
+def _is_image(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return np.dtype(feature.np_dtype) in (np.uint8, np.uint16)
+    return type(feature) is tfds.features.Tensor and len(feature.shape) == 3 and feature.np_dtype == np.uint8
+
+
+def _split_records(builder: Any, split: str, image_key: str, label_key: str | None) -> Records:
+    import tensorflow_datasets as tfds
+
+    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    info = Path(builder.data_dir) / "dataset_info.json"
+    version = f"{builder.info.full_name} {split} {builder.info.splits[split].num_bytes} {info.stat().st_mtime_ns}"
+    return Records(
+        names=[f"{split}/{i}" for i in range(len(source))],
+        read=_reader(source, builder.info.features, image_key),
+        stamp=lambda i: f"{version} {i}",
+        label=None if label_key is None else _reader(source, builder.info.features, label_key),
+    )
+
+
+def _reader(source: Any, features: Any, key: str) -> Callable[[int], Any]:
+    """Returns a function from an index to one feature; images stay encoded, other features are not even parsed."""
+    import tensorflow_datasets as tfds
+
+    partial = tfds.decode.PartialDecoding({key: True}).extract_features(features)
+    encoded = isinstance(features[key], tfds.features.Image)
+    decoders = {key: tfds.decode.SkipDecoding()} if encoded else None
+
+    def read(i: int) -> Raw | int:
+        return partial.deserialize_example_np(source[i], decoders=decoders)[key]
+
+    return read

@@ -1,0 +1,32 @@
+"""Test set-up: four simulated devices, so that sharded code is compared with one device in one process."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One cache of compiled programs for all tests and the commands that they run, gone afterwards."""
+    folder = str(tmp_path_factory.getbasetemp().parent / "xla-cache")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_module():
+    """Runs `python -m MODULE args` from the root of the project and returns the finished process."""
+
+    def run(module, *args, **kwargs):
+        command = [sys.executable, "-m", module, *map(str, args)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+
+    return run

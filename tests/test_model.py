@@ -1,0 +1,142 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sit_jax import config
+from sit_jax.checks import resolve
+from sit_jax.model import SIZES, SiT, patchify, resize_position_embedding, unpatchify
+from sit_jax.train.state import make_state, make_training
+
+# With the three heads and the three log variances, patch 16 at 224 px (mu and XS: patch 4 at 32 px).
+PARAMETERS = {
+    "mu": 35_082,
+    "XS": 1_277_578,
+    "Ti": 5_771_850,
+    "S": 22_160_010,
+    "M": 38_983_690,
+    "B": 86_786_826,
+    "L": 304_619_018,
+    "H": 632_565_002,
+    "g": 1_013_182_602,
+}
+
+
+def make(size="mu", patch_size=4, image_size=16, **kwargs):
+    return SiT(size, patch_size, image_size, rngs=nnx.Rngs(0), **kwargs)
+
+
+def test_every_size_has_a_golden_number():
+    assert PARAMETERS.keys() == SIZES.keys()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_number_of_parameters(size):
+    c = config.defaults()
+    patch_size, image_size = (4, 32) if size in ("mu", "XS") else (16, 224)
+    c.model.update(size=size, patch_size=patch_size, image_size=image_size)
+    c = resolve(c, 10_000)
+    state = jax.eval_shape(lambda: make_state(c, make_training(c).optimizer))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == PARAMETERS[size]
+
+
+def test_output_shapes_and_types():
+    out = make(dtype=jnp.bfloat16)(jnp.zeros((6, 16, 16, 3)))
+    assert {name: (x.shape, x.dtype.name) for name, x in out.items()} == {
+        "rotation": ((6, 4), "float32"),
+        "embedding": ((6, 512), "float32"),
+        "patches": ((6, 16, 48), "float32"),
+    }
+
+
+def test_bfloat16_is_close_to_float32():
+    images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3), minval=-1)
+    exact, rounded = make()(images), make(dtype=jnp.bfloat16)(images)
+    for name in exact:
+        error = jnp.linalg.norm(exact[name] - rounded[name]) / jnp.linalg.norm(exact[name])
+        assert error < 0.02, name
+
+
+def test_attention_equals_the_library():
+    block = make("Ti", 4, 16).encoder
+    attention = jax.tree.map(lambda x: x[0], nnx.split(block.blocks.attention, nnx.Param)[1])
+    attention = nnx.merge(nnx.split(block.blocks.attention, nnx.Param)[0], attention)
+    x = jax.random.normal(jax.random.key(1), (2, 18, 192))
+    qkv = attention.qkv(x).reshape(2, 18, 3, 3, 64)
+    expected = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+    expected = attention.out(expected.reshape(2, 18, 192))
+    np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_patchify_takes_blocks_of_the_image_row_by_row():
+    images = jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
+    patches = patchify(images, 4)
+    np.testing.assert_array_equal(patches[1, 1], images[1, :4, 4:].reshape(-1))
+    np.testing.assert_array_equal(patches[0, 2], images[0, 4:, :4].reshape(-1))
+    np.testing.assert_array_equal(unpatchify(patches, 4), images)
+
+
+def test_reconstruction_head_has_one_bias_a_channel():
+    head = make().reconstruction
+    head.bias[...] = jnp.array([1.0, 2.0, 3.0])
+    pixels = unpatchify(head(jnp.zeros((1, 16, 32))), 4)
+    np.testing.assert_array_equal(pixels, jnp.broadcast_to(jnp.array([1.0, 2.0, 3.0]), (1, 16, 16, 3)))
+
+
+def test_rotation_logits_read_the_first_token_and_the_embedding_the_second():
+    model = make()
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    tokens, out = model.encoder(images), model(images)
+    np.testing.assert_allclose(out["rotation"], model.rotation(tokens[:, 0]), rtol=1e-6)
+    np.testing.assert_allclose(out["embedding"], model.contrastive(tokens[:, 1]), rtol=1e-6)
+    np.testing.assert_allclose(out["patches"], model.reconstruction(tokens[:, 2:]), rtol=1e-6)
+
+
+def test_remat_changes_nothing():
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    keys = jax.random.split(jax.random.key(1), 4)
+
+    def gradient(remat):
+        graphdef, params = nnx.split(make("XS", remat=remat, drop_path=0.3), nnx.Param)
+        loss = lambda p: jnp.mean(nnx.merge(graphdef, p)(images, keys)["patches"] ** 2)  # noqa: E731
+        return nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), gradient(False), gradient(True))
+
+
+def test_drop_path_drops_by_row_and_is_off_without_keys():
+    model = make("XS", drop_path=0.5)
+    images = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (16, 16, 3)), (8, 16, 16, 3))
+    plain, again = model(images), model(images)
+    np.testing.assert_array_equal(plain["embedding"], again["embedding"])
+    np.testing.assert_allclose(plain["embedding"], jnp.broadcast_to(plain["embedding"][0], (8, 512)), atol=1e-5)
+    dropped = model(images, jax.random.split(jax.random.key(1), 8))["embedding"]
+    assert len(np.unique(np.round(np.asarray(dropped[:, 0]), 5))) > 4
+    same_key = model(images, jnp.stack([jax.random.key(3)] * 8))["embedding"]
+    np.testing.assert_allclose(same_key, jnp.broadcast_to(same_key[0], (8, 512)), atol=1e-5)
+
+
+def test_drop_path_keeps_the_expectation():
+    from sit_jax.model import drop_path
+
+    kept = drop_path(jnp.ones((20_000, 1, 1)), 0.25, jax.random.split(jax.random.key(0), 20_000), 0)
+    assert set(np.unique(kept)) <= {0.0, np.float32(1 / 0.75)}
+    np.testing.assert_allclose(kept.mean(), 1.0, atol=0.02)
+
+
+def test_position_embedding_follows_the_image_size():
+    model = make(image_size=16)
+    position = model.encoder.position_embedding[...]
+    larger = resize_position_embedding(position, 8)
+    assert larger.shape == (2 + 64, 32)
+    np.testing.assert_array_equal(larger[:2], position[:2])
+    expected = jax.image.resize(position[2:].reshape(4, 4, 32), (8, 8, 32), "cubic")
+    np.testing.assert_allclose(larger[2:].reshape(8, 8, 32), expected, rtol=1e-6)
+    assert resize_position_embedding(position, 4) is position
+    assert model(jnp.zeros((2, 32, 32, 3)))["patches"].shape == (2, 64, 48)
+
+
+def test_constant_position_embedding_stays_constant_when_resized():
+    position = jnp.ones((2 + 49, 8)) * jnp.arange(8)
+    np.testing.assert_allclose(resize_position_embedding(position, 5), position[:27], rtol=1e-5)

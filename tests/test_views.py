@@ -1,0 +1,313 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sit_jax import config
+from sit_jax.views import augment, corrupt, make_test_views, make_views, random_rotation, rotate, whole_images
+from sit_jax.views.augment import random_resized_crop
+from sit_jax.views.blocks import many_blocks, one_block
+from sit_jax.views.color import grayscale, jitter, rotate_hue
+from sit_jax.views.corrupt import OPERATIONS, blur, replace
+
+SIZES = st.sampled_from([8, 12, 17, 32])
+SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+
+
+def make_config(image_size=16, **sections):
+    c = config.defaults()
+    c.model.image_size = image_size
+    for name, values in sections.items():
+        c[name].update(values)
+    return c
+
+
+def pictures(seed, count, size):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def only(**operation):
+    """The section `corrupt` with all operations off but those given."""
+    c = config.defaults().corrupt
+    for name in OPERATIONS:
+        c[name].update({"fraction": (0.0, 0.0)} if "fraction" in c[name] else {"probability": 0.0})
+    c.update(operation)
+    return c
+
+
+# --- views
+
+
+@SLOW
+@given(seed=st.integers(0, 2**31), size=SIZES, source=st.sampled_from([8, 15, 40]), hue=st.sampled_from([0.0, 0.5]))
+def test_views_have_shape_type_and_range(seed, size, source, hue):
+    c = make_config(size, views={"hue": hue, "grayscale": 0.3})
+    key, images = jax.random.key(seed), pictures(seed, 3, source)
+    views = augment(key, images, size, c.views)
+    assert views.shape == (6, size, size, 3)
+    assert views.dtype == jnp.float32
+    assert jnp.isfinite(views).all()
+    assert views.min() >= -1
+    assert views.max() <= 1
+    np.testing.assert_array_equal(views, augment(key, images, size, c.views))
+    assert not np.array_equal(views[0::2], views[1::2])
+
+
+@SLOW
+@given(seed=st.integers(0, 2**31), size=SIZES)
+def test_a_view_depends_on_its_own_image_alone(seed, size):
+    c = make_config(size)
+    images, key = pictures(seed, 4, 16), jax.random.key(seed)
+    changed = images.copy()
+    changed[2] = 255 - changed[2]
+    before, after = augment(key, images, size, c.views), augment(key, changed, size, c.views)
+    rows = np.array([0, 1, 2, 3, 6, 7])
+    np.testing.assert_array_equal(before[rows], after[rows])
+    assert not np.array_equal(before[4:6], after[4:6])
+
+
+def test_whole_crop_of_the_same_size_is_the_image():
+    image = jax.random.uniform(jax.random.key(0), (16, 16, 3))
+    crop = random_resized_crop(jax.random.key(1), image, 16, (1.0, 1.0), (1.0, 1.0))
+    np.testing.assert_allclose(crop, image, atol=1e-6)
+
+
+def test_crop_takes_a_box_inside_the_image():
+    """On a linear ramp, a crop is a ramp whose slope is the side of the box: the area is what was asked for."""
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 64)[:, None, None], (64, 64, 3))
+    for seed in range(8):
+        crop = random_resized_crop(jax.random.key(seed), ramp, 16, (0.25, 0.25), (1.0, 1.0))
+        slope = jnp.diff(crop[2:-2, 8, 0]).mean()
+        np.testing.assert_allclose(slope, 0.5 * 64 / 16 / 63, rtol=2e-2)
+        assert crop.min() >= 0
+        assert crop.max() <= 1
+
+
+def test_flip_mirrors_left_and_right():
+    off = {"area": (1.0, 1.0), "ratio": (1.0, 1.0), "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    images = pictures(0, 2, 16)
+    plain = augment(jax.random.key(0), images, 16, make_config(views=off | {"flip": 0.0}).views)
+    flipped = augment(jax.random.key(0), images, 16, make_config(views=off | {"flip": 1.0}).views)
+    np.testing.assert_allclose((plain[0::2] + 1) * 127.5, images, atol=1e-3)
+    np.testing.assert_allclose(flipped, plain[:, :, ::-1], atol=1e-6)
+
+
+def test_grayscale_and_hue_by_hand():
+    image = jnp.array([[[1.0, 0.0, 0.0], [0.2, 0.5, 0.7]]])
+    np.testing.assert_allclose(grayscale(image)[0, :, 0], [0.299, 0.2 * 0.299 + 0.5 * 0.587 + 0.7 * 0.114], rtol=1e-6)
+    np.testing.assert_allclose(rotate_hue(image, jnp.float32(1.0)), image, atol=1e-5)
+    np.testing.assert_allclose(grayscale(rotate_hue(image, jnp.float32(0.3))), grayscale(image), atol=1e-3)
+    np.testing.assert_allclose(rotate_hue(grayscale(image), jnp.float32(0.3)), grayscale(image), atol=1e-3)
+    assert jnp.abs(rotate_hue(image, jnp.float32(0.5)) - image).max() > 0.3
+
+
+def test_jitter_of_strength_zero_is_the_identity():
+    image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
+    off = make_config(views={"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}).views
+    np.testing.assert_array_equal(jitter(jax.random.key(1), image, off), image)
+    bright = make_config(views={"brightness": 0.4, "contrast": 0.0, "saturation": 0.0}).views
+    ratio = jitter(jax.random.key(1), image * 0.5, bright) / (image * 0.5)
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
+    assert 0.6 <= ratio[0, 0, 0] <= 1.4
+
+
+def test_whole_images_keep_every_pixel_at_their_own_size():
+    images = pictures(0, 2, 16)
+    np.testing.assert_allclose((whole_images(images, 16) + 1) * 127.5, images, atol=1e-3)
+    assert whole_images(images, 24).shape == (2, 24, 24, 3)
+
+
+# --- rotation
+
+
+def test_rotation_equals_numpy():
+    images = jax.random.normal(jax.random.key(0), (8, 9, 9, 3))
+    turned = rotate(images, jnp.arange(8) % 4)
+    for i in range(8):
+        np.testing.assert_array_equal(turned[i], np.rot90(images[i], i % 4))
+
+
+def test_four_quarter_turns_are_the_identity():
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    turned = images
+    for _ in range(4):
+        turned = rotate(turned, jnp.ones(4, jnp.int32))
+    np.testing.assert_array_equal(turned, images)
+
+
+def test_random_rotation_is_uniform_and_matches_its_labels():
+    views = jax.random.normal(jax.random.key(0), (2000, 2, 2, 3))
+    turned, quarters = random_rotation(jax.random.key(1), views)
+    np.testing.assert_array_equal(rotate(views, quarters), turned)
+    assert np.abs(np.bincount(quarters, minlength=4) - 500).max() < 80  # four standard deviations
+
+
+# --- corruptions
+
+
+@SLOW
+@given(seed=st.integers(0, 2**31), size=SIZES, fill=st.sampled_from(["noise", "zeros", "mean"]))
+def test_corruptions_have_shape_type_masks_and_repeat(seed, size, fill):
+    c = make_config().corrupt
+    c.drop.fill = fill
+    key = jax.random.key(seed)
+    images = jax.random.uniform(jax.random.fold_in(key, 1), (8, size, size, 3), minval=-1)
+    out, masks = corrupt(key, images, c)
+    assert out.shape == images.shape
+    assert out.dtype == images.dtype
+    assert jnp.isfinite(out).all()
+    assert masks.keys() == OPERATIONS.keys()
+    for mask in masks.values():
+        assert mask.shape == (8, size, size)
+        assert mask.dtype == bool
+    untouched = ~np.any(list(masks.values()), axis=0)
+    np.testing.assert_array_equal(out[untouched], images[untouched])
+    outside_noise = ~masks["drop"] if fill == "noise" else jnp.ones_like(masks["drop"])
+    assert jnp.abs(out[outside_noise]).max() <= 1 + 1e-5
+    again, _ = corrupt(key, images, c)
+    np.testing.assert_array_equal(out, again)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_changes_just_its_mask(name):
+    on = {"fraction": (0.4, 0.4)} if name in ("drop", "replace") else {"probability": 1.0, "block": (0.5, 0.5)}
+    c = only()
+    c[name].update(on)
+    images = jax.random.uniform(jax.random.key(0), (8, 32, 32, 3), minval=-1)
+    out, masks = corrupt(jax.random.key(1), images, c)
+    changed = jnp.any(out != images, axis=-1)
+    assert not jnp.any(changed & ~masks[name])
+    assert changed.sum() >= 0.99 * masks[name].sum()
+    assert masks[name].sum() > 0
+    for other in OPERATIONS.keys() - {name}:
+        assert not masks[other].any()
+
+
+@SLOW
+@given(seed=st.integers(0, 2**31), size=SIZES)
+def test_a_row_depends_on_its_neighbours_in_replace_alone(seed, size):
+    key = jax.random.key(seed)
+    images = jax.random.uniform(jax.random.fold_in(key, 1), (8, size, size, 3), minval=-1)
+    changed = images.at[5].set(-images[5])
+    c = make_config().corrupt
+    c.replace.fraction = (0.0, 0.0)
+    before, after = corrupt(key, images, c)[0], corrupt(key, changed, c)[0]
+    np.testing.assert_array_equal(np.delete(before, 5, axis=0), np.delete(after, 5, axis=0))
+    c.replace.fraction = (0.3, 0.3)
+    (before, masks), (after, _) = corrupt(key, images, c), corrupt(key, changed, c)
+    differ = np.delete(np.any(before != after, axis=-1), 5, axis=0)
+    assert not np.any(differ & ~np.delete(masks["replace"], 5, axis=0))
+
+
+@pytest.mark.parametrize("images", [2, 3, 8, 11, 24])
+def test_donors_are_other_images_of_a_small_group(images):
+    rows = 2 * images
+    views = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, 1, 1, 3))
+    picked = np.stack(
+        [replace(jax.random.split(jax.random.key(s), rows), views, only())[:, 0, 0, 0] for s in range(50)]
+    )
+    donor_image, own_image = picked // 2, np.arange(rows) // 2
+    assert not np.any(donor_image == own_image)
+    if images % 8 == 0:
+        assert np.all(donor_image // 8 == own_image // 8)
+    for row in range(rows):
+        group = 8 if images % 8 == 0 else images
+        assert len(np.unique(donor_image[:, row])) == group - 1
+
+
+def test_one_image_has_no_donor_but_itself():
+    views = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
+    assert replace(jax.random.split(jax.random.key(0), 2), views, only()).shape == views.shape
+
+
+@SLOW
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([8, 32, 33, 97, 224]),
+    fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.95, 1.0]),
+    block=st.sampled_from([(0.05, 0.25), (0.1, 0.1), (0.5, 0.5), (0.02, 0.03)]),
+)
+def test_blocks_cover_what_was_asked_for_to_within_one_block(seed, size, fraction, block):
+    mask = many_blocks(jax.random.key(seed), size, (fraction, fraction), block)
+    largest_block = max(1 / 8, block[1] + 1 / size) ** 2 if size < 32 else (block[1] + 2 / 33) ** 2
+    assert mask.shape == (size, size)
+    assert fraction - 1e-6 <= mask.mean() <= fraction + largest_block
+
+
+def test_blocks_are_rectangles_not_pixels():
+    """Every covered pixel lies in a covered square of the side of the smallest block."""
+    mask = np.asarray(many_blocks(jax.random.key(0), 64, (0.3, 0.3), (0.125, 0.25)))
+    corners = np.lib.stride_tricks.sliding_window_view(mask, (4, 4)).all(axis=(2, 3))
+    covered = np.zeros_like(mask)
+    for y, x in np.argwhere(corners):
+        covered[y : y + 4, x : x + 4] = True
+    np.testing.assert_array_equal(covered, mask)
+
+
+def test_blocks_cover_all_places_alike():
+    masks = jax.vmap(lambda key: many_blocks(key, 32, (0.3, 0.3), (0.05, 0.25)))(
+        jax.random.split(jax.random.key(0), 2000)
+    )
+    share = masks.mean(axis=0)
+    assert share[8:24, 8:24].mean() < 0.38
+    assert share[0, 0] > 0.12
+    np.testing.assert_allclose(share, share[::-1, ::-1], atol=0.06)
+
+
+def test_one_block_is_a_rectangle_of_the_asked_side():
+    for seed in range(20):
+        mask = np.asarray(one_block(jax.random.key(seed), 40, (0.25, 0.5), 1.0))
+        rows, columns = mask.any(axis=1).sum(), mask.any(axis=0).sum()
+        assert mask.sum() == rows * columns
+        assert 10 <= rows <= 20
+        assert 10 <= columns <= 20
+    assert not one_block(jax.random.key(0), 40, (0.25, 0.5), 0.0).any()
+
+
+def test_blur_by_hand():
+    c = only().blur
+    c.update(kernel=(3, 3), sigma=(1.0, 1.0))
+    impulse = jnp.zeros((1, 9, 9, 3)).at[0, 4, 4].set(1.0)
+    kernel = np.exp(-0.5 * np.array([1.0, 0.0, 1.0]))
+    kernel /= kernel.sum()
+    blurred = blur(jax.random.split(jax.random.key(0), 1), impulse, c)
+    np.testing.assert_allclose(blurred[0, 3:6, 3:6, 0], np.outer(kernel, kernel), rtol=1e-5)
+    np.testing.assert_allclose(blurred.sum(), 3.0, rtol=1e-5)
+    constant = jnp.full((1, 8, 8, 3), 0.3)
+    np.testing.assert_allclose(blur(jax.random.split(jax.random.key(0), 1), constant, c), constant, rtol=1e-5)
+
+
+def test_drop_fills():
+    images = jax.random.uniform(jax.random.key(0), (4, 32, 32, 3), minval=-1)
+    for fill in ("noise", "zeros", "mean"):
+        c = only(drop={"fraction": (1.0, 1.0), "block": (0.25, 0.25), "fill": fill})
+        out, masks = corrupt(jax.random.key(1), images, c)
+        assert masks["drop"].all()
+        if fill == "noise":
+            np.testing.assert_allclose([out.mean(), out.std()], [0.0, 1.0], atol=0.03)
+        else:
+            expected = images.mean(axis=(1, 2), keepdims=True) if fill == "mean" else jnp.zeros((4, 1, 1, 3))
+            np.testing.assert_allclose(out, jnp.broadcast_to(expected, out.shape), atol=1e-6)
+
+
+# --- the whole
+
+
+def test_make_views_keeps_target_and_input_apart():
+    c = make_config(16)
+    views = make_views(jax.random.key(0), pictures(0, 8, 20), c)
+    assert views.clean.shape == views.corrupted.shape == (16, 16, 16, 3)
+    touched = np.any(list(views.masks.values()), axis=0)
+    np.testing.assert_array_equal(views.clean[~touched], views.corrupted[~touched])
+    assert set(np.unique(views.rotation)) <= {0, 1, 2, 3}
+
+
+def test_test_views_show_whole_images_turned():
+    images = pictures(0, 8, 16)
+    views = make_test_views(jax.random.key(0), images, make_config(16))
+    upright = rotate(views.clean, (4 - views.rotation) % 4)
+    np.testing.assert_allclose((upright[0::2] + 1) * 127.5, images, atol=1e-3)
+    np.testing.assert_array_equal(upright[0::2], upright[1::2])
+    assert not np.array_equal(views.corrupted[0::2], views.corrupted[1::2])
