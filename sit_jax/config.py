@@ -141,12 +141,30 @@ def _parse_value(name: str, text: str, kind: type) -> Any:
         raise InputError(f"config argument {name}={text} must be of type {kind.__name__}") from None
 
 
-def set_variant(c: ml_collections.ConfigDict, variant: str, image_size: int) -> None:
-    """Sets the model from a name such as "S/4" (size, patch size) and an image size in pixels."""
+def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+    """Applies the arguments that every configuration takes, and returns it.
+
+    `paper` sets the paper's model and schedule, `runlocal` shrinks all to a try-out on a laptop; then `variant=S/4`
+    (size/patch size) and `res=64` (image size in pixels) set the model. Raises InputError for anything else.
+    """
+    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False)
+    if args.paper:
+        paper(c)
+    if args.runlocal:
+        runlocal(c)
+    if args.variant:
+        set_variant(c, args.variant)
+    if args.res:
+        c.model.image_size = args.res
+    return c
+
+
+def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
+    """Sets size and patch size of the model from a name such as "S/4"."""
     size, _, patch = variant.partition("/")
     if not patch.isdigit():
-        raise InputError(f"variant={variant} must be SIZE/PATCH, such as S/4")
-    c.model.update(size=size, patch_size=int(patch), image_size=image_size)
+        raise InputError(f"config argument variant={variant} must be SIZE/PATCH, such as S/4")
+    c.model.update(size=size, patch_size=int(patch))
 
 
 def paper(c: ml_collections.ConfigDict) -> None:
@@ -155,7 +173,7 @@ def paper(c: ml_collections.ConfigDict) -> None:
     The first release visits each image about 167 times in its 501 "epochs" (its sampler repeats every image three
     times within a third of the data): `epochs` here are those true passes.
     """
-    set_variant(c, "B/16", 224)
+    c.model.update(size="B", patch_size=16, image_size=224)
     c.batch_size = 288
     c.epochs = 167.0
     c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)
@@ -163,7 +181,8 @@ def paper(c: ml_collections.ConfigDict) -> None:
 
 def runlocal(c: ml_collections.ConfigDict) -> None:
     """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 40 steps of 32 images."""
-    set_variant(c, "mu/4", 32)
+    c.model.update(size="mu", patch_size=4, image_size=32)
+    c.data.image_size = min(c.data.image_size or 32, 32)
     c.batch_size, c.steps = 32, 40
     c.optim.warmup_steps = 4
     c.eval.update(num_train=512, num_test=128)

@@ -39,11 +39,9 @@ class Batches:
         total, start = len(self.images), step * self.batch_size
         (epoch, first), last = divmod(start, total), (start + self.batch_size - 1) // total
         orders = [self._order(e) for e in range(epoch, last + 1)]
-        return (
-            np.concatenate(orders)[first : first + self.batch_size]
-            if last > epoch
-            else orders[0][first : first + self.batch_size]
-        )
+        # Within an epoch a slice will do: most steps copy a batch, not an epoch.
+        order = orders[0] if last == epoch else np.concatenate(orders)
+        return order[first : first + self.batch_size]
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         """Returns this process's part of a step: {"image": uint8 [batch_size / process_count, S, S, 3]}."""

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sit_jax.data.records import Raw
 from sit_jax.errors import InputError
@@ -32,7 +32,8 @@ def decode(raw: Raw, image_size: int, name: str) -> np.ndarray:
         return np.asarray(_square(_open(raw, image_size), image_size))
     # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        is_foreign = isinstance(error, UnidentifiedImageError)
+        reason = "in no known format" if is_foreign else " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name}: unreadable image ({reason}); repair it, remove it or set skip_unreadable") from error
 
 
@@ -46,7 +47,7 @@ def _open(raw: Raw, image_size: int) -> Image.Image:
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[-1] == 1 else raw)
     # Pillow would keep the file open for as long as the image; reading it first also costs one system call less.
     image: Image.Image = Image.open(io.BytesIO(raw.read_bytes() if isinstance(raw, Path) else raw))
-    # JPEG decodes at 1/2, 1/4 or 1/8 of the size much faster. Twice the size asked for leaves bicubic enough to work on.
+    # JPEG decodes much faster at 1/2, 1/4 or 1/8 of the size. Twice the size asked for leaves bicubic enough to see.
     image.draft(None, (2 * image_size, 2 * image_size))
     image.load()
     # A picture whose EXIF block is damaged is still a picture.

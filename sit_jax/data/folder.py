@@ -15,7 +15,7 @@ UNLABELLED_NAMES = ("unlabelled", "unlabeled")
 
 
 def open_folder(path: str) -> Source:
-    """Opens the png, jpg, jpeg, webp and bmp files at any depth below `path`; names and order are those of sorted paths.
+    """Opens the png, jpg, jpeg, webp and bmp files at any depth below `path`, sorted by path.
 
     Splits: the sub-folder `train` is the training split if one of `test`, `val`, `valid`, `validation` is beside it, or
     nothing else that holds images; else `path` as a whole is, and there is no test split. Beside `train`, the first of

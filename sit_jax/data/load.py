@@ -8,8 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import tqdm
@@ -20,20 +18,6 @@ from sit_jax.data.records import Records
 from sit_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
-class Images(Protocol):
-    """Decoded images, each uint8 [S,S,3]; `labels` is int32 [N] or None."""
-
-    @property
-    def in_memory(self) -> bool: ...
-    @property
-    def labels(self) -> np.ndarray | None: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,19 +94,22 @@ class StreamedImages:
             self.skipped.add(index)
 
 
+Images = MemoryImages | StreamedImages
+
+
 def load_images(
     records: Records,
     image_size: int,
     memory_limit_gb: float = 8.0,
     cache_dir: str | os.PathLike | None = None,
     skip_unreadable: bool = False,
-) -> MemoryImages | StreamedImages:
+) -> Images:
     """Returns the images of `records` as squares of `image_size` pixels.
 
-    What takes at most `memory_limit_gb` (10^9 bytes) decoded is decoded now, by all cores, and kept in memory;
-    decoded files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). The rest is decoded when asked for. In memory, `skip_unreadable`
-    leaves unreadable images out, with their labels, and says how many. Raises InputError if the limit or the size is
-    not positive or, without `skip_unreadable`, for the first unreadable image.
+    What takes at most `memory_limit_gb` (10^9 bytes) decoded is decoded now, by all cores, and kept in memory; decoded
+    files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). The rest is decoded when asked for. In memory,
+    `skip_unreadable` leaves unreadable images out, with their labels, and says how many. Raises InputError if the image
+    size is not positive or, without `skip_unreadable`, for the first unreadable image.
     """
     if image_size < 1:
         raise InputError(f"image_size={image_size} must be at least 1")

@@ -35,27 +35,23 @@ def _build(source: str, builder, manual_dir: str | None) -> None:
         raise InputError(
             f"{source}: preparing it needs TensorFlow; run `pip install tensorflow-cpu` (reading does not)"
         )
-    import requests
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager, extractor, util
 
     folder = None if manual_dir is None else Path(manual_dir).expanduser()
     if folder is not None and not folder.is_dir():
         raise InputError(f"--manual_dir={manual_dir}: there is no such folder")
     config = tfds.download.DownloadConfig(manual_dir=folder)
+    # No network (OSError), no archive where only the user may download it (AssertionError), a damaged archive.
+    failures = (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError)
     try:
         builder.download_and_prepare(download_config=config, file_format="array_record")
-    except tfds.download.NonMatchingChecksumError as error:
-        raise InputError(f"{source}: an archive is damaged, download it again ({_one_line(error)})") from error
-    except (requests.exceptions.RequestException, AssertionError) as error:
-        urls = ", ".join(builder.url_infos) or "the archives"
+    except (OSError, AssertionError, *failures) as error:
+        reason = " ".join(str(error).split())[:400]
+        archives = ", ".join(list(builder.url_infos)[:3]) or "its archives"
         raise InputError(
-            f"{source}: download failed ({_one_line(error)}); download {urls} by hand into a folder and "
-            "give it as --manual_dir=FOLDER"
+            f"{source}: cannot be prepared ({reason}); download {archives} into a folder and give --manual_dir=FOLDER"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -45,7 +45,7 @@ def find_builder(name: str, data_dir: str | None = None) -> Any:
     try:
         # The variable is read here because TFDS reads it only once, when it is imported.
         data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
-        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise InputError(
             f"tfds:{name}: TensorFlow Datasets has no such data set; its catalogue is at "
@@ -69,7 +69,7 @@ def _check_prepared(name: str, builder: Any) -> None:
         raise InputError(f"tfds:{name}: not prepared in {builder.data_dir}; run `{command}`")
     if not has_array_records(builder):
         raise InputError(
-            f"tfds:{name}: {builder.data_dir} holds no ArrayRecord files (prepared as {builder.info.file_format.value}); "
+            f"tfds:{name}: {builder.data_dir} holds no ArrayRecord files but {builder.info.file_format.value}; "
             f"run `{command} --data_dir=NEW_FOLDER` and set TFDS_DATA_DIR=NEW_FOLDER"
         )
 
@@ -112,7 +112,8 @@ def _reader(source: Any, features: Any, key: str) -> Callable[[int], Any]:
     """Returns a function from an index to one feature; images stay encoded, other features are not even parsed."""
     import tensorflow_datasets as tfds
 
-    partial = tfds.decode.PartialDecoding({key: True}).extract_features(features)
+    # tfds.decode.PartialDecoding does the same, but imports TensorFlow.
+    partial = tfds.features.FeaturesDict({key: features[key]})
     encoded = isinstance(features[key], tfds.features.Image)
     decoders = {key: tfds.decode.SkipDecoding()} if encoded else None
 

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -53,9 +52,9 @@ def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalDat
         test = load_images(source.test, **image_options(config))
         test_rows = np.random.default_rng([config.seed, 2]).permutation(len(test))[: config.eval.num_test]
     if not use_knn:
-        return EvalData(take(test, test_rows), None, None, None)
+        return EvalData(test.gather(test_rows), None, None, None)
     train_rows = train_rows[: config.eval.num_train]
-    return EvalData(take(test, test_rows), test.labels[test_rows], take(train, train_rows), train.labels[train_rows])
+    return EvalData(test.gather(test_rows), test.labels[test_rows], train.gather(train_rows), train.labels[train_rows])
 
 
 def image_options(config: ml_collections.ConfigDict) -> dict:
@@ -67,12 +66,6 @@ def image_options(config: ml_collections.ConfigDict) -> dict:
         "cache_dir": data.cache_dir,
         "skip_unreadable": data.skip_unreadable,
     }
-
-
-def take(images: object, rows: np.ndarray) -> np.ndarray:
-    """Returns the images of `rows` as one array; those on disk are decoded by several threads."""
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(images.__getitem__, rows.tolist())))
 
 
 class Evaluation:

@@ -1,0 +1,22 @@
+"""SiT on your own pictures: any folder of images, labels not needed.
+
+Paper: arXiv 2104.03602 (not a data set of the paper).
+Hardware and hours: not measured; meant for one GPU, some thousand to some hundred thousand pictures, less than a day.
+Expected score: not measured.
+Command: python -m sit_jax.main --config=configs/folder.py --config.data.source=folder:PATH --workdir=runs/mine
+Data: PNG, JPEG, WebP or BMP of any size, at any depth below PATH. Class folders (PATH/class/*, PATH/{train,test}/class/*)
+are used for a k-NN accuracy along the way, never for the training. Try it out on a laptop: configs/folder.py:runlocal
+"""
+
+from sit_jax import config
+
+
+def get_config(arg=None):
+    """Returns the configuration; arguments after a colon: runlocal, variant=S/16, res=224."""
+    c = config.defaults()
+    c.data.image_size = 256  # a little above the model's, for the crops
+    c.model.update(size="S", patch_size=16, image_size=224)
+    c.batch_size = 256
+    c.epochs = 400.0
+    c.optim.warmup_epochs = 10.0
+    return config.apply_args(c, arg)

@@ -1,0 +1,165 @@
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from sit_jax import config
+from sit_jax.checks import check_config, check_workdir, resolve
+from sit_jax.errors import InputError
+from sit_jax.train.optimizer import decay_mask, make_schedule
+from sit_jax.train.state import make_state, make_training
+
+NAMES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "stl10", "folder")
+
+
+def load(name, arg=None):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("arg", [None, "runlocal", "paper", "variant=Ti/8,res=64"])
+def test_every_config_passes_its_checks(name, arg):
+    c = load(name, arg)
+    c.data.source = c.data.source or "folder:somewhere"
+    check_config(c, 1)
+    resolved = resolve(c, 50_000)
+    assert resolved.steps > resolved.optim.warmup_steps >= 0
+    if arg and "variant" in arg:
+        assert (c.model.size, c.model.patch_size, c.model.image_size) == ("Ti", 8, 64)
+    if arg == "paper":
+        assert (c.model.size, c.model.patch_size, c.model.image_size, c.batch_size) == ("B", 16, 224, 288)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_a_run_card(name):
+    card = importlib.import_module(f"configs.{name}").__doc__
+    for line in ("Paper:", "Hardware and hours:", "Expected score:", "Command: python -m sit_jax.main --config=configs/"):
+        assert line in card
+
+
+def test_config_arguments_are_typed():
+    args = config.parse_arg("a=3,flag,b=x", a=1, b="", flag=False, c=2.0)
+    assert args.to_dict() == {"a": 3, "b": "x", "flag": True, "c": 2.0}
+    assert config.parse_arg(None, a=1).a == 1
+    for wrong in ("d=1", "a=x", "flag=maybe"):
+        with pytest.raises(InputError, match=wrong[0]):
+            config.parse_arg(wrong, a=1, flag=False)
+    with pytest.raises(InputError, match="variant=S"):
+        load("cifar10", "variant=S")
+
+
+@pytest.mark.parametrize(
+    "values,steps",
+    [
+        ({"epochs": 2.0}, 20),
+        ({"epochs": 0.25}, 3),
+        ({"examples": 99}, 10),
+        ({"steps": 7, "epochs": 3.0}, 7),
+    ],
+)
+def test_durations(values, steps):
+    c = config.defaults()
+    c.update(values)
+    assert config.duration(c, "", num_examples=100, batch_size=10) == steps
+
+
+def test_a_duration_given_twice_is_an_error():
+    c = config.defaults()
+    c.update(steps=3, examples=30)
+    with pytest.raises(InputError, match="both steps and examples"):
+        config.duration(c, "", 100, 10)
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("model.patch_size", 5, "divisible by model.patch_size=5"),
+        ("model.image_size", 4, "at least 8"),
+        ("model.size", "XXL", "must be one of mu, XS"),
+        ("model.attention", "flash", "must be one of xla, cudnn"),
+        ("batch_size", 1, "at least 2"),
+        ("batch_size", 255, "not divisible by the 4 devices; use 256 or 252"),
+        ("corrupt.drop.fraction", (0.5, 0.2), "range"),
+        ("corrupt.blur.block", (0.5, 1.2), "range"),
+        ("corrupt.drop.fill", "gray", "must be one of"),
+        ("loss.weights.rotation", "much", "must be"),
+        ("loss.weights.rotation", "-1", "must be"),
+        ("log_every", 0, "above 0"),
+        ("data.source", "", "data.source is not set"),
+    ],
+)
+def test_what_is_wrong_is_said(key, value, message):
+    c = load("digits")
+    c.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=message) as error:
+        check_config(c, 4)
+    assert "\n" not in str(error.value)
+    assert key in str(error.value)
+
+
+def test_all_tasks_off_is_an_error():
+    c = load("digits")
+    c.loss.weights.update(reconstruction="0", rotation="0.0", contrastive="0")
+    with pytest.raises(InputError, match="all three"):
+        check_config(c, 1)
+
+
+def test_durations_that_cannot_work():
+    c = load("digits")
+    c.steps = 0
+    with pytest.raises(InputError, match="0 steps"):
+        resolve(c, 100)
+    c.steps, c.optim.warmup_steps = 10, 10
+    with pytest.raises(InputError, match="warm-up"):
+        resolve(c, 100)
+
+
+def test_resolve_leaves_its_argument_alone():
+    c = load("cifar10")
+    resolved = resolve(c, 1000)
+    assert c.steps is None
+    assert (resolved.steps, resolved.data.num_examples, resolved.dtype) == (1563, 1000, "float32")
+
+
+def test_workdir_of_another_config(tmp_path):
+    c = resolve(load("digits"), 1437)
+    check_workdir(tmp_path, c)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json(c)))
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)
+    check_workdir(tmp_path, c)
+    c.log_every, c.mesh.fsdp = 7, 2
+    check_workdir(tmp_path, c)
+    c.seed, c.corrupt.drop.fraction = 1, (0.5, 0.7)
+    with pytest.raises(InputError, match=r"corrupt.drop.fraction: \[0.0, 0.3\] -> \[0.5, 0.7\]; seed: 0 -> 1"):
+        check_workdir(tmp_path, c)
+
+
+def test_learning_rate_by_hand():
+    c = load("digits")
+    c.update(steps=110, batch_size=1024)
+    c.optim.update(base_learning_rate=1e-3, warmup_steps=10)
+    schedule = make_schedule(resolve(c, 2000))
+    np.testing.assert_allclose(schedule(0), 1e-6, rtol=1e-5)
+    np.testing.assert_allclose(schedule(5), 1e-6 + (2e-3 - 1e-6) / 2, rtol=1e-5)
+    np.testing.assert_allclose(schedule(10), 2e-3, rtol=1e-5)
+    np.testing.assert_allclose(schedule(60), (2e-3 + 5e-6) / 2, rtol=1e-5)
+    np.testing.assert_allclose(schedule(110), 5e-6, rtol=1e-4)
+
+
+def test_just_these_parameters_decay():
+    import jax
+
+    c = resolve(load("digits", "runlocal"), 1437)
+    state = jax.eval_shape(lambda: make_state(c, make_training(c).optimizer))
+    decays = jax.tree_util.tree_leaves_with_path(decay_mask(state.params))
+    blocks = [f"model/encoder/blocks/{name}/kernel" for name in ("attention/out", "attention/qkv", "mlp_in", "mlp_out")]
+    assert sorted("/".join(k.key for k in path) for path, decay in decays if decay) == sorted(
+        [
+            *blocks,
+            "model/contrastive/kernel",
+            "model/encoder/patch_embedding/kernel",
+            "model/reconstruction/linear/kernel",
+            "model/rotation/kernel",
+        ]
+    )

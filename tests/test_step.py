@@ -1,0 +1,204 @@
+"""The step on one device and on four, against independent pieces, and whether it learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import digits
+from sit_jax import config as config_lib
+from sit_jax import losses
+from sit_jax.checks import resolve
+from sit_jax.errors import InputError
+from sit_jax.mesh import batch_sharding, make_mesh, state_shardings
+from sit_jax.train.state import abstract_state, init_state, make_training
+from sit_jax.train.step import compile_steps, make_train_step
+
+
+def make_config(**values):
+    c = digits.get_config("runlocal")
+    c.model.image_size, c.batch_size, c.steps = 16, 16, 10
+    c.update_from_flattened_dict(values)
+    return resolve(c, 1000)
+
+
+def batch_of(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (size, 12, 12, 3), np.uint8)
+
+
+def run(config, devices, fsdp=1, steps=3):
+    """Trains some steps and returns the state and all metrics."""
+    mesh = make_mesh(-1, fsdp, jax.devices()[:devices])
+    training = make_training(config)
+    with jax.set_mesh(mesh):
+        state = init_state(config, training, mesh)
+        train_step, _ = compile_steps(training, config, state, mesh)
+        history = []
+        for step in range(steps):
+            images = jax.device_put(batch_of(config.batch_size, step), batch_sharding(mesh))
+            state, metrics = train_step(state, {"image": images})
+            history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+@functools.cache
+def one_device():
+    return run(make_config(), 1)
+
+
+@pytest.mark.parametrize("devices,fsdp", [(2, 1), (4, 1), (4, 2), (4, 4)])
+def test_the_result_does_not_depend_on_the_devices(devices, fsdp):
+    state, history = run(make_config(), devices, fsdp)
+    expected_state, expected_history = one_device()
+    for metrics, expected in zip(history, expected_history, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    # Adam divides by the root of tiny second moments: rounding shows up to the size of an update (the learning rate).
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
+    jax.tree.map(close, state.params, expected_state.params)
+
+
+def test_negatives_of_one_shard_only_would_be_noticed(monkeypatch):
+    """The test above is worth something only if a local NT-Xent fails it."""
+
+    def local(embedding, temperature):
+        shards = embedding.reshape(4, -1, embedding.shape[-1])
+        return jax.vmap(lambda shard: nt_xent(shard, temperature))(shards).mean()
+
+    nt_xent = losses.nt_xent
+    monkeypatch.setattr(losses, "nt_xent", local)
+    _, history = run(make_config(), 4, steps=1)
+    assert abs(history[0]["contrastive"] / one_device()[1][0]["contrastive"] - 1) > 0.1
+
+
+def test_parameters_and_moments_are_sharded_by_shape():
+    config, mesh = make_config(), make_mesh(1, 4)
+    state = abstract_state(config, make_training(config), mesh)
+    kernel = state.params["model"]["encoder"]["blocks"]["mlp_in"]["kernel"]  # [1, 32, 128]
+    assert kernel.sharding.is_fully_replicated  # small
+    shardings = state_shardings(jax.eval_shape(lambda: {"a": jnp.zeros((2, 32, 128)), "b": jnp.zeros(7)}), mesh, small=1)
+    assert shardings["a"].spec == (None, None, "fsdp")
+    assert shardings["b"].is_fully_replicated
+
+
+def test_large_arrays_never_lie_whole_on_a_device():
+    config, mesh = make_config(**{"model.size": "Ti"}), make_mesh(1, 4)
+    with jax.set_mesh(mesh):
+        state = init_state(config, make_training(config), mesh)
+    for leaf in jax.tree.leaves(state):
+        if leaf.size >= 2**16:
+            assert leaf.addressable_shards[0].data.size == leaf.size // 4
+
+
+def test_mesh_must_multiply_to_the_devices():
+    assert make_mesh(-1, 2).shape == {"data": 2, "fsdp": 2}
+    assert make_mesh(1, -1).shape == {"data": 1, "fsdp": 4}
+    for data, fsdp in [(3, 1), (-1, 3), (8, 1), (-1, -1), (0, 4)]:
+        with pytest.raises(InputError, match="4 devices"):
+            make_mesh(data, fsdp)
+
+
+def test_the_same_step_gives_the_same_bits_and_another_seed_others():
+    state, history = run(make_config(), 1)
+    jax.tree.map(np.testing.assert_array_equal, state, one_device()[0])
+    assert history == one_device()[1]
+    _, other = run(make_config(seed=1), 1)
+    assert other[0]["loss"] != history[0]["loss"]
+
+
+def test_the_step_is_traced_once():
+    config, mesh = make_config(), make_mesh(-1, 1, jax.devices()[:1])
+    training, traces = make_training(config), []
+    step = make_train_step(training, config)
+    counted = jax.jit(lambda state, batch: (traces.append(0), step(state, batch))[1])
+    state = init_state(config, training, mesh)
+    for i in range(3):
+        state, _ = counted(state, {"image": batch_of(16, i)})
+    assert len(traces) == 1
+
+
+def test_losses_start_where_chance_is():
+    metrics = one_device()[1][0]
+    np.testing.assert_allclose(metrics["rotation"], np.log(4), atol=0.1)
+    np.testing.assert_allclose(metrics["contrastive"], np.log(31), atol=0.1)
+    for task in losses.TASKS:
+        assert metrics[f"log_var_{task}"] != 1.0
+
+
+def test_one_update_equals_adamw_by_hand():
+    """The first AdamW update is -lr * (sign-like g / (|g| + eps) + decay): checked on a kernel and on a bias."""
+    config = make_config(**{"optim.clip_norm": 0.0, "optim.warmup_steps": 0, "optim.base_learning_rate": 0.032})
+    mesh, training = make_mesh(-1, 1, jax.devices()[:1]), make_training(make_config())
+    before = jax.device_get(init_state(config, training, mesh)).params["model"]["rotation"]
+    state, history = run(config, 1, steps=1)
+    after = state.params["model"]["rotation"]
+    np.testing.assert_allclose(history[0]["learning_rate"], 1e-3, rtol=1e-6)
+    step = np.abs(after["bias"] - before["bias"])
+    np.testing.assert_allclose(step, 1e-3, rtol=1e-3)
+    decayed = before["kernel"] * (1 - 1e-3 * 0.05)
+    np.testing.assert_allclose(np.abs(after["kernel"] - decayed), 1e-3, rtol=2e-2)
+
+
+def test_clipping_bounds_the_gradient_but_reports_its_norm():
+    tiny = make_config(**{"optim.clip_norm": 1e-6, "optim.eps": 1.0, "optim.weight_decay": 0.0})
+    state, history = run(tiny, 1, steps=1)
+    start = jax.device_get(init_state(tiny, make_training(tiny), make_mesh(-1, 1, jax.devices()[:1])))
+    moved = optax.global_norm(jax.tree.map(jnp.subtract, state.params, start.params))
+    assert history[0]["grad_norm"] > 0.1
+    assert moved <= 1e-6 * history[0]["learning_rate"] * 1.01
+
+
+def test_ema_follows_the_weights():
+    config = make_config(**{"optim.ema": 0.75})
+    first, _ = run(config, 1, steps=1)
+    start = jax.device_get(init_state(config, make_training(config), make_mesh(-1, 1, jax.devices()[:1])))
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, first.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), first.ema, expected)
+
+
+def test_a_task_switched_off_gets_no_gradient():
+    off = {"loss.weights.rotation": "0", "optim.weight_decay": 0.0}
+    state, history = run(make_config(**off), 1)
+    start = init_state(make_config(), make_training(make_config()), make_mesh(-1, 1, jax.devices()[:1]))
+    np.testing.assert_array_equal(state.params["model"]["rotation"]["kernel"], start.params["model"]["rotation"]["kernel"])
+    assert history[-1]["log_var_rotation"] == 1.0
+    assert history[-1]["log_var_contrastive"] != 1.0
+
+
+def test_corrupted_only_changes_the_reconstruction_loss_alone():
+    _, history = run(make_config(**{"loss.corrupted_only": True}), 1, steps=1)
+    expected = one_device()[1][0]
+    assert history[0]["reconstruction"] != expected["reconstruction"]
+    assert history[0]["rotation"] == expected["rotation"]
+
+
+def test_it_overfits_a_few_images():
+    """Thirty-two images, one model, 150 steps: all three losses fall far."""
+    values = {
+        "model.size": "XS",
+        "batch_size": 32,
+        "steps": 120,
+        "optim.base_learning_rate": 0.03,
+        "corrupt.drop.fraction": (0.0, 0.1),
+        "corrupt.replace.fraction": (0.0, 0.1),
+        "views.area": (0.9, 1.0),
+    }
+    config = make_config(**values)
+    from sit_jax.data import load_images, open_source
+
+    images = load_images(open_source("digits").train, 8).array[:32]
+    mesh, training = make_mesh(-1, 1, jax.devices()[:1]), make_training(config)
+    state = init_state(config, training, mesh)
+    train_step, _ = compile_steps(training, config, state, mesh)
+    history = []
+    for _ in range(config.steps):
+        state, metrics = train_step(state, {"image": images})
+        history.append(metrics)
+    first, last = jax.device_get(history[0]), jax.tree.map(lambda *x: np.mean(x), *jax.device_get(history[-10:]))
+    assert last["reconstruction"] < 0.45 * first["reconstruction"]
+    assert last["contrastive"] < 0.85 * first["contrastive"]
+    assert last["rotation"] < 0.8 * first["rotation"]
+    assert config_lib.to_json(config)["steps"] == 120
