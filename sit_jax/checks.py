@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import ml_collections
@@ -28,7 +29,7 @@ SHARES = (
 POSITIVE = ("log_every", "eval_every", "checkpoint_every", "keep_latest", "loss.temperature", "eval.num_test")
 
 
-def lookup(config: ml_collections.ConfigDict, name: str) -> object:
+def lookup(config: ml_collections.ConfigDict, name: str) -> Any:
     """Returns the value of a dotted key."""
     value = config
     for part in name.split("."):

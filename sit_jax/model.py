@@ -28,6 +28,12 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype, use_bias
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=INIT, dtype=dtype, rngs=rngs)
 
 
+def kernel_and_bias(layer: nnx.Linear, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Returns the kernel [inputs, outputs] and the bias [outputs] of a layer in the type of the computation."""
+    assert layer.bias is not None
+    return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention, [V, T, D] to [V, T, D], softmax in float32."""
 
@@ -43,15 +49,15 @@ class Attention(nnx.Module):
             x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
             return self.out(einops.rearrange(x, "v t h d -> v t (h d)"))
         # Projecting straight into [V, heads, T, d] order saves the transposes, which cost a fifth of a layer on CPU.
-        kernel, bias = self.qkv.kernel[...].astype(self.dtype), self.qkv.bias[...].astype(self.dtype)
+        kernel, bias = kernel_and_bias(self.qkv, self.dtype)
         kernel = einops.rearrange(kernel, "c (n h d) -> c n h d", n=3, h=self.heads)
         bias = einops.rearrange(bias, "(n h d) -> n 1 h 1 d", n=3, h=self.heads)
         q, k, v = jnp.einsum("vtc,cnhd->nvhtd", x, kernel) + bias
         logits = jnp.einsum("vhtd,vhsd->vhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         x = jnp.einsum("vhts,vhsd->vhtd", weights, v)
-        kernel = einops.rearrange(self.out.kernel[...].astype(self.dtype), "(h d) c -> h d c", h=self.heads)
-        return jnp.einsum("vhtd,hdc->vtc", x, kernel) + self.out.bias[...].astype(self.dtype)
+        kernel, bias = kernel_and_bias(self.out, self.dtype)
+        return jnp.einsum("vhtd,hdc->vtc", x, einops.rearrange(kernel, "(h d) c -> h d c", h=self.heads)) + bias
 
 
 class Block(nnx.Module):

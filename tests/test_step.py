@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from configs import digits
-from sit_jax import config as config_lib
 from sit_jax import losses
 from sit_jax.checks import resolve
+from sit_jax.data import load_images, open_source
 from sit_jax.errors import InputError
 from sit_jax.mesh import batch_sharding, make_mesh, state_shardings
 from sit_jax.train.state import abstract_state, init_state, make_training
-from sit_jax.train.step import compile_steps, make_train_step
+from sit_jax.train.step import compile_steps
 
 
 def make_config(**values):
@@ -41,6 +42,7 @@ def run(config, devices, fsdp=1, steps=3):
             images = jax.device_put(batch_of(config.batch_size, step), batch_sharding(mesh))
             state, metrics = train_step(state, {"image": images})
             history.append(jax.device_get(metrics))
+    assert train_step._cache_size() == 1  # one trace, one compilation
     return jax.device_get(state), history
 
 
@@ -49,7 +51,7 @@ def one_device():
     return run(make_config(), 1)
 
 
-@pytest.mark.parametrize("devices,fsdp", [(2, 1), (4, 1), (4, 2), (4, 4)])
+@pytest.mark.parametrize("devices,fsdp", [(2, 1), (4, 1), (4, 2)])
 def test_the_result_does_not_depend_on_the_devices(devices, fsdp):
     state, history = run(make_config(), devices, fsdp)
     expected_state, expected_history = one_device()
@@ -79,8 +81,9 @@ def test_parameters_and_moments_are_sharded_by_shape():
     state = abstract_state(config, make_training(config), mesh)
     kernel = state.params["model"]["encoder"]["blocks"]["mlp_in"]["kernel"]  # [1, 32, 128]
     assert kernel.sharding.is_fully_replicated  # small
-    shardings = state_shardings(jax.eval_shape(lambda: {"a": jnp.zeros((2, 32, 128)), "b": jnp.zeros(7)}), mesh, small=1)
-    assert shardings["a"].spec == (None, None, "fsdp")
+    shapes = jax.eval_shape(lambda: {"a": jnp.zeros((2, 32, 128)), "b": jnp.zeros(7)})
+    shardings = state_shardings(shapes, mesh, small=1)
+    assert shardings["a"].spec == P(None, None, "fsdp")
     assert shardings["b"].is_fully_replicated
 
 
@@ -101,23 +104,17 @@ def test_mesh_must_multiply_to_the_devices():
             make_mesh(data, fsdp)
 
 
-def test_the_same_step_gives_the_same_bits_and_another_seed_others():
+def start_of(config):
+    """The parameters at step 0 on one device."""
+    return jax.device_get(init_state(config, make_training(config), make_mesh(-1, 1, jax.devices()[:1]))).params
+
+
+def test_the_same_step_gives_the_same_bits_and_another_seed_other_weights():
     state, history = run(make_config(), 1)
     jax.tree.map(np.testing.assert_array_equal, state, one_device()[0])
     assert history == one_device()[1]
-    _, other = run(make_config(seed=1), 1)
-    assert other[0]["loss"] != history[0]["loss"]
-
-
-def test_the_step_is_traced_once():
-    config, mesh = make_config(), make_mesh(-1, 1, jax.devices()[:1])
-    training, traces = make_training(config), []
-    step = make_train_step(training, config)
-    counted = jax.jit(lambda state, batch: (traces.append(0), step(state, batch))[1])
-    state = init_state(config, training, mesh)
-    for i in range(3):
-        state, _ = counted(state, {"image": batch_of(16, i)})
-    assert len(traces) == 1
+    kernels = [start_of(make_config(seed=seed))["model"]["rotation"]["kernel"] for seed in (0, 1)]
+    assert np.abs(kernels[0] - kernels[1]).mean() > 0.01
 
 
 def test_losses_start_where_chance_is():
@@ -128,68 +125,46 @@ def test_losses_start_where_chance_is():
         assert metrics[f"log_var_{task}"] != 1.0
 
 
-def test_one_update_equals_adamw_by_hand():
-    """The first AdamW update is -lr * (sign-like g / (|g| + eps) + decay): checked on a kernel and on a bias."""
-    config = make_config(**{"optim.clip_norm": 0.0, "optim.warmup_steps": 0, "optim.base_learning_rate": 0.032})
-    mesh, training = make_mesh(-1, 1, jax.devices()[:1]), make_training(make_config())
-    before = jax.device_get(init_state(config, training, mesh)).params["model"]["rotation"]
-    state, history = run(config, 1, steps=1)
-    after = state.params["model"]["rotation"]
+def test_one_update_equals_adamw_by_hand_and_the_average_follows():
+    """The first AdamW update is -lr * (g / (|g| + eps) + decay * w): about lr in size, whatever the gradient."""
+    values = {"optim.clip_norm": 0.0, "optim.warmup_steps": 0, "optim.base_learning_rate": 0.032, "optim.ema": 0.75}
+    config = make_config(**values)
+    start, (state, history) = start_of(config), run(config, 1, steps=1)
+    before, after = start["model"]["rotation"], state.params["model"]["rotation"]
     np.testing.assert_allclose(history[0]["learning_rate"], 1e-3, rtol=1e-6)
-    step = np.abs(after["bias"] - before["bias"])
-    np.testing.assert_allclose(step, 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(after["bias"] - before["bias"]), 1e-3, rtol=1e-3)
     decayed = before["kernel"] * (1 - 1e-3 * 0.05)
     np.testing.assert_allclose(np.abs(after["kernel"] - decayed), 1e-3, rtol=2e-2)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start, state.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
-def test_clipping_bounds_the_gradient_but_reports_its_norm():
-    tiny = make_config(**{"optim.clip_norm": 1e-6, "optim.eps": 1.0, "optim.weight_decay": 0.0})
-    state, history = run(tiny, 1, steps=1)
-    start = jax.device_get(init_state(tiny, make_training(tiny), make_mesh(-1, 1, jax.devices()[:1])))
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, state.params, start.params))
-    assert history[0]["grad_norm"] > 0.1
-    assert moved <= 1e-6 * history[0]["learning_rate"] * 1.01
-
-
-def test_ema_follows_the_weights():
-    config = make_config(**{"optim.ema": 0.75})
-    first, _ = run(config, 1, steps=1)
-    start = jax.device_get(init_state(config, make_training(config), make_mesh(-1, 1, jax.devices()[:1])))
-    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, first.params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), first.ema, expected)
-
-
-def test_a_task_switched_off_gets_no_gradient():
-    off = {"loss.weights.rotation": "0", "optim.weight_decay": 0.0}
-    state, history = run(make_config(**off), 1)
-    start = init_state(make_config(), make_training(make_config()), make_mesh(-1, 1, jax.devices()[:1]))
-    np.testing.assert_array_equal(state.params["model"]["rotation"]["kernel"], start.params["model"]["rotation"]["kernel"])
-    assert history[-1]["log_var_rotation"] == 1.0
-    assert history[-1]["log_var_contrastive"] != 1.0
-
-
-def test_corrupted_only_changes_the_reconstruction_loss_alone():
-    _, history = run(make_config(**{"loss.corrupted_only": True}), 1, steps=1)
-    expected = one_device()[1][0]
-    assert history[0]["reconstruction"] != expected["reconstruction"]
-    assert history[0]["rotation"] == expected["rotation"]
+def test_clipping_task_off_and_corrupted_only():
+    values = {"optim.clip_norm": 1e-6, "optim.eps": 1.0, "optim.weight_decay": 0.0, "optim.warmup_steps": 0}
+    values |= {"loss.weights.rotation": "0", "loss.corrupted_only": True}
+    start, (state, history) = start_of(make_config()), run(make_config(**values), 1, steps=1)
+    metrics, plain = history[0], one_device()[1][0]
+    # With a large eps the update is proportional to the clipped gradient, whose norm is 1e-6.
+    moved = optax.global_norm(jax.tree.map(jnp.subtract, state.params, start))
+    assert metrics["grad_norm"] > 0.1
+    assert 0 < moved <= 1e-6 * metrics["learning_rate"] * 1.01
+    np.testing.assert_array_equal(state.params["model"]["rotation"]["kernel"], start["model"]["rotation"]["kernel"])
+    assert metrics["log_var_rotation"] == 1.0
+    assert metrics["reconstruction"] != plain["reconstruction"]
+    np.testing.assert_allclose(metrics["rotation"], plain["rotation"], rtol=1e-6)
 
 
 def test_it_overfits_a_few_images():
-    """Thirty-two images, one model, 150 steps: all three losses fall far."""
+    """Sixteen images, one tiny model, 150 steps: all three losses fall far."""
     values = {
-        "model.size": "XS",
-        "batch_size": 32,
-        "steps": 120,
-        "optim.base_learning_rate": 0.03,
+        "steps": 150,
+        "optim.base_learning_rate": 0.15,
         "corrupt.drop.fraction": (0.0, 0.1),
         "corrupt.replace.fraction": (0.0, 0.1),
         "views.area": (0.9, 1.0),
     }
     config = make_config(**values)
-    from sit_jax.data import load_images, open_source
-
-    images = load_images(open_source("digits").train, 8).array[:32]
+    images = load_images(open_source("digits").train, 8).array[:16]
     mesh, training = make_mesh(-1, 1, jax.devices()[:1]), make_training(config)
     state = init_state(config, training, mesh)
     train_step, _ = compile_steps(training, config, state, mesh)
@@ -201,4 +176,3 @@ def test_it_overfits_a_few_images():
     assert last["reconstruction"] < 0.45 * first["reconstruction"]
     assert last["contrastive"] < 0.85 * first["contrastive"]
     assert last["rotation"] < 0.8 * first["rotation"]
-    assert config_lib.to_json(config)["steps"] == 120

@@ -1,7 +1,6 @@
 """Batches as a function of the step."""
 
 import functools
-from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -47,7 +46,7 @@ class Batches:
         """Returns this process's part of a step: {"image": uint8 [batch_size / process_count, S, S, 3]}."""
         return {"image": self.images.gather(self.rows_at(step)[self._local])}
 
-    def iterate(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def iterate(self, start_step: int = 0) -> grain.DatasetIterator[dict[str, np.ndarray]]:
         """Yields `batch_at(start_step)`, `batch_at(start_step + 1)`, ... without end, read ahead in the background.
 
         At most four batches are held. An error while reading, such as InputError for an unreadable image, is raised

@@ -21,13 +21,19 @@ COLUMNS = 12  # images in the reconstruction picture
 METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
 
 
-class EvalData(NamedTuple):
-    """Images to evaluate on, uint8; the last three are None where there are no labels."""
+class Labelled(NamedTuple):
+    """What k-NN needs beside the test images."""
 
-    test_images: np.ndarray  # [n, H, W, 3]
-    test_labels: np.ndarray | None  # [n] int32
-    train_images: np.ndarray | None  # [m, H, W, 3], what k-NN votes with
-    train_labels: np.ndarray | None  # [m] int32
+    train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
+    train_labels: np.ndarray  # [m] int32
+    test_labels: np.ndarray  # [n] int32
+
+
+class EvalData(NamedTuple):
+    """Images to evaluate on."""
+
+    test_images: np.ndarray  # [n, H, W, 3] uint8
+    labelled: Labelled | None  # None where k-NN is off or there are no labels
 
 
 def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalData:
@@ -37,12 +43,11 @@ def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalDat
     the rest; the training has seen those images, without labels. Raises InputError if `eval.knn` is "on" and there are
     no labels.
     """
-    labelled = source.train.labels is not None and (source.test is None or source.test.labels is not None)
-    if config.eval.knn == "on" and not labelled:
+    splits = [split for split in (source.train, source.test) if split is not None]
+    if config.eval.knn == "on" and any(split.label is None for split in splits):
         raise InputError(
             f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
         )
-    use_knn = config.eval.knn != "off" and labelled
     train = load_images(source.train, **image_options(config))
     train_rows = np.random.default_rng([config.seed, 1]).permutation(len(train))
     if source.test is None:
@@ -51,10 +56,11 @@ def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalDat
     else:
         test = load_images(source.test, **image_options(config))
         test_rows = np.random.default_rng([config.seed, 2]).permutation(len(test))[: config.eval.num_test]
-    if not use_knn:
-        return EvalData(test.gather(test_rows), None, None, None)
+    test_images = test.gather(test_rows)
+    if config.eval.knn == "off" or train.labels is None or test.labels is None:
+        return EvalData(test_images, None)
     train_rows = train_rows[: config.eval.num_train]
-    return EvalData(test.gather(test_rows), test.labels[test_rows], train.gather(train_rows), train.labels[train_rows])
+    return EvalData(test_images, Labelled(train.gather(train_rows), train.labels[train_rows], test.labels[test_rows]))
 
 
 def image_options(config: ml_collections.ConfigDict) -> dict:
@@ -86,8 +92,8 @@ class Evaluation:
     def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
         """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
         metrics, picture = self.pretext_tasks(state.params)
-        if self.data.train_labels is not None:
-            metrics["eval/knn_top1"] = self.knn(state.params["model"])
+        if self.data.labelled:
+            metrics["eval/knn_top1"] = self.knn(state.params["model"], self.data.labelled)
         if jax.process_index() == 0:
             save_png(self.workdir / "reconstructions" / f"{step}.png", picture)
             writer.write_image(step, "reconstructions", picture)
@@ -111,13 +117,13 @@ class Evaluation:
         fetched = jax.device_get(results)
         return {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}, grid(*shown)
 
-    def knn(self, model_params: dict) -> float:
+    def knn(self, model_params: dict, labelled: Labelled) -> float:
         """Returns the k-NN top-1 accuracy on the two tokens of the frozen encoder."""
-        data, size = self.data, self.config.batch_size
-        train = extract(self.encode, model_params, data.train_images, size, self.mesh)
-        test = extract(self.encode, model_params, data.test_images, size, self.mesh)
-        k, temperature = self.config.eval.knn_k, self.config.eval.knn_temperature
-        return knn_top1(train, data.train_labels, test, data.test_labels, k, temperature)
+        config = self.config
+        train = extract(self.encode, model_params, labelled.train_images, config.batch_size, self.mesh)
+        test = extract(self.encode, model_params, self.data.test_images, config.batch_size, self.mesh)
+        k, temperature = config.eval.knn_k, config.eval.knn_temperature
+        return knn_top1(train, labelled.train_labels, test, labelled.test_labels, k, temperature)
 
 
 def first_rows(views: jax.Array) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 import ml_collections
+import numpy as np
 
 from sit_jax import checks
 from sit_jax.data import Batches, load_images, open_source
@@ -86,7 +88,7 @@ class Run:
         self.manager.close()
         return not stopping
 
-    def step(self, stream: object) -> None:
+    def step(self, stream: Iterator[dict[str, np.ndarray]]) -> None:
         """Takes the next batch and starts a step; waits only for a step further back, or for the compilation."""
         begin = time.perf_counter()
         batch = {name: self._put(rows) for name, rows in next(stream).items()}
@@ -102,7 +104,7 @@ class Run:
         if len(self.pending) > IN_FLIGHT:
             jax.block_until_ready(self.pending[-IN_FLIGHT])
 
-    def _put(self, rows: object) -> jax.Array:
+    def _put(self, rows: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(self.sharding, rows)
 
     def check(self, step: int) -> dict[str, float] | None:

@@ -1,0 +1,216 @@
+"""Whole runs: what they write, that they resume bit for bit, how they stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from configs import digits
+from sit_jax.errors import InputError
+from sit_jax.train import checkpoint, loop
+from sit_jax.train.metrics import NonFiniteError
+from sit_jax.train.state import abstract_state, make_training
+
+SHORT = {"steps": 20, "log_every": 1, "eval_every": 8, "checkpoint_every": 6, "model.image_size": 16}
+TRAIN_KEYS = {
+    "train/loss",
+    "train/reconstruction",
+    "train/rotation",
+    "train/contrastive",
+    "train/rotation_accuracy",
+    "train/log_var_reconstruction",
+    "train/log_var_rotation",
+    "train/log_var_contrastive",
+    "train/learning_rate",
+    "train/grad_norm",
+}
+EVAL_KEYS = {"eval/loss", "eval/knn_top1", "eval/rotation_accuracy", "eval/reconstruction"}
+
+
+def make_config(**values):
+    c = digits.get_config("runlocal")
+    c.update_from_flattened_dict(SHORT | values)
+    return c
+
+
+def metrics_of(workdir):
+    """The lines of metrics.jsonl without the times, which no two runs share."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def final_state(workdir):
+    path = workdir / "checkpoints" / "20" / "state"
+    return ocp.StandardCheckpointer().restore(path.absolute())
+
+
+def command(workdir):
+    flags = [f"--config.{name}={value}" for name, value in SHORT.items()]
+    return [sys.executable, "-m", "sit_jax.main", "--config=configs/digits.py:runlocal", f"--workdir={workdir}", *flags]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The work directory of a run on one device that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(workdir), cwd=ROOT, check=True, capture_output=True, timeout=200)
+    return workdir
+
+
+def run_and_signal(workdir, number, at_step):
+    """Starts a run, sends it a signal once it reports the step, and returns its exit code."""
+    with subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith(f"step {at_step}/"):
+                os.kill(process.pid, number)
+        return process.wait(timeout=100)
+
+
+def test_what_a_run_writes(undisturbed):
+    rows = metrics_of(undisturbed)
+    assert [row["step"] for row in rows if "eval/loss" in row] == [0, 8, 16, 20]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 21))
+    for row in rows:
+        assert row.keys() - {"step", "epoch"} >= (EVAL_KEYS if "eval/loss" in row else TRAIN_KEYS)
+        np.testing.assert_allclose(row["epoch"], row["step"] * 32 / 1437, atol=1e-4)
+    assert {path.name for path in (undisturbed / "reconstructions").iterdir()} == {"0.png", "8.png", "16.png", "20.png"}
+    assert Image.open(undisturbed / "reconstructions" / "20.png").size == (12 * 68, 3 * 68)
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert (config["steps"], config["data"]["num_examples"], config["dtype"]) == (20, 1437, "float32")
+    assert any(path.name.startswith("events") for path in undisturbed.iterdir())
+    timed = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    shares = [row["time/data_wait_fraction"] for row in timed if "time/images_per_second" in row]
+    assert len(shares) == 19  # the first step is compilation
+    assert all(0 <= share <= 1 for share in shares)
+
+
+def test_tensorboard_reads_the_events(undisturbed):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(undisturbed))
+    events.Reload()
+    expected = [row["train/loss"] for row in metrics_of(undisturbed) if "train/loss" in row]
+    np.testing.assert_allclose([event.value for event in events.Scalars("train/loss")], expected, rtol=1e-6)
+    assert len(events.Images("reconstructions")) == 4
+
+
+def test_checkpoints_kept_are_the_latest_and_the_best(undisturbed):
+    steps = {int(path.name) for path in (undisturbed / "checkpoints").iterdir()}
+    losses = {row["step"]: row["eval/loss"] for row in metrics_of(undisturbed) if "eval/loss" in row}
+    assert min([20], key=losses.get) == 20  # of the saved steps 6, 12, 18 and 20 only the last was evaluated
+    assert steps == {18, 20}
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
+@pytest.mark.parametrize("at_step", [9])
+def test_a_resumed_run_equals_one_that_never_stopped(undisturbed, tmp_path, number, code, at_step):
+    assert run_and_signal(tmp_path, number, at_step) == code
+    assert (tmp_path / "config.json").exists()
+    finished = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert "going on from the checkpoint of step" in finished.stdout
+    assert metrics_of(tmp_path) == metrics_of(undisturbed)
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(undisturbed))
+
+
+def test_a_finished_run_does_nothing_more(undisturbed):
+    before = (undisturbed / "metrics.jsonl").read_text()
+    finished = subprocess.run(command(undisturbed), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0
+    assert "this run is finished" in finished.stdout
+    assert (undisturbed / "metrics.jsonl").read_text() == before
+
+
+class StopAt:
+    """Stands in for the signals: asks to stop after a number of updates."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, manager):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def requested(self, step):
+        return step == self.step
+
+
+@pytest.mark.parametrize("at_step", [1, 6, 8, 19])
+def test_stopped_at_any_step_the_metrics_go_on(undisturbed, tmp_path, monkeypatch, at_step):
+    """In this process there are four devices, so against the run on one device numbers are equal up to rounding."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", StopAt(at_step))
+        assert not loop.train(make_config(), tmp_path)
+    assert loop.train(make_config(**{"mesh.fsdp": 2}), tmp_path)  # elastic: another mesh than before
+    rows, expected = metrics_of(tmp_path), metrics_of(undisturbed)
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, reference in zip(rows, expected, strict=True):
+        for name in row.keys() - {"eval/knn_top1", "eval/rotation_accuracy", "train/rotation_accuracy"}:
+            np.testing.assert_allclose(row[name], reference[name], rtol=1e-4, err_msg=f"{name} at {row['step']}")
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(undisturbed, tmp_path, caplog):
+    import shutil
+
+    shutil.copytree(undisturbed, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / "20" / "state").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert loop.train(make_config(), tmp_path / "run")
+    assert "checkpoint 20 is damaged" in caplog.text
+    assert [row["step"] for row in metrics_of(tmp_path / "run")] == [row["step"] for row in metrics_of(undisturbed)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    values = {"optim.base_learning_rate": 1e30, "optim.warmup_steps": 7, "optim.clip_norm": 0.0, "checkpoint_every": 2}
+    values |= {"optim.warmup_learning_rate": 0.0, "log_every": 100, "eval_every": 100}
+    with pytest.raises(NonFiniteError, match=r"train/\w+ is (nan|inf) at step [2-9]"):
+        loop.train(make_config(**values), tmp_path)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    if kept:
+        tree = ocp.StandardCheckpointer().restore((tmp_path / "checkpoints" / str(kept[-1]) / "state").absolute())
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20 + i % 3, 24, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    values = {"data.source": f"folder:{tmp_path / 'images'}", "data.cache_dir": str(tmp_path / "cache"), "steps": 2}
+    assert loop.train(make_config(**values, **{"optim.warmup_steps": 1}), tmp_path / "run")
+    rows = metrics_of(tmp_path / "run")
+    assert any("eval/rotation_accuracy" in row for row in rows)
+    assert not any("eval/knn_top1" in row for row in rows)
+    with pytest.raises(InputError, match="needs labels"):
+        loop.train(make_config(**values, **{"eval.knn": "on"}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_best_checkpoint_survives_the_latest(tmp_path):
+    import sit_jax.checks as checks
+
+    config = checks.resolve(make_config(), 1437)
+    mesh = loop.make_mesh()
+    training = make_training(config)
+    abstract = abstract_state(config, training, mesh)
+    state = jax.tree.map(lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
+    manager = checkpoint.make_manager(tmp_path, keep_latest=1, keep_best=1)
+    for step, loss in enumerate([3.0, 1.0, 2.0, None], start=1):
+        checkpoint.save(manager, state, step, loss and {"eval/loss": loss})
+    manager.wait_until_finished()
+    assert sorted(manager.all_steps()) == [2, 4]
+    manager.close()
