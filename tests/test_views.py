@@ -1,19 +1,40 @@
+import functools
+
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sit_jax import config
-from sit_jax.views import augment, corrupt, make_test_views, make_views, random_rotation, rotate, whole_images
+from sit_jax import config, views
+from sit_jax.views import random_rotation, rotate, whole_images
 from sit_jax.views.augment import random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.color import grayscale, jitter, rotate_hue
 from sit_jax.views.corrupt import OPERATIONS, blur, replace
 
-SIZES = st.sampled_from([8, 12, 17, 32])
+SEEDS = given(seed=st.integers(0, 2**31))
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+
+
+@functools.partial(jax.jit, static_argnames=("function", "args"))
+def compiled(function, *arrays, args):
+    """Calls a function of (arrays, args), compiled once for each configuration and shape."""
+    return function(*arrays, *args)
+
+
+def frozen(section):
+    return ml_collections.FrozenConfigDict(section)
+
+
+def augment(key, images, size, section):
+    return compiled(views.augment, key, images, args=(size, frozen(section)))
+
+
+def corrupt(key, images, section):
+    return compiled(views.corrupt, key, images, args=(frozen(section),))
 
 
 def make_config(image_size=16, **sections):
@@ -40,24 +61,26 @@ def only(**operation):
 # --- views
 
 
+@pytest.mark.parametrize("size,source,hue", [(8, 8, 0.0), (17, 40, 0.5), (32, 15, 0.1)])
 @SLOW
-@given(seed=st.integers(0, 2**31), size=SIZES, source=st.sampled_from([8, 15, 40]), hue=st.sampled_from([0.0, 0.5]))
-def test_views_have_shape_type_and_range(seed, size, source, hue):
+@SEEDS
+def test_views_have_shape_type_and_range(size, source, hue, seed):
     c = make_config(size, views={"hue": hue, "grayscale": 0.3})
     key, images = jax.random.key(seed), pictures(seed, 3, source)
-    views = augment(key, images, size, c.views)
-    assert views.shape == (6, size, size, 3)
-    assert views.dtype == jnp.float32
-    assert jnp.isfinite(views).all()
-    assert views.min() >= -1
-    assert views.max() <= 1
-    np.testing.assert_array_equal(views, augment(key, images, size, c.views))
-    assert not np.array_equal(views[0::2], views[1::2])
+    rows = augment(key, images, size, c.views)
+    assert rows.shape == (6, size, size, 3)
+    assert rows.dtype == jnp.float32
+    assert jnp.isfinite(rows).all()
+    assert rows.min() >= -1
+    assert rows.max() <= 1
+    np.testing.assert_array_equal(rows, augment(key, images, size, c.views))
+    assert not np.array_equal(rows[0::2], rows[1::2])
 
 
 @SLOW
-@given(seed=st.integers(0, 2**31), size=SIZES)
-def test_a_view_depends_on_its_own_image_alone(seed, size):
+@SEEDS
+def test_a_view_depends_on_its_own_image_alone(seed):
+    size = 16
     c = make_config(size)
     images, key = pictures(seed, 4, 16), jax.random.key(seed)
     changed = images.copy()
@@ -138,18 +161,19 @@ def test_four_quarter_turns_are_the_identity():
 
 
 def test_random_rotation_is_uniform_and_matches_its_labels():
-    views = jax.random.normal(jax.random.key(0), (2000, 2, 2, 3))
-    turned, quarters = random_rotation(jax.random.key(1), views)
-    np.testing.assert_array_equal(rotate(views, quarters), turned)
+    upright = jax.random.normal(jax.random.key(0), (2000, 2, 2, 3))
+    turned, quarters = random_rotation(jax.random.key(1), upright)
+    np.testing.assert_array_equal(rotate(upright, quarters), turned)
     assert np.abs(np.bincount(quarters, minlength=4) - 500).max() < 80  # four standard deviations
 
 
 # --- corruptions
 
 
+@pytest.mark.parametrize("size,fill", [(8, "noise"), (17, "zeros"), (32, "mean")])
 @SLOW
-@given(seed=st.integers(0, 2**31), size=SIZES, fill=st.sampled_from(["noise", "zeros", "mean"]))
-def test_corruptions_have_shape_type_masks_and_repeat(seed, size, fill):
+@SEEDS
+def test_corruptions_have_shape_type_masks_and_repeat(size, fill, seed):
     c = make_config().corrupt
     c.drop.fill = fill
     key = jax.random.key(seed)
@@ -186,8 +210,9 @@ def test_each_operation_changes_just_its_mask(name):
 
 
 @SLOW
-@given(seed=st.integers(0, 2**31), size=SIZES)
-def test_a_row_depends_on_its_neighbours_in_replace_alone(seed, size):
+@SEEDS
+def test_a_row_depends_on_its_neighbours_in_replace_alone(seed):
+    size = 16
     key = jax.random.key(seed)
     images = jax.random.uniform(jax.random.fold_in(key, 1), (8, size, size, 3), minval=-1)
     changed = images.at[5].set(-images[5])
@@ -204,10 +229,10 @@ def test_a_row_depends_on_its_neighbours_in_replace_alone(seed, size):
 @pytest.mark.parametrize("images", [2, 3, 8, 11, 24])
 def test_donors_are_other_images_of_a_small_group(images):
     rows = 2 * images
-    views = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, 1, 1, 3))
-    picked = np.stack(
-        [replace(jax.random.split(jax.random.key(s), rows), views, only())[:, 0, 0, 0] for s in range(50)]
-    )
+    images_of_rows = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, 1, 1, 3))
+    keys = jax.random.split(jax.random.key(0), (300, rows))
+    picked = jax.vmap(lambda key: replace(key, images_of_rows, only())[:, 0, 0, 0])(keys)
+    picked = np.asarray(picked)
     donor_image, own_image = picked // 2, np.arange(rows) // 2
     assert not np.any(donor_image == own_image)
     if images % 8 == 0:
@@ -218,19 +243,20 @@ def test_donors_are_other_images_of_a_small_group(images):
 
 
 def test_one_image_has_no_donor_but_itself():
-    views = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
-    assert replace(jax.random.split(jax.random.key(0), 2), views, only()).shape == views.shape
+    pair = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
+    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only())
+    assert set(np.unique(picked)) <= {0.0, 1.0}
 
 
 @SLOW
 @given(
     seed=st.integers(0, 2**31),
-    size=st.sampled_from([8, 32, 33, 97, 224]),
+    size=st.sampled_from([8, 33, 224]),
     fraction=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.95, 1.0]),
-    block=st.sampled_from([(0.05, 0.25), (0.1, 0.1), (0.5, 0.5), (0.02, 0.03)]),
+    block=st.sampled_from([(0.05, 0.25), (0.5, 0.5), (0.02, 0.03)]),
 )
 def test_blocks_cover_what_was_asked_for_to_within_one_block(seed, size, fraction, block):
-    mask = many_blocks(jax.random.key(seed), size, (fraction, fraction), block)
+    mask = compiled(many_blocks, jax.random.key(seed), args=(size, (fraction, fraction), block))
     largest_block = max(1 / 8, block[1] + 1 / size) ** 2 if size < 32 else (block[1] + 2 / 33) ** 2
     assert mask.shape == (size, size)
     assert fraction - 1e-6 <= mask.mean() <= fraction + largest_block
@@ -296,18 +322,17 @@ def test_drop_fills():
 
 
 def test_make_views_keeps_target_and_input_apart():
-    c = make_config(16)
-    views = make_views(jax.random.key(0), pictures(0, 8, 20), c)
-    assert views.clean.shape == views.corrupted.shape == (16, 16, 16, 3)
-    touched = np.any(list(views.masks.values()), axis=0)
-    np.testing.assert_array_equal(views.clean[~touched], views.corrupted[~touched])
-    assert set(np.unique(views.rotation)) <= {0, 1, 2, 3}
+    out = compiled(views.make_views, jax.random.key(0), pictures(0, 8, 20), args=(frozen(make_config(16)),))
+    assert out.clean.shape == out.corrupted.shape == (16, 16, 16, 3)
+    touched = np.any(list(out.masks.values()), axis=0)
+    np.testing.assert_array_equal(out.clean[~touched], out.corrupted[~touched])
+    assert set(np.unique(out.rotation)) <= {0, 1, 2, 3}
 
 
 def test_test_views_show_whole_images_turned():
     images = pictures(0, 8, 16)
-    views = make_test_views(jax.random.key(0), images, make_config(16))
-    upright = rotate(views.clean, (4 - views.rotation) % 4)
+    out = compiled(views.make_test_views, jax.random.key(0), images, args=(frozen(make_config(16)),))
+    upright = rotate(out.clean, (4 - out.rotation) % 4)
     np.testing.assert_allclose((upright[0::2] + 1) * 127.5, images, atol=1e-3)
     np.testing.assert_array_equal(upright[0::2], upright[1::2])
-    assert not np.array_equal(views.corrupted[0::2], views.corrupted[1::2])
+    assert not np.array_equal(out.corrupted[0::2], out.corrupted[1::2])
