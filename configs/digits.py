@@ -16,8 +16,8 @@ def get_config(arg=None):
     c.model.update(size="XS", patch_size=4, image_size=16)
     c.views.area = (0.4, 1.0)
     c.corrupt.blur.update(kernel=(3, 5), sigma=(0.1, 1.5))
-    c.batch_size = 64
-    c.epochs = 40.0
-    c.optim.update(base_learning_rate=8e-3, warmup_epochs=2.0)
-    c.update(log_every=25, eval_every=300, checkpoint_every=300)
+    c.batch_size = 128
+    c.epochs = 45.0
+    c.optim.update(base_learning_rate=6e-3, warmup_epochs=2.0)
+    c.update(log_every=20, eval_every=100, checkpoint_every=100)
     return config.apply_args(c, arg)

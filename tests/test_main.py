@@ -1,0 +1,162 @@
+"""The command as a user types it: wrong input is one line and exit code 2, and nothing of it needs TensorFlow."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+CONFIG = "--config=configs/digits.py:runlocal"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Image folders to go wrong with."""
+    root = tmp_path_factory.mktemp("folders")
+    for name in ("flat", "broken", "empty"):
+        (root / name).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        for name in ("flat", "broken"):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(root / name / f"{i}.png")
+    (root / "broken" / "17.png").write_bytes(b"not a picture")
+    return root
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        ([], "--config is missing"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        ([CONFIG, "--config.modle.size=S"], "modle"),
+        ([CONFIG, "--config.batch_size=many"], "batch_size"),
+        ([CONFIG, "--confg=1"], "confg"),
+        ([CONFIG, "extra"], "'extra' is not understood"),
+        (["--config=configs/digits.py:runlocl"], "'runlocl' is unknown; known: variant, res, paper, runlocal"),
+        ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
+        ([CONFIG, "--config.batch_size=2000"], "more than the 1437 images"),
+        ([CONFIG, "--config.data.source=folder:FOLDERS/missing"], "there is no such folder"),
+        ([CONFIG, "--config.data.source=folder:FOLDERS/empty"], "holds no images"),
+        ([CONFIG, "--config.data.source=folder:FOLDERS/broken"], "17.png: unreadable image"),
+        ([CONFIG, "--config.data.source=folder:FOLDERS/flat", "--config.eval.knn=on"], "needs labels"),
+        ([CONFIG, "--config.data.source=ftp:somewhere"], "the forms are digits, folder:PATH"),
+        ([CONFIG, "--config.data.source=tfds:cifar10"], "python -m sit_jax.data.prepare tfds:cifar10"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(run_module, folders, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    arguments = [argument.replace("FOLDERS", str(folders)) for argument in arguments]
+    workdir = tmp_path / "run"
+    done = run_module("sit_jax.main", *arguments, f"--workdir={workdir}", f"--config.data.cache_dir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+    assert not workdir.exists()
+
+
+def test_batch_must_divide_by_the_devices(run_module, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    done = run_module("sit_jax.main", CONFIG, f"--workdir={tmp_path / 'run'}")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: batch_size=32 is not divisible by the 3 devices; use 33 or 30\n",
+    )
+
+
+def test_workdir_of_another_config_names_the_keys(run_module, tmp_path):
+    short = ["--config.steps=2", "--config.optim.warmup_steps=1", f"--workdir={tmp_path}"]
+    done = run_module("sit_jax.main", CONFIG, *short)
+    assert done.returncode == 0, done.stderr
+    before = (tmp_path / "metrics.jsonl").read_text()
+    done = run_module("sit_jax.main", CONFIG, *short, "--config.seed=3", "--config.loss.temperature=0.1")
+    assert done.returncode == 2
+    assert "loss.temperature: 0.5 -> 0.1; seed: 0 -> 3" in done.stderr
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from sit_jax.main import main
+code = main(["main", *sys.argv[1:]])
+assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
+sys.exit(code)
+"""
+
+
+def test_training_needs_no_tensorflow(tmp_path):
+    import subprocess
+
+    arguments = [CONFIG, "--config.steps=2", "--config.optim.warmup_steps=1", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "eval/knn_top1" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_importing_the_core_is_light():
+    import subprocess
+
+    code = "import sys, sit_jax.train, sit_jax.train.loop; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "torch"}
+    assert not heavy & set(done.stdout.split())
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    return sorted(set(re.findall(r"python -m sit_jax\.main [^`\n]*", text)))
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_commands_of_the_readme_are_understood(command, folders, monkeypatch):
+    """Each is parsed and checked up to the data; the digits and folder commands run in the tests here."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from sit_jax.checks import check_config, resolve
+
+    words = command.replace("PATH", str(folders / "flat")).split()[3:]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    values(["main", *words])
+    check_config(holder.value, 1)
+    assert resolve(holder.value, 10_000).steps > 100
+
+
+def test_settings_that_the_readme_suggests_exist():
+    from configs import folder
+    from sit_jax.checks import lookup
+
+    text = (ROOT / "README.md").read_text()
+    names = set(re.findall(r"--config\.([a-z_.]+)", text)) - {"data.source"}
+    assert len(names) > 8
+    config = folder.get_config()
+    for name in names:
+        lookup(config, name)
+
+
+def test_folder_command_of_the_readme(run_module, folders, tmp_path):
+    arguments = ["--config=configs/folder.py:runlocal", f"--config.data.source=folder:{folders / 'flat'}"]
+    overrides = ["--config.steps=2", "--config.optim.warmup_steps=1", f"--config.data.cache_dir={tmp_path / 'cache'}"]
+    overrides += [
+        "--config.corrupt.drop.fraction=(0.5, 0.7)",
+        "--config.model.remat",
+        "--config.loss.weights.rotation=0",
+    ]
+    done = run_module("sit_jax.main", *arguments, *overrides, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["corrupt"]["drop"]["fraction"] == [0.5, 0.7]
+    assert config["model"]["remat"]
+    assert (tmp_path / "run" / "reconstructions" / "2.png").exists()
