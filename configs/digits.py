@@ -14,7 +14,7 @@ def get_config(arg=None):
     c = config.defaults()
     c.data.update(source="digits", image_size=8)
     c.model.update(size="XS", patch_size=4, image_size=16)
-    c.views.area = (0.4, 1.0)
+    c.views.area = (0.6, 1.0)
     c.corrupt.blur.update(kernel=(3, 5), sigma=(0.1, 1.5))
     c.batch_size = 128
     c.epochs = 45.0

@@ -1,6 +1,7 @@
 """Early checks: what is wrong with a configuration or a work directory is said in one line, before any compilation."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -26,6 +27,7 @@ SHARES = (
     "corrupt.drop.fraction",
     "corrupt.replace.fraction",
 )
+RANGES = ("views.ratio", "corrupt.blur.kernel", "corrupt.blur.sigma")
 POSITIVE = ("log_every", "eval_every", "checkpoint_every", "keep_latest", "loss.temperature", "eval.num_test")
 
 
@@ -42,17 +44,21 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     for name, choices in CHOICES.items():
         if lookup(config, name) not in choices:
             raise InputError(f"{name}={lookup(config, name)} must be one of {', '.join(choices)}")
-    for name in SHARES:
-        low, high = lookup(config, name)
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"{name}=({low}, {high}) must be a range (low, high) within 0 and 1")
+    for names, largest in ((SHARES, 1), (RANGES, math.inf)):
+        for name in names:
+            value = tuple(lookup(config, name))
+            if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest:
+                raise InputError(f"{name}={value} must be a range (low, high) within 0 and {largest}")
     for name in POSITIVE:
         if lookup(config, name) <= 0:
             raise InputError(f"{name}={lookup(config, name)} must be above 0")
     if not config.data.source:
         raise InputError("data.source is not set; give --config.data.source=folder:PATH, for one")
-    if config.views.area[0] <= 0:
-        raise InputError("views.area must start above 0: a crop needs a size")
+    for name in ("views.area", "views.ratio", "corrupt.blur.sigma"):
+        if lookup(config, name)[0] <= 0:
+            raise InputError(f"{name}={lookup(config, name)} must start above 0")
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed} must be 0 or more")
     check_model(config.model)
     check_batch(config.batch_size, num_devices)
     check_weights(config.loss.weights)

@@ -23,6 +23,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.lock()  # a file that could not be loaded says so at the first use
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(" ".join(str(error).split())) from error
     if CONFIG.value is None:

@@ -18,6 +18,7 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

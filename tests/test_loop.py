@@ -190,8 +190,8 @@ def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
     for i in range(40):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20 + i % 3, 24, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
-    values = {"data.source": f"folder:{tmp_path / 'images'}", "data.cache_dir": str(tmp_path / "cache"), "steps": 2}
-    assert loop.train(make_config(**values, **{"optim.warmup_steps": 1}), tmp_path / "run")
+    values = {"data.source": f"folder:{tmp_path / 'images'}", "steps": 2, "optim.warmup_steps": 1}
+    assert loop.train(make_config(**values), tmp_path / "run")
     rows = metrics_of(tmp_path / "run")
     assert any("eval/rotation_accuracy" in row for row in rows)
     assert not any("eval/knn_top1" in row for row in rows)

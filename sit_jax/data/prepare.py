@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(f"prepared in {prepare(arguments.source, arguments.data_dir, arguments.manual_dir)}")
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
