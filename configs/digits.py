@@ -14,10 +14,11 @@ def get_config(arg=None):
     c = config.defaults()
     c.data.update(source="digits", image_size=8)
     c.model.update(size="XS", patch_size=4, image_size=16)
-    c.views.area = (0.6, 1.0)
+    c.views.area = (0.4, 1.0)
     c.corrupt.blur.update(kernel=(3, 5), sigma=(0.1, 1.5))
+    c.corrupt.drop.fraction = c.corrupt.replace.fraction = (0.0, 0.2)
     c.batch_size = 128
-    c.epochs = 45.0
+    c.epochs = 40.0
     c.optim.update(base_learning_rate=6e-3, warmup_epochs=2.0)
     c.update(log_every=20, eval_every=100, checkpoint_every=100)
     return config.apply_args(c, arg)

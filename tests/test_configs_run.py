@@ -1,0 +1,28 @@
+"""Every configuration takes two real steps, on random images of its size in place of its data set."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from sit_jax.train import loop
+
+
+@pytest.mark.parametrize(
+    "name,size", [("cifar10", 32), ("cifar100", 32), ("tiny_imagenet", 64), ("stl10", 96), ("folder", 50)]
+)
+def test_two_steps(tmp_path, name, size):
+    rng = np.random.default_rng(0)
+    arrays = {f"{split}_images": rng.integers(0, 256, (40, size, size, 3), np.uint8) for split in ("train", "test")}
+    arrays |= {f"{split}_labels": np.arange(40) % 10 for split in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **arrays)
+    config = importlib.import_module(f"configs.{name}").get_config("runlocal")
+    config.data.source = f"npz:{tmp_path / 'data.npz'}"
+    config.update(steps=2, log_every=1)
+    config.optim.warmup_steps = 1
+    assert loop.train(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 2]
+    assert "eval/knn_top1" in rows[-1]
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
