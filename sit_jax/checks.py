@@ -102,7 +102,7 @@ def check_weights(weights: dict[str, str]) -> None:
 def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collections.ConfigDict:
     """Returns the configuration with every open value filled in: image size, dtype, durations in steps.
 
-    Raises InputError if a duration is not positive or the warm-up outlasts the training.
+    A warm-up is cut to half of the training. Raises InputError if the training is not at least one step long.
     """
     config = ml_collections.ConfigDict(config.to_dict())  # unlocks, drops placeholders, leaves the argument alone
     with config.unlocked():
@@ -111,13 +111,13 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
     if config.dtype == "auto":
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config.steps = duration(config, "", num_examples, config.batch_size)
-    config.optim.warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
+    warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
+    config.optim.warmup_steps = min(warmup_steps, config.steps // 2)
     if config.steps < 1:
         raise InputError(f"the training is {config.steps} steps long; set steps, examples or epochs above 0")
-    if not 0 <= config.optim.warmup_steps < config.steps:
+    if warmup_steps < 0:
         raise InputError(
-            f"the warm-up of {config.optim.warmup_steps} steps must be shorter than the training of {config.steps}; "
-            "set optim.warmup_epochs or optim.warmup_steps"
+            f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps from 0"
         )
     return config
 

@@ -81,7 +81,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.optim.base_learning_rate = 1e-3  # for 512 images a step; scaled linearly with batch_size
     c.optim.final_learning_rate = 5e-6
     c.optim.warmup_learning_rate = 1e-6  # the first one
-    c.optim.warmup_epochs = 5.0
+    c.optim.warmup_epochs = 5.0  # at most half of the training
     c.optim.warmup_steps = placeholder(int)  # warmup_steps or warmup_examples go before warmup_epochs
     c.optim.warmup_examples = placeholder(int)
     c.optim.weight_decay = 0.05  # on kernels only
@@ -180,13 +180,13 @@ def paper(c: ml_collections.ConfigDict) -> None:
 
 
 def runlocal(c: ml_collections.ConfigDict) -> None:
-    """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 40 steps of 32 images."""
+    """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 200 steps of 32 images."""
     c.model.update(size="mu", patch_size=4, image_size=32)
     c.data.image_size = min(c.data.image_size or 32, 32)
-    c.batch_size, c.steps = 32, 40
-    c.optim.warmup_steps = 4
+    c.batch_size, c.steps = 32, 200
+    c.optim.update(warmup_steps=20, base_learning_rate=0.03)
     c.eval.update(num_train=512, num_test=128)
-    c.update(log_every=5, eval_every=20, checkpoint_every=20)
+    c.update(log_every=20, eval_every=100, checkpoint_every=100)
 
 
 def duration(config: ml_collections.ConfigDict, prefix: str, num_examples: int, batch_size: int) -> int:

@@ -24,7 +24,7 @@ def test_every_config_passes_its_checks(name, arg):
     c.data.source = c.data.source or "folder:somewhere"
     check_config(c, 1)
     resolved = resolve(c, 50_000)
-    assert resolved.steps > resolved.optim.warmup_steps >= 0
+    assert resolved.steps >= 2 * resolved.optim.warmup_steps >= 0
     if arg and "variant" in arg:
         assert (c.model.size, c.model.patch_size, c.model.image_size) == ("Ti", 8, 64)
     if arg == "paper":
@@ -115,9 +115,11 @@ def test_durations_that_cannot_work():
     c.steps = 0
     with pytest.raises(InputError, match="0 steps"):
         resolve(c, 100)
-    c.steps, c.optim.warmup_steps = 10, 10
+    c.steps, c.optim.warmup_steps = 10, -1
     with pytest.raises(InputError, match="warm-up"):
         resolve(c, 100)
+    c.optim.warmup_steps = 11
+    assert resolve(c, 100).optim.warmup_steps == 5
 
 
 def test_resolve_leaves_its_argument_alone():

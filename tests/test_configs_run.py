@@ -20,7 +20,6 @@ def test_two_steps(tmp_path, name, size):
     config = importlib.import_module(f"configs.{name}").get_config("runlocal")
     config.data.source = f"npz:{tmp_path / 'data.npz'}"
     config.update(steps=2, log_every=1)
-    config.optim.warmup_steps = 1
     assert loop.train(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 2]

@@ -20,7 +20,15 @@ from sit_jax.train import checkpoint, loop
 from sit_jax.train.metrics import NonFiniteError
 from sit_jax.train.state import abstract_state, make_training
 
-SHORT = {"steps": 20, "log_every": 1, "eval_every": 8, "checkpoint_every": 6, "model.image_size": 16}
+SHORT = {
+    "steps": 20,
+    "log_every": 1,
+    "eval_every": 8,
+    "checkpoint_every": 6,
+    "model.image_size": 16,
+    "optim.warmup_steps": 4,
+}
+SHORT["optim.base_learning_rate"] = 1e-3
 TRAIN_KEYS = {
     "train/loss",
     "train/reconstruction",
@@ -190,7 +198,7 @@ def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
     for i in range(40):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20 + i % 3, 24, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
-    values = {"data.source": f"folder:{tmp_path / 'images'}", "steps": 2, "optim.warmup_steps": 1}
+    values = {"data.source": f"folder:{tmp_path / 'images'}", "steps": 2}
     assert loop.train(make_config(**values), tmp_path / "run")
     rows = metrics_of(tmp_path / "run")
     assert any("eval/rotation_accuracy" in row for row in rows)

@@ -69,7 +69,7 @@ def test_batch_must_divide_by_the_devices(run_module, tmp_path, monkeypatch):
 
 
 def test_workdir_of_another_config_names_the_keys(run_module, tmp_path):
-    short = ["--config.steps=2", "--config.optim.warmup_steps=1", f"--workdir={tmp_path}"]
+    short = ["--config.steps=2", f"--workdir={tmp_path}"]
     done = run_module("sit_jax.main", CONFIG, *short)
     assert done.returncode == 0, done.stderr
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -90,7 +90,7 @@ sys.exit(main(["main", *sys.argv[1:]]))
 def test_training_needs_no_tensorflow(tmp_path):
     import subprocess
 
-    arguments = [CONFIG, "--config.steps=2", "--config.optim.warmup_steps=1", f"--workdir={tmp_path}"]
+    arguments = [CONFIG, "--config.steps=2", f"--workdir={tmp_path}"]
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -143,7 +143,7 @@ def test_settings_that_the_readme_suggests_exist():
 
 def test_folder_command_of_the_readme(run_module, folders, tmp_path):
     arguments = ["--config=configs/folder.py:runlocal", f"--config.data.source=folder:{folders / 'flat'}"]
-    overrides = ["--config.steps=2", "--config.optim.warmup_steps=1"]
+    overrides = ["--config.steps=2"]
     overrides += [
         "--config.corrupt.drop.fraction=(0.5, 0.7)",
         "--config.model.remat",

@@ -22,6 +22,7 @@ from sit_jax.train.step import compile_steps
 def make_config(**values):
     c = digits.get_config("runlocal")
     c.model.image_size, c.batch_size, c.steps = 16, 16, 10
+    c.optim.update(base_learning_rate=1e-3, warmup_steps=4)
     c.update_from_flattened_dict(values)
     return resolve(c, 1000)
 
