@@ -28,7 +28,25 @@ SHARES = (
     "corrupt.replace.fraction",
 )
 RANGES = ("views.ratio", "corrupt.blur.kernel", "corrupt.blur.sigma")
-POSITIVE = ("log_every", "eval_every", "checkpoint_every", "keep_latest", "loss.temperature", "eval.num_test")
+POSITIVE = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_latest",
+    "loss.temperature",
+    "model.embedding_size",
+    "eval.num_test",
+    "eval.num_train",
+    "eval.knn_k",
+    "eval.knn_temperature",
+    "optim.eps",
+)
+PROBABILITIES = (
+    *("views.flip", "views.grayscale", "corrupt.grayscale.probability", "corrupt.blur.probability"),
+    *("corrupt.recolour.probability", "optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
+)
+BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema", "model.drop_path")
+NOT_NEGATIVE = ("seed", "keep_best", "optim.weight_decay", "optim.clip_norm", "optim.base_learning_rate")
 
 
 def lookup(config: ml_collections.ConfigDict, name: str) -> Any:
@@ -50,15 +68,22 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
             if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest:
                 raise InputError(f"{name}={value} must be a range (low, high) within 0 and {largest}")
     for name in POSITIVE:
-        if lookup(config, name) <= 0:
+        if not lookup(config, name) > 0:
             raise InputError(f"{name}={lookup(config, name)} must be above 0")
+    for name in NOT_NEGATIVE:
+        if not lookup(config, name) >= 0:
+            raise InputError(f"{name}={lookup(config, name)} must be 0 or more")
+    for name in PROBABILITIES:
+        value = lookup(config, name)
+        if not 0 <= value <= 1 or (value == 1 and name in BELOW_ONE):
+            raise InputError(f"{name}={value} must be from 0 to 1" + (", and not 1" if name in BELOW_ONE else ""))
     if not config.data.source:
         raise InputError("data.source is not set; give --config.data.source=folder:PATH, for one")
     for name in ("views.area", "views.ratio", "corrupt.blur.sigma"):
         if lookup(config, name)[0] <= 0:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed} must be 0 or more")
+    if config.model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.dtype == "float32"):
+        raise InputError("model.attention=cudnn needs an NVIDIA GPU and bfloat16; use model.attention=xla")
     check_model(config.model)
     check_batch(config.batch_size, num_devices)
     check_weights(config.loss.weights)

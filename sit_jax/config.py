@@ -113,7 +113,10 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 # Keys that may change between a run and its continuation: none of them changes what is computed.
-RESUMABLE = ("log_every", "eval_every", "checkpoint_every", "keep_", "mesh.", "eval.", "data.memory", "data.cache")
+RESUMABLE = (
+    *("log_every", "eval_every", "checkpoint_every", "keep_latest", "keep_best", "mesh.", "eval."),
+    *("data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
+)
 
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -35,9 +36,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def default_workdir() -> pathlib.Path:
-    """Returns `runs/NAME` for the configuration file `NAME.py`."""
-    name = config_flags.get_config_filename(flags.FLAGS["config"])
-    return pathlib.Path("runs") / pathlib.Path(name.partition(":")[0]).stem
+    """Returns `runs/NAME` for the configuration file `NAME.py`, `runs/NAME-ARGS` with arguments after a colon."""
+    path, _, arguments = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = "-".join(filter(None, [pathlib.Path(path).stem, arguments]))
+    return pathlib.Path("runs") / re.sub(r"[^\w.=]+", "-", name)
 
 
 def enable_compilation_cache() -> None:
@@ -49,7 +51,7 @@ def enable_compilation_cache() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code: 0 done, 2 wrong input, 75 stopped by a signal after saving."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without metrics, which is usual here
     try:
         parse_flags(argv)
         enable_compilation_cache()
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
         return FAILED
     if not finished:
-        print("stopped by a signal after saving; run the same command to go on", flush=True)
+        print("stopped by a signal; run the same command to go on", flush=True)
     return DONE if finished else PREEMPTED
 
 

@@ -1,11 +1,14 @@
 """Checkpoints by orbax under `WORKDIR/checkpoints/<step>/`: the latest ones and the best, saved in the background."""
 
+import itertools
 import pathlib
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
+from sit_jax.errors import InputError
 from sit_jax.train.state import TrainState
 
 
@@ -16,37 +19,89 @@ def make_manager(workdir: pathlib.Path, keep_latest: int, keep_best: int) -> ocp
     """
     keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
     if keep_best:
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: -metrics["eval/loss"], n=keep_best, keep_checkpoints_without_metrics=False
-        )
-        keep.append(best)
+        keep.append(policies.BestN(get_metric_fn=goodness, n=keep_best, keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        preservation_policy=policies.AnyPreservationPolicy(keep),
+        best_fn=goodness,  # without it orbax does not write the metrics, and a resumed run forgets which was best
+        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+def goodness(metrics: dict[str, float]) -> float:
+    """Returns what the best checkpoint has the most of."""
+    return -metrics["eval/loss"]
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, step: int, eval_metrics: dict[str, float] | None) -> None:
     """Starts to save the state of `step`; returns when its arrays are copied, before they are on disk."""
     metrics = {"eval/loss": eval_metrics["eval/loss"]} if eval_metrics else None
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(to_tree(state))), metrics=metrics)
+    arguments = ocp.args.Composite(state=ocp.args.StandardSave(to_tree(state)))
+    if not manager.save(step, args=arguments, metrics=metrics):  # orbax skips a step silently if a later one is there
+        raise RuntimeError(f"checkpoint {step} was not saved: {manager.directory} has {manager.all_steps()}")
 
 
 def restore_latest(manager: ocp.CheckpointManager, abstract: TrainState) -> tuple[TrainState, int] | None:
     """Restores the newest checkpoint that can be read, in the shardings of `abstract`; None where there is none.
 
-    Names each damaged one. Raises RuntimeError if there are checkpoints and all of them are damaged.
+    Damaged ones are named and set aside as `damaged-STEP-N`. Raises InputError if the newest is of another model, with
+    the names and shapes that differ, or if there are checkpoints and all of them are damaged.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
+    steps, damaged = sorted(manager.all_steps(), reverse=True), []
     for step in steps:
         try:
+            check_fits(manager, step, abstract)
             target = ocp.args.StandardRestore(to_tree(abstract))
-            return from_tree(manager.restore(step, args=ocp.args.Composite(state=target)).state), step
+            state = from_tree(manager.restore(step, args=ocp.args.Composite(state=target)).state)
+        except InputError:
+            raise
         except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
-            logging.error("checkpoint %d is damaged, trying the one before: %s", step, str(error).splitlines()[0])
+            logging.error("checkpoint %d is damaged, trying the one before: %s", step, str(error)[:200].splitlines()[0])
+            damaged.append(step)
+            continue
+        set_aside(manager, damaged)
+        return state, step
     if steps:
-        raise RuntimeError(f"none of the checkpoints {steps} in {manager.directory} can be restored")
+        raise InputError(f"none of the checkpoints {steps} in {manager.directory} can be read; move that folder away")
     return None
+
+
+def check_fits(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> None:
+    """Raises InputError, with names and shapes, if a checkpoint holds other parameters than `abstract`."""
+    path = manager.directory / str(step) / "state"
+    tree = ocp.StandardCheckpointer().metadata(path).item_metadata.tree
+    saved, wanted = shapes_by_name(tree["params"]), shapes_by_name(abstract.params)
+    differing = [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in the model"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise InputError(f"{path} is of another model ({'; '.join(differing[:4])}{more}); choose another --workdir")
+
+
+def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a nested dictionary of arrays by their joined names."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    return {"/".join(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def set_aside(manager: ocp.CheckpointManager, damaged: list[int]) -> None:
+    """Renames damaged checkpoints, so that the steps can be saved anew; nothing is deleted."""
+    if not damaged:
+        return
+    if jax.process_index() == 0:
+        for step in damaged:
+            path = manager.directory / str(step)
+            free = next(n for n in itertools.count() if not (manager.directory / f"damaged-{step}-{n}").exists())
+            path.rename(manager.directory / f"damaged-{step}-{free}")
+    manager.reload()
+
+
+def was_evaluated(manager: ocp.CheckpointManager, step: int) -> bool:
+    """Tells whether the run had evaluated `step` when it saved it; the same answer on all hosts."""
+    return bool(manager.metrics(step))
 
 
 def to_tree(state: TrainState) -> dict:

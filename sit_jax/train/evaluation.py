@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from sit_jax.data import Source, load_images
+from sit_jax.data import Images, Source, load_images
 from sit_jax.errors import InputError
 from sit_jax.eval.features import Encode, extract, make_encode, put_rows
 from sit_jax.eval.knn import knn_top1
@@ -36,8 +36,10 @@ class EvalData(NamedTuple):
     labelled: Labelled | None  # None where k-NN is off or there are no labels
 
 
-def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalData:
+def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
     """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
+
+    `images` are those of `source.pretrain`.
 
     Without a test split, a tenth of the training split (at most `eval.num_test`) takes its place, and k-NN votes with
     the rest; the training has seen those images, without labels. Raises InputError if `eval.knn` is "on" and there are
@@ -48,7 +50,7 @@ def load_eval_data(source: Source, config: ml_collections.ConfigDict) -> EvalDat
         raise InputError(
             f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
         )
-    train = load_images(source.train, **image_options(config))
+    train = images if source.train is source.pretrain else load_images(source.train, **image_options(config))
     train_rows = np.random.default_rng([config.seed, 1]).permutation(len(train))
     if source.test is None:
         test, held_out = train, max(1, min(config.eval.num_test, len(train) // 10))

@@ -10,6 +10,7 @@ import numpy as np
 
 from sit_jax import checks
 from sit_jax.data import Batches, load_images, open_source
+from sit_jax.errors import InputError
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train import checkpoint
 from sit_jax.train.announce import announce, write_config
@@ -36,7 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     config = checks.resolve(config, len(images))
     checks.check_workdir(workdir, config)
     batches = Batches(images, config.batch_size, config.seed, jax.process_index(), jax.process_count())
-    eval_data = load_eval_data(source, config)
+    eval_data = load_eval_data(source, images, config)
     write_config(workdir, config)
     with jax.set_mesh(mesh):
         return Run(config, workdir, mesh, batches, eval_data).loop()
@@ -58,6 +59,7 @@ class Run:
         self.manager = checkpoint.make_manager(workdir, config.keep_latest, config.keep_best)
         restored = checkpoint.restore_latest(self.manager, abstract_state(config, training, mesh))
         self.state, self.start = restored or (init_state(config, training, mesh), 0)
+        self.already_evaluated = restored is not None and checkpoint.was_evaluated(self.manager, self.start)
         self.train_step, eval_step = compile_steps(training, config, self.state, mesh)
         self.evaluation = Evaluation(eval_data, training, eval_step, config, mesh, workdir)
         self.writer = MetricsWriter(workdir, self.start)
@@ -67,26 +69,41 @@ class Run:
 
     def loop(self) -> bool:
         """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
-        config = self.config
         stream = self.batches.iterate(self.start)
         with StopSignal(self.manager) as stop:
-            # The order matters: a checkpoint holds nothing of the batch that comes after it.
-            for step in range(self.start, config.steps + 1):
-                last, stopping = step == config.steps, stop.requested(step)
-                metrics = None
-                if not stopping and (last or step % config.eval_every == 0):
-                    metrics = self.evaluate(step)
-                if step > self.start and (last or stopping or step % config.checkpoint_every == 0):
-                    self.save(step, metrics)
-                if last or stopping:
-                    break
+            try:
+                return self.run(stream, stop)
+            finally:  # also after an error: the checkpoint that is being written must be finished
+                self.manager.close()
+                self.writer.close()
+                stream.close()
+
+    def run(self, stream: Iterator[dict[str, np.ndarray]], stop: StopSignal) -> bool:
+        """Goes through the steps; the order matters: a checkpoint holds nothing of the batch that comes after it."""
+        config = self.config
+        for step in range(self.start, config.steps + 1):
+            last = step == config.steps
+            stopping = stop.requested(step) and not last
+            metrics = None
+            if (last or step % config.eval_every == 0) and not stopping and not self.evaluated(step):
+                metrics = self.evaluate(step)
+            if step > self.start and (last or stopping or metrics or step % config.checkpoint_every == 0):
+                self.save(step, metrics)
+            if last or stopping:
+                return last
+            try:
                 self.step(stream)
-                if step == self.start or (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                    self.log(step + 1)
-        stream.close()
-        self.writer.close()
-        self.manager.close()
-        return not stopping
+            except InputError:  # an image that cannot be read, found in mid-training
+                if step > self.start and step != self.manager.latest_step():
+                    self.save(step, None)
+                raise
+            if step == 0 or (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                self.log(step + 1)
+        raise AssertionError("the loop returns at the last step")
+
+    def evaluated(self, step: int) -> bool:
+        """Tells whether the run that this one continues has evaluated `step`."""
+        return step == self.start and self.already_evaluated
 
     def step(self, stream: Iterator[dict[str, np.ndarray]]) -> None:
         """Takes the next batch and starts a step; waits only for a step further back, or for the compilation."""
@@ -119,11 +136,9 @@ class Run:
         self.writer.write(step, self.epoch(step), metrics)
         say(progress_line(step, self.config.steps, metrics, self.clock))
 
-    def evaluate(self, step: int) -> dict[str, float] | None:
-        """Evaluates the weights after `step` updates, unless the run that this one continues did; see Evaluation."""
-        if step in self.writer.evaluated:
-            return None
-        begin = time.perf_counter()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates the weights after `step` updates and reports it; see Evaluation."""
+        begin = self.drain()
         metrics = self.evaluation(self.state, step, self.writer)
         self.writer.write(step, self.epoch(step), metrics)
         say("  ".join([f"step {step} evaluation"] + [f"{name[5:]} {value:.4g}" for name, value in metrics.items()]))
@@ -131,11 +146,16 @@ class Run:
         return metrics
 
     def save(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Saves a state that is known to be finite."""
-        begin = time.perf_counter()
+        """Saves the state after `step` updates, whose losses and gradients were finite."""
+        begin = self.drain()
         self.check(step)
         checkpoint.save(self.manager, self.state, step, metrics)
         self.clock.pause(time.perf_counter() - begin)
+
+    def drain(self) -> float:
+        """Waits for the steps in flight, which are training time, and returns the time."""
+        jax.block_until_ready(self.pending)
+        return time.perf_counter()
 
     def epoch(self, step: int) -> float:
         """Returns true passes over the data after `step` updates."""

@@ -25,7 +25,6 @@ class MetricsWriter:
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
         self.path = workdir / "metrics.jsonl"
-        self.evaluated: set[int] = set()
         self.enabled = jax.process_index() == 0
         if not self.enabled:
             return
@@ -37,7 +36,6 @@ class MetricsWriter:
     def _cut(self, start_step: int) -> None:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         rows = [row for row in map(parse_line, lines) if row and row["step"] <= start_step]
-        self.evaluated = {row["step"] for row in rows if "eval/loss" in row}
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(temporary, self.path)

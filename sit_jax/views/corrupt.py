@@ -82,8 +82,8 @@ def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) 
 def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
     """Returns for each view the clean view of another image, at random, [V, s, s, 3].
 
-    Donors come from a fixed group of consecutive rows (16 when the batch divides by 8). A group that does not straddle
-    two shards costs no communication, and the result is the same on every mesh.
+    Donors come from a fixed group of consecutive rows (16 when the batch divides by 8). Where the part
+    of the batch on each device divides by 8 too, that costs no communication; the result is the same on every mesh.
     """
     del config
     batch = len(images) // 2
