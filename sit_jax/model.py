@@ -1,6 +1,7 @@
 """The Vision Transformer with a rotation token and a contrastive token, and its three heads (SiT, section 3)."""
 
-import einops
+# The array_api variant never looks for other frameworks, such as a TensorFlow that cannot be imported.
+import einops.array_api as einops
 import jax
 import jax.numpy as jnp
 from flax import nnx

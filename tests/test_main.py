@@ -106,6 +106,11 @@ def test_importing_the_core_is_light():
     assert not heavy & set(done.stdout.split())
 
 
+def test_readme_shows_pictures_and_files_that_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
 def readme_commands():
     text = (ROOT / "README.md").read_text()
     return sorted(set(re.findall(r"python -m sit_jax\.main [^`\n]*", text)))

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from configs import digits
 from sit_jax import losses
 from sit_jax.checks import resolve
-from sit_jax.data import load_images, open_source
 from sit_jax.errors import InputError
 from sit_jax.mesh import batch_sharding, make_mesh, state_shardings
 from sit_jax.train.state import abstract_state, init_state, make_training
@@ -156,16 +155,17 @@ def test_clipping_task_off_and_corrupted_only():
 
 
 def test_it_overfits_a_few_images():
-    """Sixteen images, one tiny model, 150 steps: all three losses fall far."""
+    """Sixteen pictures of coloured blocks, brighter on top, and a tiny model: all three losses fall far."""
     values = {
-        "steps": 150,
-        "optim.base_learning_rate": 0.15,
+        "steps": 300,
+        "optim.base_learning_rate": 0.06,
         "corrupt.drop.fraction": (0.0, 0.1),
         "corrupt.replace.fraction": (0.0, 0.1),
         "views.area": (0.9, 1.0),
     }
     config = make_config(**values)
-    images = load_images(open_source("digits").train, 8).array[:16]
+    images = np.random.default_rng(0).integers(0, 128, (16, 3, 3, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    images[:, :4] += 128
     mesh, training = make_mesh(-1, 1, jax.devices()[:1]), make_training(config)
     state = init_state(config, training, mesh)
     train_step, _ = compile_steps(training, config, state, mesh)
@@ -174,6 +174,6 @@ def test_it_overfits_a_few_images():
         state, metrics = train_step(state, {"image": images})
         history.append(metrics)
     first, last = jax.device_get(history[0]), jax.tree.map(lambda *x: np.mean(x), *jax.device_get(history[-10:]))
-    assert last["reconstruction"] < 0.45 * first["reconstruction"]
+    assert last["reconstruction"] < 0.6 * first["reconstruction"]
     assert last["contrastive"] < 0.85 * first["contrastive"]
-    assert last["rotation"] < 0.8 * first["rotation"]
+    assert last["rotation"] < 0.7 * first["rotation"]
