@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import digits
 from sit_jax.errors import InputError
@@ -103,8 +104,7 @@ def test_what_a_run_writes(undisturbed):
 
 
 def test_tensorboard_reads_the_events(undisturbed):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = reader.EventAccumulator(str(undisturbed))
+    events = EventAccumulator(str(undisturbed))
     events.Reload()
     expected = [row["train/loss"] for row in metrics_of(undisturbed) if "train/loss" in row]
     np.testing.assert_allclose([event.value for event in events.Scalars("train/loss")], expected, rtol=1e-6)
