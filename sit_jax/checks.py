@@ -134,7 +134,7 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
         config.data.num_examples = num_examples
     config.data.image_size = config.data.image_size or config.model.image_size
     if config.dtype == "auto":
-        config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        config.dtype = automatic_dtype()
     config.steps = duration(config, "", num_examples, config.batch_size)
     warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
     config.optim.warmup_steps = min(warmup_steps, config.steps // 2)
@@ -145,6 +145,30 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
             f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps from 0"
         )
     return config
+
+
+def automatic_dtype() -> str:
+    """Returns the type of the computation that fits the devices of this machine."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def check_evaluation(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for the first value of the sections `linear` and `finetune` that cannot work."""
+    for name in ("linear.batch_size", "finetune.batch_size", "finetune.epochs", "eval.knn_k", "eval.knn_temperature"):
+        if not lookup(config, name) > 0:
+            raise InputError(f"{name}={lookup(config, name)} must be above 0")
+    for name in ("linear.epochs", "linear.hidden"):
+        if not lookup(config, name) >= 0:
+            raise InputError(f"{name}={lookup(config, name)} must be 0 or more")
+    for name in ("linear.held_out", "finetune.held_out", "finetune.drop_path"):
+        if not 0 <= lookup(config, name) < 1:
+            raise InputError(f"{name}={lookup(config, name)} must be from 0 to below 1")
+    for name in ("linear.l2", "linear.learning_rates"):
+        values = lookup(config, name)
+        if not values or min(values) <= 0:
+            raise InputError(f"{name}={tuple(values)} must be one number above 0 or more")
+    if config.linear.hidden and not config.linear.epochs:
+        raise InputError("linear.hidden needs training: set linear.epochs above 0")
 
 
 def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

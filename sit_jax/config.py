@@ -103,6 +103,34 @@ def defaults() -> ml_collections.ConfigDict:
     c.eval.num_train = 10_000  # labelled training images that k-NN votes with, at most
     c.eval.num_test = 2_000  # test images, at most
 
+    # Linear classifiers on the frozen encoder (sit_jax.evaluate --protocol=linear).
+    c.linear = ml_collections.ConfigDict()
+    # 0: a convex fit on features that are computed once; above, so many epochs on augmented images, as in the paper.
+    c.linear.epochs = 0.0
+    c.linear.held_out = 0.1  # share of the labelled training images that chooses among what follows
+    c.linear.l2 = tuple(10.0**exponent for exponent in range(-6, 2))  # convex: strengths of the penalty to try
+    c.linear.learning_rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # epochs: SGD, all of them are trained at once
+    c.linear.hidden = 0  # epochs: width of a tanh layer before each classifier (1024 in the paper's variant)
+    c.linear.batch_size = 256
+    c.linear.augment = augmentation()
+
+    # Fine-tuning of all weights (sit_jax.evaluate --protocol=finetune), by the recipe of DeiT.
+    c.finetune = ml_collections.ConfigDict()
+    c.finetune.epochs = 100.0
+    c.finetune.batch_size = 480
+    c.finetune.held_out = 0.0  # share of the labelled training images to watch instead of training on them
+    c.finetune.drop_path = 0.1
+    c.finetune.optim = ml_collections.ConfigDict()
+    c.finetune.optim.base_learning_rate = 5e-4  # for 512 images a step
+    c.finetune.optim.final_learning_rate = 1e-5
+    c.finetune.optim.warmup_learning_rate = 1e-6
+    c.finetune.optim.warmup_epochs = 5.0
+    c.finetune.optim.weight_decay = 0.05
+    c.finetune.optim.clip_norm = 0.0
+    c.finetune.augment = augmentation()
+    c.finetune.augment.randaugment.layers = 2
+    c.finetune.augment.update(random_erase=0.25, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
+
     # In steps; an evaluation runs at step 0 and at the end, a checkpoint is saved at the end, whatever the interval.
     c.log_every = 50
     c.eval_every = 5_000
@@ -112,9 +140,33 @@ def defaults() -> ml_collections.ConfigDict:
     return c
 
 
+def augmentation() -> ml_collections.ConfigDict:
+    """Returns the augmentation of labelled images: crop and flip; the other parts are there and switched off."""
+    c = ml_collections.ConfigDict()
+    c.area = (0.08, 1.0)  # share of the image that a random crop covers
+    c.ratio = (3 / 4, 4 / 3)
+    c.flip = 0.5
+    c.randaugment = {"layers": 0, "magnitude": 9.0, "magnitude_std": 0.5, "probability": 0.5}
+    c.random_erase = 0.0  # probability
+    c.mixup = 0.0  # parameter of the Beta distribution; 0 is off
+    c.cutmix = 0.0
+    c.label_smoothing = 0.0
+    return c
+
+
 # Keys that may change between a run and its continuation: none of them changes what is computed.
 RESUMABLE = (
-    *("log_every", "eval_every", "checkpoint_every", "keep_latest", "keep_best", "mesh.", "eval."),
+    *(
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_latest",
+        "keep_best",
+        "mesh.",
+        "eval.",
+        "linear.",
+        "finetune.",
+    ),
     *("data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
 )
 

@@ -1,5 +1,9 @@
-"""The one exception that means "the user's input is wrong": commands print its line and exit with code 2."""
+"""The exceptions that users see as one line."""
 
 
 class InputError(ValueError):
-    """Wrong input from the user; its message is one line that names the thing and the remedy."""
+    """Something that the user gave is wrong; the message names it and the remedy, and the exit code is 2."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient is no longer finite; its message names the step and the metric."""

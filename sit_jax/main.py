@@ -1,19 +1,15 @@
 """Pre-trains: `python -m sit_jax.main --config=configs/stl10.py[:args] [--workdir=DIR] [--config.a.b=value]`."""
 
-import os
 import pathlib
 import re
 import sys
 
-import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from sit_jax import cli
 from sit_jax.errors import InputError
 from sit_jax.train.loop import train
-from sit_jax.train.metrics import NonFiniteError
-
-DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; the same command goes on from there.")
@@ -42,29 +38,15 @@ def default_workdir() -> pathlib.Path:
     return pathlib.Path("runs") / re.sub(r"[^\w.=]+", "-", name)
 
 
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "sit_jax" / "xla"))
+def pretrain(argv: list[str]) -> bool:
+    """Trains as the command line says; returns whether it reached the end."""
+    parse_flags(argv)
+    return train(CONFIG.value, pathlib.Path(WORKDIR.value or default_workdir()))
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit code: 0 done, 2 wrong input, 75 stopped by a signal after saving."""
-    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without metrics, which is usual here
-    try:
-        parse_flags(argv)
-        enable_compilation_cache()
-        finished = train(CONFIG.value, pathlib.Path(WORKDIR.value or default_workdir()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except NonFiniteError as error:
-        print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
-        return FAILED
-    if not finished:
-        print("stopped by a signal; run the same command to go on", flush=True)
-    return DONE if finished else PREEMPTED
+    """Runs the command and returns its exit code."""
+    return cli.run(pretrain, argv)
 
 
 if __name__ == "__main__":

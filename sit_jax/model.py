@@ -49,16 +49,30 @@ class Attention(nnx.Module):
             q, k, v = einops.rearrange(self.qkv(x), "v t (n h d) -> n v t h d", n=3, h=self.heads)
             x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
             return self.out(einops.rearrange(x, "v t h d -> v t (h d)"))
-        # Projecting straight into [V, heads, T, d] order saves the transposes, which cost a fifth of a layer on CPU.
-        kernel, bias = kernel_and_bias(self.qkv, self.dtype)
-        kernel = einops.rearrange(kernel, "c (n h d) -> c n h d", n=3, h=self.heads)
-        bias = einops.rearrange(bias, "(n h d) -> n 1 h 1 d", n=3, h=self.heads)
-        q, k, v = jnp.einsum("vtc,cnhd->nvhtd", x, kernel) + bias
-        logits = jnp.einsum("vhtd,vhsd->vhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        q, k, v = self.project(x)
+        weights = softmax_weights(q, k).astype(self.dtype)
         x = jnp.einsum("vhts,vhsd->vhtd", weights, v)
         kernel, bias = kernel_and_bias(self.out, self.dtype)
         return jnp.einsum("vhtd,hdc->vtc", x, einops.rearrange(kernel, "(h d) c -> h d c", h=self.heads)) + bias
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """Returns queries, keys and values, [3, V, heads, T, d]."""
+        # Projecting straight into this order saves the transposes, which cost a fifth of a layer on CPU.
+        kernel, bias = kernel_and_bias(self.qkv, self.dtype)
+        kernel = einops.rearrange(kernel, "c (n h d) -> c n h d", n=3, h=self.heads)
+        bias = einops.rearrange(bias, "(n h d) -> n 1 h 1 d", n=3, h=self.heads)
+        return jnp.einsum("vtc,cnhd->nvhtd", x, kernel) + bias
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """Returns how much each token reads from each, float32 [V, heads, T, T], rows that sum to 1."""
+        q, k, _ = self.project(x)
+        return softmax_weights(q, k)
+
+
+def softmax_weights(q: jax.Array, k: jax.Array) -> jax.Array:
+    """Returns the softmax of the scaled products of queries and keys [V, heads, T, d], float32 [V, heads, T, T]."""
+    logits = jnp.einsum("vhtd,vhsd->vhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(logits, axis=-1)
 
 
 class Block(nnx.Module):
@@ -118,13 +132,23 @@ class Encoder(nnx.Module):
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
+        return self.norm(self._run_blocks(self._embed(images), keys if self.drop_path else None, self.depth))
+
+    def attention_weights(self, images: jax.Array) -> jax.Array:
+        """Returns the attention of the last layer, float32 [V, heads, T, T]: from which (axis 2), to which token."""
+        x = self._run_blocks(self._embed(images), None, self.depth - 1)
+        graphdef, stacked = nnx.split(self.blocks, nnx.Param)
+        last = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[-1], stacked))
+        return last.attention.weights(last.norm1(x))
+
+    def _embed(self, images: jax.Array) -> jax.Array:
         x = self.patch_embedding(patchify(images.astype(self.dtype), self.patch_size))
         tokens = jnp.broadcast_to(self.tokens[...].astype(self.dtype), (len(x), TOKENS, self.width))
         position = resize_position_embedding(self.position_embedding[...], images.shape[1] // self.patch_size)
-        x = jnp.concatenate([tokens, x], axis=1) + position.astype(self.dtype)
-        return self.norm(self._run_blocks(x, keys if self.drop_path else None))
+        return jnp.concatenate([tokens, x], axis=1) + position.astype(self.dtype)
 
-    def _run_blocks(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def _run_blocks(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
+        """Runs the first `count` layers."""
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
@@ -132,9 +156,9 @@ class Encoder(nnx.Module):
             layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
             return nnx.merge(graphdef, params)(pin_batch(x), rate, layer_keys), None
 
-        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
         layer = jax.checkpoint(layer, prevent_cse=False) if self.remat else layer
-        return jax.lax.scan(layer, x, (stacked, rates, jnp.arange(self.depth)))[0]
+        return jax.lax.scan(layer, x, jax.tree.map(lambda leaf: leaf[:count], layers))[0]
 
 
 class ReconstructionHead(nnx.Module):

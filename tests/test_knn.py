@@ -5,8 +5,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
 from sit_jax.checks import resolve
-from sit_jax.eval.features import extract, make_encode
-from sit_jax.eval.knn import knn_top1
+from sit_jax.eval import knn
+from sit_jax.eval.features import CLASSIFIED, extract, make_encode
+from sit_jax.eval.knn import knn_votes
 from sit_jax.mesh import make_mesh
 from sit_jax.train.state import init_state, make_training
 
@@ -18,29 +19,61 @@ def clusters(count, seed, noise=1.2):
     return (centres[labels] + noise * rng.normal(size=(count, 16))).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("k", [1, 5, 20, 500])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_knn_equals_scikit_learn(k, temperature):
+@pytest.mark.parametrize("blocks", [{}, {"QUERIES": 64, "KEYS": 70}])
+def test_knn_equals_scikit_learn(temperature, blocks, monkeypatch):
+    for name, size in blocks.items():
+        monkeypatch.setattr(knn, name, size)
     (train, train_labels), (test, test_labels) = clusters(300, 1), clusters(1500, 2)
-    k_used = min(k, 300)
-    classifier = KNeighborsClassifier(k_used, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature))
-    expected = classifier.fit(train, train_labels).score(test, test_labels)
-    assert 0.3 < expected < 1
-    assert knn_top1(train, train_labels, test, test_labels, k, temperature) == expected
+    ks = (1, 5, 20, 500)
+    votes = knn_votes(train[:, None], train_labels, test[:, None], 5, ks, temperature, make_mesh())
+    for k in ks:
+        classifier = KNeighborsClassifier(min(k, 300), metric="cosine", weights=lambda d: np.exp((1 - d) / temperature))
+        expected = classifier.fit(train, train_labels).predict(test)
+        assert 0.3 < np.mean(expected == test_labels) < 1
+        np.testing.assert_array_equal(votes[k].argmax(axis=1), expected)
+
+
+def test_nearest_of_equals_are_the_first():
+    features = np.ones((40, 3), np.float32)
+    similarity, rows = knn.nearest(features[:8], features, 5, make_mesh())
+    np.testing.assert_array_equal(rows, np.tile(np.arange(5), (8, 1)))
+    np.testing.assert_allclose(similarity, 1, rtol=1e-6)
+
+
+def encoder(mesh):
+    config = resolve(digits.get_config("runlocal"), 1000)
+    with jax.set_mesh(mesh):
+        return config, init_state(config, make_training(config), mesh).params["model"]
 
 
 def test_features_do_not_depend_on_batches_nor_devices():
-    config = resolve(digits.get_config("runlocal"), 1000)
     images = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), np.uint8)
     results = []
-    for devices, batch_size in [(1, 37), (1, 8), (4, 16)]:
+    for devices, batch_size in [(1, 37), (1, 8), (4, 16), (4, 7)]:
         mesh = make_mesh(-1, 1, jax.devices()[:devices])
-        training = make_training(config)
-        with jax.set_mesh(mesh):
-            params = init_state(config, training, mesh).params["model"]
-            encode = make_encode(training.graphdef, config, mesh)
-            results.append(extract(encode, params, images, batch_size, mesh))
-    assert results[0].shape == (37, 2 * 32)
+        config, params = encoder(mesh)
+        encode = make_encode(config, mesh)
+        results.append(extract(encode, params, images.__getitem__, len(images), batch_size, mesh))
+    assert results[0].shape == (37, 2, 32)
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=1e-5)
-    assert np.unique(np.round(results[0], 4), axis=0).shape[0] == 37
+    assert len(np.unique(np.round(results[0], 4), axis=0)) == 37
+
+
+def test_kinds_of_features_are_parts_of_the_same_tokens():
+    mesh = make_mesh()
+    config, params = encoder(mesh)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    kinds = {kind: np.asarray(make_encode(config, mesh, kind)(params, images)) for kind in (*CLASSIFIED, "patches")}
+    tokens, patches = kinds["tokens"], kinds["patches"]
+    side = config.model.image_size // config.model.patch_size
+    assert patches.shape == (4, side, side, 32)
+    np.testing.assert_array_equal(kinds["rotation"], tokens[:, :1])
+    np.testing.assert_array_equal(kinds["contrastive"], tokens[:, 1:])
+    np.testing.assert_array_equal(kinds["concat"][:, 0], tokens.reshape(4, -1))
+    np.testing.assert_allclose(kinds["patch_mean"][:, 0], patches.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    projection = np.asarray(make_encode(config, mesh, "projection")(params, images))
+    head = params["contrastive"]
+    expected = tokens[:, 1] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(projection[:, 0], expected, rtol=1e-4, atol=1e-5)

@@ -189,7 +189,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(undisturbe
 def test_a_checkpoint_of_another_model_is_not_called_damaged(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
-    with pytest.raises(InputError, match=r"position_embedding: \(18, 32\) in the checkpoint, \(66, 32\) in the model"):
+    with pytest.raises(InputError, match=r"model/encoder/position_embedding +\(18, 32\) +\(66, 32\)"):
         loop.train(make_config(**{"model.image_size": 32}), tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
 

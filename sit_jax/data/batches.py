@@ -19,14 +19,22 @@ class Batches:
     than the data set or does not divide among the processes.
     """
 
-    def __init__(self, images: Images, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1):
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        labels: np.ndarray | None = None,
+    ):
         if batch_size < 1 or batch_size % process_count:
             raise InputError(f"batch_size={batch_size} must be a positive multiple of the {process_count} processes")
         if batch_size > len(images):
             raise InputError(
                 f"batch_size={batch_size} is more than the {len(images)} images; set it to {len(images)} or less"
             )
-        self.images, self.batch_size = images, batch_size
+        self.images, self.labels, self.batch_size = images, labels, batch_size
         local_size = batch_size // process_count
         self._local = slice(process_index * local_size, (process_index + 1) * local_size)
         # A batch spans two epochs at most, and batches are read ahead: three orders are in use at a time.
@@ -43,8 +51,13 @@ class Batches:
         return order[first : first + self.batch_size]
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """Returns this process's part of a step: {"image": uint8 [batch_size / process_count, S, S, 3]}."""
-        return {"image": self.images.gather(self.rows_at(step)[self._local])}
+        """Returns this process's part of a step: {"image": uint8 [batch_size / process_count, S, S, 3]}.
+
+        With labels, also {"label": int32 [batch_size / process_count]}.
+        """
+        rows = self.rows_at(step)[self._local]
+        batch = {"image": self.images.gather(rows)}
+        return batch if self.labels is None else batch | {"label": self.labels[rows]}
 
     def iterate(self, start_step: int = 0) -> grain.DatasetIterator[dict[str, np.ndarray]]:
         """Yields `batch_at(start_step)`, `batch_at(start_step + 1)`, ... without end, read ahead in the background.

@@ -11,6 +11,7 @@ import numpy as np
 
 from sit_jax.data import decode
 from sit_jax.data.records import Records
+from sit_jax.folders import user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def folder(cache_dir: str | os.PathLike | None) -> Path:
     """Returns the folder of the cache: the one given, or `sit_jax/images` in the user's cache folder."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sit_jax" / "images"
+    return user_cache() / "images"
 
 
 def key(records: Records, image_size: int) -> str:

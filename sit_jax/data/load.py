@@ -4,18 +4,18 @@ import dataclasses
 import functools
 import logging
 import os
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_collections
 import numpy as np
-import tqdm
 
 from sit_jax.data import cache
 from sit_jax.data.decode import decode
 from sit_jax.data.records import Records
 from sit_jax.errors import InputError
+from sit_jax.progress import with_progress
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,42 @@ class StreamedImages:
             self.skipped.add(index)
 
 
-Images = MemoryImages | StreamedImages
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """The images at some rows of others, in the order of the rows, int64 [M]."""
+
+    images: "Images"
+    rows: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The classes, int32 [M], or None."""
+        return None if self.images.labels is None else self.images.labels[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the images at `rows` of the subset, uint8 [len(rows),S,S,3]."""
+        return self.images.gather(self.rows[np.asarray(rows, np.int64)])
+
+    def take(self, rows: np.ndarray) -> "Subset":
+        """Returns the images at `rows` of the subset."""
+        return Subset(self.images, self.rows[rows])
+
+
+Images = MemoryImages | StreamedImages | Subset
+
+
+def image_options(config: ml_collections.ConfigDict) -> dict:
+    """Returns how the images of a configuration are decoded and kept, as keyword arguments of `load_images`."""
+    data = config.data
+    return {
+        "image_size": data.image_size or config.model.image_size,
+        "memory_limit_gb": data.memory_limit,
+        "cache_dir": data.cache_dir,
+        "skip_unreadable": data.skip_unreadable,
+    }
 
 
 def load_images(
@@ -137,7 +172,7 @@ def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tup
     array = np.empty((len(records), image_size, image_size, 3), np.uint8)
     is_readable = np.ones(len(records), bool)
 
-    def decode_rows(rows: range) -> int:
+    def decode_rows(rows: range) -> range:
         for i in rows:
             try:
                 array[i] = _decode_record(records, image_size, i)
@@ -145,12 +180,12 @@ def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tup
                 if not skip_unreadable:
                     raise
                 is_readable[i] = False
-        return len(rows)
+        return rows
 
     chunks = [range(i, min(i + 64, len(records))) for i in range(0, len(records), 64)]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         try:
-            for _ in _with_progress(threads.map(decode_rows, chunks), len(records)):
+            for _ in with_progress(threads.map(decode_rows, chunks), len, len(records), "decoding images"):
                 pass
         except BaseException:
             threads.shutdown(cancel_futures=True)
@@ -159,13 +194,3 @@ def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tup
     if not len(rows):
         raise InputError(f"{records.names[0]}: unreadable, as are all other images; check the data set")
     return (array if len(rows) == len(array) else array[rows]), rows
-
-
-def _with_progress(counts: Iterator[int], total: int) -> Iterator[int]:
-    """Yields the counts; work of more than two seconds shows a line with the time left, on stderr."""
-    # On a terminal the line is redrawn; in a log file it comes every ten seconds.
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, desc="decoding images", unit="img", delay=2, mininterval=interval) as line:
-        for count in counts:
-            line.update(count)
-            yield count

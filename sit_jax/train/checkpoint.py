@@ -68,17 +68,29 @@ def restore_latest(manager: ocp.CheckpointManager, abstract: TrainState) -> tupl
 
 def check_fits(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> None:
     """Raises InputError, with names and shapes, if a checkpoint holds other parameters than `abstract`."""
-    path = manager.directory / str(step) / "state"
-    tree = ocp.StandardCheckpointer().metadata(path).item_metadata.tree
-    saved, wanted = shapes_by_name(tree["params"]), shapes_by_name(abstract.params)
-    differing = [
-        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in the model"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
+    check_shapes(
+        manager.directory / str(step) / "state", saved_shapes(manager.directory, step)["params"], abstract.params
+    )
+
+
+def saved_shapes(directory: pathlib.Path, step: int) -> dict:
+    """Returns the tree of a checkpoint, with the shapes of its arrays at the leaves."""
+    return ocp.StandardCheckpointer().metadata(directory / str(step) / "state").item_metadata.tree
+
+
+def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
+    """Raises InputError, with a table of names and shapes, unless both trees of parameters hold the same arrays."""
+    in_file, in_model = shapes_by_name(saved), shapes_by_name(wanted)
+    differing = [name for name in sorted(in_file.keys() | in_model.keys()) if in_file.get(name) != in_model.get(name)]
     if differing:
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise InputError(f"{path} is of another model ({'; '.join(differing[:4])}{more}); choose another --workdir")
+        rows = [("array", "in the checkpoint", "in the model")]
+        rows += [(name, str(in_file.get(name, "absent")), str(in_model.get(name, "absent"))) for name in differing]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        raise InputError(
+            f"{path} is of another model than its configuration says, {len(differing)} arrays differ; "
+            f"choose another --workdir\n{table}"
+        )
 
 
 def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:

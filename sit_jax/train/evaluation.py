@@ -9,13 +9,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from sit_jax.data import Images, Source, load_images
+from sit_jax.data import Images, Source, image_options, load_images
 from sit_jax.errors import InputError
 from sit_jax.eval.features import Encode, extract, make_encode, put_rows
-from sit_jax.eval.knn import knn_top1
+from sit_jax.eval.knn import knn_votes
+from sit_jax.eval.scores import score
 from sit_jax.pictures import grid, save_png
 from sit_jax.train.metrics import MetricsWriter
-from sit_jax.train.state import Training, TrainState
+from sit_jax.train.state import TrainState
 
 COLUMNS = 12  # images in the reconstruction picture
 METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
@@ -65,31 +66,19 @@ def load_eval_data(source: Source, images: Images, config: ml_collections.Config
     return EvalData(test_images, Labelled(train.gather(train_rows), train.labels[train_rows], test.labels[test_rows]))
 
 
-def image_options(config: ml_collections.ConfigDict) -> dict:
-    """Returns how images are decoded and kept, as keyword arguments of `load_images`."""
-    data = config.data
-    return {
-        "image_size": data.image_size or config.model.image_size,
-        "memory_limit_gb": data.memory_limit,
-        "cache_dir": data.cache_dir,
-        "skip_unreadable": data.skip_unreadable,
-    }
-
-
 class Evaluation:
     """Evaluates a state on fixed images; called in a training at step 0, at intervals and at the end."""
 
     def __init__(
         self,
         data: EvalData,
-        training: Training,
         eval_step: Callable,
         config: ml_collections.ConfigDict,
         mesh: Mesh,
         workdir: pathlib.Path,
     ):
         self.data, self.eval_step, self.config, self.mesh, self.workdir = data, eval_step, config, mesh, workdir
-        self.encode: Encode = make_encode(training.graphdef, config, mesh)
+        self.encode: Encode = make_encode(config, mesh)
 
     def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
         """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
@@ -121,11 +110,15 @@ class Evaluation:
 
     def knn(self, model_params: dict, labelled: Labelled) -> float:
         """Returns the k-NN top-1 accuracy on the two tokens of the frozen encoder."""
-        config = self.config
-        train = extract(self.encode, model_params, labelled.train_images, config.batch_size, self.mesh)
-        test = extract(self.encode, model_params, self.data.test_images, config.batch_size, self.mesh)
-        k, temperature = config.eval.knn_k, config.eval.knn_temperature
-        return knn_top1(train, labelled.train_labels, test, labelled.test_labels, k, temperature)
+        eval_config, size = self.config.eval, self.config.batch_size
+        train, test = (
+            extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
+            for images in (labelled.train_images, self.data.test_images)
+        )
+        num_classes = int(max(labelled.train_labels.max(), labelled.test_labels.max())) + 1
+        k, temperature = eval_config.knn_k, eval_config.knn_temperature
+        votes = knn_votes(train, labelled.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
+        return score(votes, labelled.test_labels)["top1"]
 
 
 def first_rows(views: jax.Array) -> np.ndarray:

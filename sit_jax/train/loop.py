@@ -2,21 +2,23 @@
 
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
 from sit_jax import checks
-from sit_jax.data import Batches, load_images, open_source
+from sit_jax.data import Batches, image_options, load_images, open_source
 from sit_jax.errors import InputError
+from sit_jax.losses import TASKS
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train import checkpoint
 from sit_jax.train.announce import announce, write_config
-from sit_jax.train.evaluation import EvalData, Evaluation, image_options, load_eval_data
+from sit_jax.train.evaluation import EvalData, Evaluation, load_eval_data
 from sit_jax.train.metrics import Clock, MetricsWriter, fetch_finite, progress_line, say
-from sit_jax.train.state import abstract_state, init_state, make_training
+from sit_jax.train.state import TrainState, abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 from sit_jax.train.stop import StopSignal
 
@@ -40,7 +42,30 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     eval_data = load_eval_data(source, images, config)
     write_config(workdir, config)
     with jax.set_mesh(mesh):
-        return Run(config, workdir, mesh, batches, eval_data).loop()
+        run = Run(config, workdir, mesh, batches, pretraining(config, workdir, mesh, eval_data))
+        announce(config, run.state.params, run.start, workdir)
+        return run.loop()
+
+
+class Task(NamedTuple):
+    """What a run trains: the loop is the same for pre-training and for classifiers."""
+
+    abstract: TrainState  # shapes, dtypes and shardings of the state
+    init: Callable[[], TrainState]  # makes the state at step 0
+    train_step: Callable[[TrainState, dict], tuple[TrainState, dict]]  # (state, batch) -> (state, metrics)
+    evaluation: Callable[[TrainState, int, MetricsWriter], dict[str, float]] | None  # its `eval/` metrics
+    losses: tuple[str, ...]  # the metrics that are shown beside `loss`
+
+
+def pretraining(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh, eval_data: EvalData
+) -> Task:
+    """Returns the three tasks of SiT as what to train."""
+    training = make_training(config)
+    abstract = abstract_state(config, training, mesh)
+    train_step, eval_step = compile_steps(training, config, abstract, mesh)
+    evaluation = Evaluation(eval_data, eval_step, config, mesh, workdir)
+    return Task(abstract, lambda: init_state(config, training, mesh), train_step, evaluation, TASKS)
 
 
 class Run:
@@ -52,20 +77,16 @@ class Run:
         workdir: pathlib.Path,
         mesh: jax.sharding.Mesh,
         batches: Batches,
-        eval_data: EvalData,
+        task: Task,
     ):
-        self.config, self.batches, self.sharding = config, batches, batch_sharding(mesh)
-        training = make_training(config)
+        self.config, self.batches, self.task, self.sharding = config, batches, task, batch_sharding(mesh)
         self.manager = checkpoint.make_manager(workdir, config.keep_latest, config.keep_best)
-        restored = checkpoint.restore_latest(self.manager, abstract_state(config, training, mesh))
-        self.state, self.start = restored or (init_state(config, training, mesh), 0)
+        restored = checkpoint.restore_latest(self.manager, task.abstract)
+        self.state, self.start = restored or (task.init(), 0)
         self.already_evaluated = restored is not None and checkpoint.was_evaluated(self.manager, self.start)
-        self.train_step, eval_step = compile_steps(training, config, self.state, mesh)
-        self.evaluation = Evaluation(eval_data, training, eval_step, config, mesh, workdir)
         self.writer = MetricsWriter(workdir, self.start)
         self.clock = Clock()
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last look at them
-        announce(config, self.state.params, self.start, workdir)
 
     def loop(self) -> bool:
         """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
@@ -102,8 +123,8 @@ class Run:
         raise AssertionError("the loop returns at the last step")
 
     def evaluated(self, step: int) -> bool:
-        """Tells whether the run that this one continues has evaluated `step`."""
-        return step == self.start and self.already_evaluated
+        """Tells whether there is nothing to evaluate at `step`: the run that this one continues may have done it."""
+        return self.task.evaluation is None or (step == self.start and self.already_evaluated)
 
     def step(self, stream: Iterator[dict[str, np.ndarray]]) -> None:
         """Takes the next batch and starts a step; waits only for a step further back, or for the compilation."""
@@ -111,7 +132,7 @@ class Run:
         batch = {name: self._put(rows) for name, rows in next(stream).items()}
         self.clock.waited += time.perf_counter() - begin
         with jax.transfer_guard("disallow"):
-            self.state, metrics = self.train_step(self.state, batch)
+            self.state, metrics = self.task.train_step(self.state, batch)
         self.pending.append(metrics)
         if self.clock.compiling:
             jax.block_until_ready(metrics)
@@ -127,19 +148,20 @@ class Run:
     def check(self, step: int) -> dict[str, float] | None:
         """Fetches the metrics of the steps up to `step`; raises NonFiniteError if one is not finite."""
         pending, self.pending = self.pending, []
-        return fetch_finite(step - len(pending) + 1, pending) if pending else None
+        return fetch_finite(step - len(pending) + 1, pending, self.task.losses) if pending else None
 
     def log(self, step: int) -> None:
         """Reports the metrics of the update that led to `step`."""
         metrics = {f"train/{name}": value for name, value in (self.check(step) or {}).items()}
         metrics |= self.clock.measure(self.config.batch_size)
         self.writer.write(step, self.epoch(step), metrics)
-        say(progress_line(step, self.config.steps, metrics, self.clock))
+        say(progress_line(step, self.config.steps, self.task.losses, metrics, self.clock))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluates the weights after `step` updates and reports it; see Evaluation."""
         begin = self.drain()
-        metrics = self.evaluation(self.state, step, self.writer)
+        assert self.task.evaluation is not None
+        metrics = self.task.evaluation(self.state, step, self.writer)
         self.writer.write(step, self.epoch(step), metrics)
         say("  ".join([f"step {step} evaluation"] + [f"{name[5:]} {value:.4g}" for name, value in metrics.items()]))
         self.clock.pause(time.perf_counter() - begin)

@@ -10,11 +10,7 @@ import jax
 import numpy as np
 import tensorboardX
 
-from sit_jax.losses import TASKS
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient is no longer finite; its message names the step and the metric."""
+from sit_jax.errors import NonFiniteError
 
 
 class MetricsWriter:
@@ -69,14 +65,14 @@ def parse_line(line: str) -> dict | None:
         return None
 
 
-def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]]) -> dict[str, float]:
+def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]], losses: tuple[str, ...]) -> dict[str, float]:
     """Fetches the metrics of the steps from `first_step` on, and returns those of the last one as floats.
 
-    Raises NonFiniteError for the first step whose loss or gradient is not finite.
+    Raises NonFiniteError for the first step where one of `losses`, their sum or the gradient is not finite.
     """
     fetched = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for offset, row in enumerate(fetched):
-        for name in (*TASKS, "loss", "grad_norm"):
+        for name in (*losses, "loss", "grad_norm"):
             if not math.isfinite(row[name]):
                 raise NonFiniteError(f"train/{name} is {row[name]} at step {first_step + offset}")
     return fetched[-1]
@@ -112,10 +108,10 @@ class Clock:
         }
 
 
-def progress_line(step: int, total: int, metrics: dict[str, float], clock: Clock) -> str:
+def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[str, float], clock: Clock) -> str:
     """Returns the line that shows how far a run is, how it goes and how long it will still take."""
     parts = [f"step {step}/{total} ({step / total:.0%})"]
-    parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", *TASKS)]
+    parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", *losses)]
     if "time/images_per_second" in metrics:
         parts.append(f"{metrics['time/images_per_second']:.0f} images/s")
         parts.append(f"{format_seconds((total - step) * clock.seconds_per_step)} left")

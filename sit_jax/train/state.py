@@ -39,10 +39,15 @@ def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
     return SiT(**config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
 
 
+def make_graphdef(config: ml_collections.ConfigDict, part: str | None = None) -> nnx.GraphDef:
+    """Returns the static half of the model, or of its part `encoder`, `rotation`, `contrastive` or `reconstruction`."""
+    model = nnx.eval_shape(lambda: make_model(config, jax.random.key(0)))
+    return nnx.split(getattr(model, part) if part else model, nnx.Param)[0]
+
+
 def make_training(config: ml_collections.ConfigDict) -> Training:
     """Returns the static half of the training that a resolved configuration describes."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, jax.random.key(0))), nnx.Param)
-    return Training(graphdef, make_optimizer(config))
+    return Training(make_graphdef(config), make_optimizer(config))
 
 
 def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:

@@ -87,10 +87,10 @@ def make_eval_step(
 
 
 def compile_steps(
-    training: Training, config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh
+    training: Training, config: ml_collections.ConfigDict, abstract: TrainState, mesh: Mesh
 ) -> tuple[Callable, Callable]:
-    """Returns both steps under `jit`, sharded over the mesh; the train step donates the state."""
-    shardings = jax.tree.map(lambda s: s.sharding, state)
+    """Returns both steps under `jit`, sharded as the `abstract` state is; the train step donates the state."""
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     train_step = jax.jit(
         make_train_step(training, config),

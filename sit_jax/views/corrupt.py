@@ -86,8 +86,7 @@ def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDic
     of the batch on each device divides by 8 too, that costs no communication; the result is the same on every mesh.
     """
     del config
-    batch = len(images) // 2
-    group = next((n for n in range(min(DONOR_IMAGES, batch), batch + 1) if batch % n == 0), batch)
+    group = group_size(len(images) // 2)
 
     def pick(key: jax.Array, row: jax.Array) -> jax.Array:
         shift_key, view_key = jax.random.split(key)
@@ -97,6 +96,11 @@ def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDic
     index = jax.vmap(pick)(keys, jnp.arange(len(images)) % (2 * group)).reshape(-1, 2 * group)
     groups = images.reshape(-1, 2 * group, *images.shape[1:])
     return jax.vmap(lambda group, index: group[index])(groups, index).reshape(images.shape)
+
+
+def group_size(batch: int) -> int:
+    """Returns how many consecutive images exchange pixels: 8 where that divides the batch, else more."""
+    return next((n for n in range(min(DONOR_IMAGES, batch), batch + 1) if batch % n == 0), batch)
 
 
 OPERATIONS = {"grayscale": to_gray, "blur": blur, "recolour": recolour, "drop": drop, "replace": replace}

@@ -1,0 +1,79 @@
+"""What the commands share: their flags, their exit codes, where compiled programs are kept."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from sit_jax import config
+from sit_jax.errors import InputError, NonFiniteError
+from sit_jax.folders import user_cache
+
+DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75
+
+
+def make_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags that every command on a work directory has, with `--config.<key>=value` as in `argv`."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
+    flags.DEFINE_integer("step", None, "The checkpoint to use; default: the newest.", flag_values=values)
+    flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their average.", flag_values=values)
+    description = "Changes of the configuration of the run, as --config.<key>=value."
+    config_flags.DEFINE_config_dict("config", config.defaults(), description, flag_values=values, sys_argv=argv)
+    return values
+
+
+def parse(values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str) -> None:
+    """Parses the command line into `values`; raises InputError where it is wrong, SystemExit(0) after --help."""
+    try:
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if values.help:
+        print(f"{description}\n{values.get_help()}")
+        raise SystemExit(DONE)
+    if rest[1:]:
+        raise InputError(f"{rest[1]!r} is not understood; options are written --name=value")
+    for name in required:
+        if values[name].value in (None, "", []):
+            raise InputError(f"--{name} is missing; --help lists all options")
+
+
+def overrides(values: flags.FlagValues) -> dict[str, object]:
+    """Returns the values given as `--config.<key>=value`, by key."""
+    names = [name for name in values if name.startswith("config.")]
+    return {name.removeprefix("config."): values[name].value for name in names}
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))
+
+
+def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
+    """Runs a command and returns its exit code: 0 done, 2 wrong input, 75 stopped by a signal: run it again.
+
+    `command` gets the command line and returns whether it came to its end.
+    """
+    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without metrics, which is usual here
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        enable_compilation_cache()
+        finished = command(argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except NonFiniteError as error:
+        print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        print("stopped by a signal; run the same command to go on", flush=True)
+    return DONE if finished else PREEMPTED

@@ -1,0 +1,97 @@
+"""Classifiers on the encoder that are trained on augmented images: linear heads on frozen weights, and fine-tuning."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+
+from sit_jax.eval.features import CLASSIFIED
+from sit_jax.keys import named_key, row_keys
+from sit_jax.model import INIT, SIZES
+from sit_jax.train.optimizer import make_optimizer, make_schedule
+from sit_jax.train.state import TrainState, make_graphdef
+from sit_jax.views import whole_images
+from sit_jax.views.classification import make_training_images
+
+MOMENTUM = 0.9
+
+
+class Classifier:
+    """What is trained: `heads` classifiers side by side, of K linear ones each, whose logits are averaged.
+
+    The heads differ in nothing but their learning rate. `config` is that of `classifier_config`.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
+        self.config, self.num_classes = config, num_classes
+        self.encoder = make_graphdef(config, "encoder")
+        self.schedule = make_schedule(config)
+        self.optimizer = self._linear_optimizer() if config.frozen else make_optimizer(config)
+
+    def _linear_optimizer(self) -> optax.GradientTransformation:
+        rates = jnp.array(self.config.learning_rates) / max(self.config.learning_rates)
+
+        def scale(updates: dict) -> dict:
+            return jax.tree.map(lambda update: update * rates.reshape(-1, *[1] * (update.ndim - 1)), updates)
+
+        heads = optax.chain(optax.sgd(self.schedule, MOMENTUM), optax.stateless(lambda updates, params: scale(updates)))
+        return optax.partition({"encoder": optax.set_to_zero(), "head": heads}, {"encoder": "encoder", "head": "head"})
+
+    def init_head(self, key: jax.Array) -> dict:
+        """Returns the weights of the heads: kernels [heads, K, F, C] and a hidden tanh layer where there is one."""
+        config = self.config
+        width, heads = SIZES[config.model.size][0], len(config.learning_rates)
+        tokens = jnp.zeros((1, 3, width))  # two tokens and a patch show what the features look like
+        _, count, width = CLASSIFIED[config.features](tokens).shape
+        sizes = [width, config.hidden, self.num_classes] if config.hidden else [width, self.num_classes]
+        names = ("hidden", "out") if config.hidden else ("out",)
+        head = {}
+        for name, inputs, outputs in zip(names, sizes[:-1], sizes[1:], strict=True):
+            kernel = INIT(jax.random.fold_in(key, inputs), (count, inputs, outputs))
+            layer = {"kernel": kernel, "bias": jnp.zeros((count, 1, outputs))}
+            head[name] = jax.tree.map(lambda x: jnp.repeat(x[None], heads, axis=0), layer)
+        return head
+
+    def logits(self, params: dict, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Returns the logits [heads, K, B, C] of images [B, s, s, 3] in [-1, 1]; `keys` turn stochastic depth on."""
+        encoder = nnx.merge(self.encoder, params["encoder"])
+        tokens = encoder(images, keys).astype(jnp.float32)
+        if self.config.frozen:
+            tokens = jax.lax.stop_gradient(tokens)
+        x = jnp.einsum("bkf->kbf", CLASSIFIED[self.config.features](tokens))[None]
+        if "hidden" in params["head"]:
+            x = jnp.tanh(x @ params["head"]["hidden"]["kernel"] + params["head"]["hidden"]["bias"])
+        return x @ params["head"]["out"]["kernel"] + params["head"]["out"]["bias"]
+
+    def loss(self, params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the cross-entropy, summed over heads and classifiers, and that of one classifier of the best head."""
+        config = self.config
+        images, targets = make_training_images(
+            key, batch["image"], batch["label"], self.num_classes, config.model.image_size, config.augment
+        )
+        keys = None if config.frozen else row_keys(named_key(key, "model"), len(images))
+        logits = self.logits(params, images, keys)
+        entropy = optax.softmax_cross_entropy(logits, targets).mean(axis=2)
+        return entropy.sum(), entropy.mean(axis=1).min()
+
+    def train_step(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        """Updates the state on {"image": [B, H, W, 3] uint8, "label": [B] int32}; random in (seed, step, row) alone."""
+        key = jax.random.fold_in(named_key(jax.random.key(self.config.seed), "classify"), state.step)
+        (_, shown), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch, key)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": shown, "learning_rate": self.schedule(state.step), "grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state, None), metrics
+
+    def predict(self, params: dict, images: jax.Array) -> jax.Array:
+        """Returns the averaged logits [B, heads, C] of whole images [B, H, W, 3] uint8."""
+        logits = self.logits(params, whole_images(images, self.config.model.image_size))
+        return logits.mean(axis=1).swapaxes(0, 1)
+
+    def make_state(self, encoder: dict) -> TrainState:
+        """Returns the state at step 0."""
+        head = self.init_head(named_key(jax.random.key(self.config.seed), "head"))
+        # Copies: the step donates the state, and the encoder is needed again.
+        params = {"encoder": jax.tree.map(jnp.copy, encoder), "head": head}
+        return TrainState(jnp.int32(0), params, self.optimizer.init(params), None)

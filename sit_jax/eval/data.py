@@ -1,0 +1,88 @@
+"""The labelled images of an evaluation: what classifiers learn from, and what they are scored on."""
+
+import hashlib
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
+from sit_jax.data.records import Records
+from sit_jax.errors import InputError
+from sit_jax.eval.labels import hold_out
+
+TEST_SHARE = 0.1  # of the training images, where there is no labelled test split
+
+
+class Labelled(NamedTuple):
+    """A labelled data set."""
+
+    name: str  # its SOURCE string
+    train: Subset
+    test: Subset
+    train_labels: np.ndarray  # [N] int32
+    test_labels: np.ndarray  # [M] int32
+    num_classes: int
+    class_names: tuple[str, ...]
+    test_split: str  # in words: what was scored
+    fingerprint: str  # changes with images, labels and image size
+
+
+def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> Labelled:
+    """Opens a data set by its SOURCE string and loads it as `config.data` says.
+
+    Without a labelled test split, a tenth of the training images, the same share of each class and a function of the
+    seed, takes its place. Raises InputError if there are no labels.
+    """
+    source = open_source(name)
+    if source.train.label is None:
+        raise InputError(f"{name}: has no labels, which every protocol needs; give class folders, or another --data")
+    options = image_options(config)
+    train = load_images(source.train, **options)
+    labels = train.labels
+    assert labels is not None
+    has_test = source.test is not None and source.test.label is not None
+    if has_test:
+        assert source.test is not None
+        test = load_images(source.test, **options)
+        train_rows, test_rows, split = np.arange(len(train)), np.arange(len(test)), "test"
+        test_labels = test.labels
+        assert test_labels is not None
+    else:
+        train_rows, test_rows = hold_out(labels, TEST_SHARE, seed)
+        test, test_labels, split = train, labels, "a tenth of the training images (there is no labelled test split)"
+    if not len(test_rows):
+        raise InputError(f"{name}: every class has a single image, which leaves none to test on; add images")
+    num_classes = int(max(labels.max(), test_labels.max())) + 1
+    names = source.class_names or tuple(map(str, range(num_classes)))
+    return Labelled(
+        name,
+        Subset(train, train_rows),
+        Subset(test, test_rows),
+        labels[train_rows],
+        test_labels[test_rows],
+        max(num_classes, len(names)),
+        names,
+        split,
+        fingerprint(source, options["image_size"]),
+    )
+
+
+def fingerprint(source: Source, image_size: int) -> str:
+    """Returns a hash of the images and labels of both splits at this size."""
+    digest = hashlib.sha256()
+    for records in (source.train, source.test):
+        if records is not None:
+            digest.update(image_hash(records, image_size).encode())
+            digest.update(b"" if records.labels is None else records.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def image_hash(records: Records, image_size: int) -> str:
+    """Returns a hash of undecoded images: of names, sizes and times of files, of the values of arrays."""
+    if records.stamp is not None:
+        return cache.key(records, image_size)
+    digest = hashlib.sha256(str(image_size).encode())
+    for row in range(len(records)):
+        digest.update(np.ascontiguousarray(records.read(row)).tobytes())
+    return digest.hexdigest()

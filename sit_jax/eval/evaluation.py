@@ -1,0 +1,128 @@
+"""An evaluation from a work directory to its report, stored there and not computed twice."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+from sit_jax.errors import InputError
+from sit_jax.eval import report as reports
+from sit_jax.eval.data import load_labelled
+from sit_jax.eval.features import CLASSIFIED
+from sit_jax.eval.labels import Amount, pick
+from sit_jax.eval.protocols import relevant_settings, run_units, short_hash, write_json
+from sit_jax.eval.restore import restore
+from sit_jax.train.metrics import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to evaluate, and how."""
+
+    workdir: pathlib.Path
+    protocol: str  # knn, linear, finetune
+    data: str | None = None  # a SOURCE string; None: the data set of the run
+    step: int | None = None  # None: the newest checkpoint
+    weights: str = "params"  # or ema
+    features: str = "tokens"  # a key of CLASSIFIED
+    amounts: tuple[Amount, ...] = (Amount(share=1.0),)
+    repeats: int = 1
+    seed: int = 0
+    baseline: bool = True
+    overrides: dict = dataclasses.field(default_factory=dict)
+
+
+def check(settings: Settings) -> None:
+    """Raises InputError for what is wrong with the settings alone."""
+    if settings.repeats < 1:
+        raise InputError(f"--repeats={settings.repeats} must be at least 1")
+    if settings.seed < 0:
+        raise InputError(f"--seed={settings.seed} must be 0 or more")
+    if settings.features not in CLASSIFIED:
+        raise InputError(f"--features={settings.features} must be one of {', '.join(CLASSIFIED)}")
+    if settings.protocol == "finetune" and settings.features != "tokens":
+        raise InputError(f"--features={settings.features}: fine-tuning is on the two tokens; leave it out")
+
+
+def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
+    """Evaluates, and returns the report with the file it is in; None if a signal stopped it after storing what is done.
+
+    The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures beside it; where it is there already, it is
+    returned. Raises InputError for what the user gave wrong, before the first computation.
+    """
+    check(settings)
+    overrides = dict(settings.overrides)
+    restored = restore(settings.workdir, settings.step, settings.weights, overrides)
+    config = restored.config
+    if settings.data and settings.data != config.data.source and "data.image_size" not in overrides:
+        config.data.image_size = config.model.image_size
+    data = load_labelled(settings.data or config.data.source, config, settings.seed)
+    for amount in settings.amounts:  # a class with too few images is found now
+        pick(data.train_labels, amount, settings.seed, 0)
+    what = relevant_settings(restored, data, settings.protocol, settings.features, settings.seed)
+    folder = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}"
+    amounts = [str(amount) for amount in settings.amounts]
+    path = folder.with_name(
+        f"{settings.protocol}-{short_hash([what, amounts, settings.repeats, settings.baseline])}.json"
+    )
+    if path.exists():
+        say(f"this evaluation is finished; its result is in {path}")
+        return json.loads(path.read_text()), path
+    say(f"results go to {path}")
+    results = run_units(
+        restored,
+        data,
+        settings.protocol,
+        settings.features,
+        settings.seed,
+        list(settings.amounts),
+        settings.repeats,
+        settings.baseline,
+        folder,
+    )
+    if results is None:
+        return None
+    summary = reports.summarise(results)
+    report = {
+        "protocol": settings.protocol,
+        "data": data.name,
+        "pretrained_on": config.data.source,
+        "step": restored.step,
+        "weights": restored.weights,
+        "num_train": summary[-1]["num_train"],
+        "num_test": len(data.test_labels),
+        "labels": summary[-1]["labels"],
+        "seed": settings.seed,
+        "features": settings.features,
+        "test_split": data.test_split,
+        "class_names": list(data.class_names),
+        **reports.headline(results, summary, "pretrained"),
+        "baseline": reports.headline(results, summary, "random") if settings.baseline else None,
+        "results": summary,
+        "settings": what,
+    }
+    reports.draw(report, path)
+    write_json(path, report)
+    return report, path
+
+
+def check_out(out: pathlib.Path, suffix: str) -> None:
+    """Raises InputError unless a file with this ending can be written to `out`; its folder is made."""
+    if out.suffix != suffix:
+        raise InputError(f"--out={out}: the name must end in {suffix}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        existed = out.exists()
+        with out.open("ab"):
+            pass
+        if not existed:
+            out.unlink()
+    except OSError as error:
+        raise InputError(f"--out={out}: cannot be written ({error.strerror}); choose another file") from error
+
+
+def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
+    """Copies a report with its pictures."""
+    shutil.copyfile(path, out)
+    for picture in path.parent.glob(f"{path.stem}.*.png"):
+        shutil.copyfile(picture, out.with_name(out.stem + picture.name.removeprefix(path.stem)))

@@ -1,0 +1,171 @@
+"""From a work directory to weights that can be evaluated, on whatever devices are here."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh
+
+from sit_jax import checks
+from sit_jax.config import defaults
+from sit_jax.errors import InputError
+from sit_jax.keys import named_key
+from sit_jax.mesh import make_mesh, state_shardings
+from sit_jax.model import resize_position_embedding
+from sit_jax.train.checkpoint import check_shapes, saved_shapes
+from sit_jax.train.metrics import say
+from sit_jax.train.state import make_model
+
+# What an evaluation may change of the configuration of a run; all else is fixed by its weights.
+FREE = (
+    "linear.",
+    "finetune.",
+    "eval.",
+    "data.",
+    "mesh.",
+    "model.image_size",
+    "model.attention",
+    "model.remat",
+    "dtype",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The model of a run: `params` holds `encoder` and, where they were asked for, the heads."""
+
+    config: ml_collections.ConfigDict  # of the run, with the overrides of the evaluation
+    params: dict
+    random_params: dict  # the same arrays as the run had them at step 0: what an accuracy is compared with
+    mesh: Mesh
+    step: int
+    weights: str  # "params" or "ema"
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the weights."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(self.params)):
+            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_collections.ConfigDict:
+    """Returns the configuration of a run with `overrides` by dotted key, for the devices of this machine.
+
+    Raises InputError if there is no run, or if a key is fixed by its weights.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir}: no run is there ({path.name} is missing); give the --workdir of a training")
+    for key in overrides:
+        if not key.startswith(FREE):
+            raise InputError(f"--config.{key} is fixed by the checkpoint; free are {', '.join(FREE)}")
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); restore it from a copy") from error
+    config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
+    config.mesh.update(data=-1, fsdp=1)
+    config.update_from_flattened_dict(overrides)
+    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+        config.model.attention = "xla"  # the same function, on devices that have no cuDNN
+    if config.dtype == "auto":
+        config.dtype = checks.automatic_dtype()
+    checks.check_model(config.model)
+    checks.check_evaluation(config)
+    return config
+
+
+def merged(base: dict, other: dict) -> dict:
+    """Returns nested dictionaries with the values of `other` before those of `base`."""
+    both = {key: merged(base[key], other[key]) for key in base.keys() & other.keys() if isinstance(base[key], dict)}
+    return base | other | both
+
+
+def restore(
+    workdir: pathlib.Path,
+    step: int | None,
+    weights: str,
+    overrides: dict[str, object],
+    with_heads: bool = False,
+) -> Restored:
+    """Restores the encoder, or the whole model, of a checkpoint: the newest or that of `step`.
+
+    `weights` is "params" or "ema". Each array is checked against the model that the configuration of the run
+    describes; position embeddings are resized if `model.image_size` is overridden, which is said. Raises InputError if
+    there is no such checkpoint, if it is damaged, or if it holds other arrays, with their names and shapes.
+    """
+    config = load_config(workdir, overrides)
+    steps = ocp.utils.checkpoint_steps(workdir / "checkpoints") if (workdir / "checkpoints").is_dir() else []
+    if not steps:
+        raise InputError(f"{workdir}: holds no checkpoint yet; let the training come to one")
+    step = max(steps) if step is None else step
+    if step not in steps:
+        raise InputError(
+            f"--step={step}: there is no such checkpoint; {workdir} has {', '.join(map(str, sorted(steps)))}"
+        )
+    mesh = make_mesh(**config.mesh)
+    saved_size = json.loads((workdir / "config.json").read_text())["model"]["image_size"]
+    model_config = config.copy_and_resolve_references()
+    model_config.model.image_size = saved_size
+    abstract = abstract_params(model_config, mesh, with_heads)
+    with jax.set_mesh(mesh):
+        params = read_params(workdir, step, weights, abstract)
+        random_params = jax.jit(
+            lambda: init_params(model_config, with_heads), out_shardings=jax.tree.map(lambda s: s.sharding, abstract)
+        )()
+        if config.model.image_size != saved_size:
+            say(f"position embeddings are resized from {saved_size} to {config.model.image_size} px")
+            params, random_params = (resized(p, config) for p in (params, random_params))
+    return Restored(config, params, random_params, mesh, step, weights)
+
+
+def init_params(config: ml_collections.ConfigDict, with_heads: bool) -> dict:
+    """Returns the weights that the run started from."""
+    model = make_model(config, named_key(jax.random.key(config.seed), "init"))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return params if with_heads else {"encoder": params["encoder"]}
+
+
+def abstract_params(config: ml_collections.ConfigDict, mesh: Mesh, with_heads: bool) -> dict:
+    """Returns shapes, dtypes and shardings of the weights."""
+    shapes = jax.eval_shape(lambda: init_params(config, with_heads))
+    shardings = state_shardings(shapes, mesh)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def read_params(workdir: pathlib.Path, step: int, weights: str, abstract: dict) -> dict:
+    """Reads the arrays that `abstract` names, and no others, in its shardings."""
+    directory = (workdir / "checkpoints").absolute()
+    path = directory / str(step) / "state"
+    try:
+        saved = saved_shapes(directory, step)
+        if weights == "ema" and "ema" not in saved:
+            raise InputError(f"{workdir}: the run kept no running average (optim.ema=0); use --weights=params")
+        check_shapes(path, {name: saved[weights]["model"].get(name, {}) for name in abstract}, abstract)
+        tree = {weights: {"model": abstract}}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arguments = ocp.args.PyTreeRestore(
+                item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
+            )
+            return checkpointer.restore(path, args=arguments)[weights]["model"]
+    except InputError:
+        raise
+    except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"{path}: cannot be read ({reason}); choose another checkpoint with --step") from error
+
+
+def resized(params: dict, config: ml_collections.ConfigDict) -> dict:
+    """Returns the weights with position embeddings for `model.image_size`."""
+    side = config.model.image_size // config.model.patch_size
+    position = resize_position_embedding(params["encoder"]["position_embedding"], side)
+    return params | {"encoder": params["encoder"] | {"position_embedding": position}}

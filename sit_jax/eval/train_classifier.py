@@ -1,0 +1,131 @@
+"""Trains classifiers on labelled images: the loop of the pre-training with another task."""
+
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from sit_jax import checks
+from sit_jax.data import Batches, Images, Subset
+from sit_jax.eval.classifier import Classifier
+from sit_jax.eval.features import Encode, extract
+from sit_jax.eval.labels import hold_out
+from sit_jax.eval.linear import cross_entropy
+from sit_jax.mesh import batch_sharding, replicated, state_shardings
+from sit_jax.train.announce import write_config
+from sit_jax.train.loop import Run, Task
+from sit_jax.train.metrics import MetricsWriter, say
+from sit_jax.train.state import TrainState
+
+
+def classifier_config(
+    config: ml_collections.ConfigDict, protocol: str, features: str, seed: int
+) -> ml_collections.ConfigDict:
+    """Returns the configuration of a run that trains a classifier, in the layout of the one for pre-training."""
+    c = ml_collections.ConfigDict(config.to_dict())
+    section = c[protocol]
+    with c.unlocked():
+        c.update(frozen=protocol == "linear", features=features, seed=seed, hidden=0, learning_rates=(1.0,))
+        c.update(
+            batch_size=section.batch_size, epochs=section.epochs, steps=None, examples=None, augment=section.augment
+        )
+        c.update(held_out=section.held_out, keep_latest=1, keep_best=0)
+        c.optim.update(warmup_epochs=0.0, warmup_steps=None, warmup_examples=None)
+    if protocol == "linear":
+        c.hidden, c.learning_rates = section.hidden, tuple(section.learning_rates)
+        c.optim.update(warmup_learning_rate=0.0, final_learning_rate=0.0)
+        c.optim.base_learning_rate = max(c.learning_rates) * 512 / c.batch_size  # those rates are not scaled
+    else:
+        c.model.drop_path = section.drop_path
+        c.optim.update(section.optim)
+    return c
+
+
+def train_classifier(
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    encoder: dict,
+    train: Subset,
+    test: Images,
+    workdir: pathlib.Path,
+    mesh: Mesh,
+) -> tuple[np.ndarray, dict] | None:
+    """Trains a classifier on labelled images, in a work directory of its own.
+
+    `config` is that of `classifier_config`. Returns (test logits [M, C], what was chosen); None if a signal stopped it,
+    and the same call goes on from there. Of several heads the one with the lowest cross-entropy on a held-out share of
+    `train` is used.
+    """
+    assert train.labels is not None
+    kept, held = hold_out(train.labels, config.held_out, config.seed)
+    fitted, watched = (train.take(rows) for rows in (kept, held))
+    # A batch is no larger than the data, and shared out evenly: fewer images than devices are repeated.
+    fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), mesh.size)))
+    config = resolve(config, len(fitted), mesh)
+    write_config(workdir, config)
+    processes = jax.process_index(), jax.process_count()
+    batches = Batches(fitted, config.batch_size, config.seed, *processes, labels=fitted.labels)
+    classifier = Classifier(config, num_classes)
+    predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
+    with jax.set_mesh(mesh):
+        run = Run(config, workdir, mesh, batches, make_task(classifier, predict, encoder, watched, mesh))
+        say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
+        if not run.loop():
+            return None
+        entropies = held_out_entropies(predict, run.state.params, watched, config, mesh)
+        logits = extract(predict, run.state.params, test.gather, len(test), config.batch_size, mesh)
+    rates = config.learning_rates
+    # Without held-out images nothing can be chosen: the rate in the middle is as good a guess as any.
+    head = int(np.argmin(entropies)) if entropies else len(rates) // 2
+    chosen = {"steps": config.steps, "batch_size": config.batch_size}
+    if len(rates) > 1:
+        tried = dict(zip(map(str, rates), entropies, strict=True)) if entropies else {}
+        chosen |= {"learning_rate": rates[head], "held_out_cross_entropy": tried}
+    return logits[:, head], chosen
+
+
+def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) -> ml_collections.ConfigDict:
+    """Returns the configuration with batch size, durations and intervals for this many images."""
+    batch_size = min(config.batch_size, num_examples) // mesh.size * mesh.size
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.batch_size = max(batch_size, mesh.size)
+    config = checks.resolve(config, num_examples)
+    config.eval_every = config.checkpoint_every = max(1, config.steps // 10)
+    config.log_every = max(1, config.steps // 20)
+    return config
+
+
+def make_task(classifier: Classifier, predict: Encode, encoder: dict, watched: Subset, mesh: Mesh) -> Task:
+    """Returns what the loop trains; its evaluation looks at the held-out images `watched`, where there are some."""
+    shapes = jax.eval_shape(classifier.make_state, encoder)
+    shardings = state_shardings(shapes, mesh)
+    abstract = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
+    batch = batch_sharding(mesh)
+    train_step = jax.jit(
+        classifier.train_step,
+        in_shardings=(shardings, {"image": batch, "label": batch}),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+    def watch(state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
+        del step, writer
+        return {"eval/loss": min(held_out_entropies(predict, state.params, watched, classifier.config, mesh))}
+
+    def init() -> TrainState:
+        return jax.jit(classifier.make_state, out_shardings=shardings)(encoder)
+
+    return Task(abstract, init, train_step, watch if len(watched) else None, ())
+
+
+def held_out_entropies(
+    predict: Encode, params: dict, watched: Subset, config: ml_collections.ConfigDict, mesh: Mesh
+) -> list[float]:
+    """Returns the cross-entropy of each head on held-out images; an empty list without such images."""
+    if not len(watched):
+        return []
+    assert watched.labels is not None
+    logits = extract(predict, params, watched.gather, len(watched), config.batch_size, mesh)
+    return [cross_entropy(logits[:, head], watched.labels) for head in range(logits.shape[1])]

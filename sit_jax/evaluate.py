@@ -1,0 +1,72 @@
+"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune [options]`.
+
+The encoder of a checkpoint beside the same one with random weights, on the data set of its training or another:
+  --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
+  --config.linear.epochs=50 for linear classifiers on augmented images; --config.finetune.epochs=100.
+The result is a table, and JSON and pictures in WORKDIR/eval.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from sit_jax import cli
+from sit_jax.eval.evaluation import Settings, check_out, copy_to, evaluate
+from sit_jax.eval.features import CLASSIFIED
+from sit_jax.eval.labels import parse_amounts
+from sit_jax.eval.report import table, title
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = cli.make_flags(argv)
+    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
+    flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
+    flags.DEFINE_enum("features", "tokens", list(CLASSIFIED), "What is classified.", flag_values=values)
+    flags.DEFINE_list("labels", [], "Shares of the labels to learn from.", flag_values=values)
+    flags.DEFINE_list("labels_per_class", [], "Numbers of labels a class to learn from.", flag_values=values)
+    flags.DEFINE_integer("repeats", 1, "Draws of the labels.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the labels drawn and the classifiers.", flag_values=values)
+    flags.DEFINE_boolean("baseline", True, "Also with random weights.", flag_values=values)
+    flags.DEFINE_string("out", None, "A .json file to copy the result to.", flag_values=values)
+    return values
+
+
+def command(argv: list[str]) -> bool:
+    """Evaluates as the command line says, and prints the table; returns whether it came to its end."""
+    values = define_flags(argv)
+    cli.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
+    settings = Settings(
+        workdir=pathlib.Path(values.workdir),
+        protocol=values.protocol,
+        data=values.data,
+        step=values.step,
+        weights=values.weights,
+        features=values.features,
+        amounts=tuple(parse_amounts(values.labels, values.labels_per_class)),
+        repeats=values.repeats,
+        seed=values.seed,
+        baseline=values.baseline,
+        overrides=cli.overrides(values),
+    )
+    out = pathlib.Path(values.out) if values.out else None
+    if out:
+        check_out(out, ".json")
+    done = evaluate(settings)
+    if done is None:
+        return False
+    report, path = done
+    print(f"\n{title(report)}\n\n{table(report)}\n\n{path}")
+    if out:
+        copy_to(path, out)
+    return True
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

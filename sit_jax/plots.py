@@ -1,0 +1,64 @@
+"""Plots of results, by matplotlib (the plotting library that everyone has), imported when one is drawn."""
+
+import pathlib
+
+import numpy as np
+
+NAMED_CLASSES = 30  # with more, the names would not be legible
+
+
+def new_figure(width: float, height: float):
+    """Returns a matplotlib figure of this size in inches and its axes, on no screen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def save(figure, path: pathlib.Path) -> None:
+    """Writes a figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def confusion(path: pathlib.Path, counts: np.ndarray, class_names: list[str], title: str) -> None:
+    """Draws a confusion matrix [C, C] of counts, rows (true classes) scaled to shares, and writes it as PNG."""
+    size = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    few = size <= NAMED_CLASSES
+    side = 3.0 + 0.42 * size if few else 9.0
+    figure, axes = new_figure(max(side, 7.0), max(side, 6.0))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(title, fontsize=8)
+    if few:
+        axes.set_xticks(range(size), class_names, rotation=90)
+        axes.set_yticks(range(size), class_names)
+        for i, j in np.argwhere(counts):
+            axes.text(
+                j, i, counts[i, j], ha="center", va="center", fontsize=7, color="w" if shares[i, j] > 0.5 else "k"
+            )
+    save(figure, path)
+
+
+def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str], title: str) -> None:
+    """Draws top-1 accuracy against the number of labelled images, a line for each encoder, and writes it as PNG.
+
+    `results` are rows of the report with `num_train` and, by encoder, `top1` and `std`.
+    """
+    figure, axes = new_figure(7.0, 4.8)
+    counts = [row["num_train"] for row in results]
+    for name, label in encoders.items():
+        if name in results[0]:
+            top1 = [100 * row[name]["top1"] for row in results]
+            std = [100 * (row[name]["std"] or 0.0) for row in results]
+            axes.errorbar(counts, top1, yerr=std, marker="o", capsize=3, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(counts, list(map(str, counts)))
+    axes.minorticks_off()
+    axes.set(xlabel="labelled training images", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=8)
+    axes.legend()
+    save(figure, path)

@@ -1,0 +1,42 @@
+"""From labelled images to what a classifier is trained on: DeiT's augmentation as one pure function on the device."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sit_jax.keys import named_key, row_keys
+from sit_jax.views.augment import normalise, random_resized_crop
+from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels
+from sit_jax.views.randaugment import randaugment
+
+
+def make_training_images(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    image_size: int,
+    config: ml_collections.ConfigDict,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns augmented images [B, image_size, image_size, 3] float32 in [-1, 1] and targets [B, num_classes].
+
+    `images` [B, H, W, 3] uint8, `labels` [B] int32. In this order: random resized crop, flip, RandAugment, random
+    erasing, mixup or CutMix; `config` is a section `augment`. A row depends on its own key and on its partner's.
+    """
+    keys = {name: row_keys(named_key(key, name), len(images)) for name in ("crop", "flip", "ops", "erase", "mix")}
+
+    def crop(key: jax.Array, image: jax.Array) -> jax.Array:
+        image = image.astype(jnp.float32) / 255.0
+        return random_resized_crop(key, image, image_size, config.area, config.ratio)
+
+    def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, config.flip), image[:, ::-1], image)
+
+    out = jax.vmap(flip)(keys["flip"], jax.vmap(crop)(keys["crop"], images))
+    if config.randaugment.layers:
+        out = randaugment(keys["ops"], out, config.randaugment)
+    out = normalise(out)
+    if config.random_erase:
+        out = random_erase(keys["erase"], out, config.random_erase)
+    targets = smooth_labels(labels, num_classes, config.label_smoothing)
+    return mixup_cutmix(keys["mix"], out, targets, config.mixup, config.cutmix)
