@@ -22,4 +22,10 @@ def get_config(arg=None):
     c.epochs = 40.0
     c.optim.update(base_learning_rate=6e-3, warmup_epochs=2.0)
     c.update(log_every=20, eval_every=100, checkpoint_every=100)
+    c.linear.augment.update(flip=0.0, area=(0.4, 1.0))
+    c.finetune.update(epochs=12.0, batch_size=128)
+    c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
+    # The recipe of DeiT is for long trainings on photographs; RandAugment turns and mirrors digits into others.
+    c.finetune.augment.update(flip=0.0, area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
+    c.finetune.augment.randaugment.layers = 0
     return config.apply_args(c, arg)

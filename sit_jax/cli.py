@@ -17,15 +17,19 @@ DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
-    """Returns the flags that every command on a work directory has, with `--config.<key>=value` as in `argv`."""
+    """Returns the flags that every command on trained weights has, with `--config.<key>=value` as in `argv`."""
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
-    flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
-    flags.DEFINE_integer("step", None, "The checkpoint to use; default: the newest.", flag_values=values)
     flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their average.", flag_values=values)
     description = "Changes of the configuration of the run, as --config.<key>=value."
     config_flags.DEFINE_config_dict("config", config.defaults(), description, flag_values=values, sys_argv=argv)
     return values
+
+
+def add_workdir_flags(values: flags.FlagValues) -> None:
+    """Adds the flags that name one checkpoint."""
+    flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
+    flags.DEFINE_integer("step", None, "The checkpoint to use; default: the newest.", flag_values=values)
 
 
 def parse(values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str) -> None:

@@ -21,6 +21,7 @@ from sit_jax.eval.report import table, title
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
+    cli.add_workdir_flags(values)
     flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
     flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
     flags.DEFINE_enum("features", "tokens", list(CLASSIFIED), "What is classified.", flag_values=values)

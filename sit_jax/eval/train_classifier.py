@@ -36,7 +36,6 @@ def classifier_config(
     if protocol == "linear":
         c.hidden, c.learning_rates = section.hidden, tuple(section.learning_rates)
         c.optim.update(warmup_learning_rate=0.0, final_learning_rate=0.0)
-        c.optim.base_learning_rate = max(c.learning_rates) * 512 / c.batch_size  # those rates are not scaled
     else:
         c.model.drop_path = section.drop_path
         c.optim.update(section.optim)
@@ -79,7 +78,8 @@ def train_classifier(
     rates = config.learning_rates
     # Without held-out images nothing can be chosen: the rate in the middle is as good a guess as any.
     head = int(np.argmin(entropies)) if entropies else len(rates) // 2
-    chosen = {"steps": config.steps, "batch_size": config.batch_size}
+    peak = config.optim.base_learning_rate * config.batch_size / 512
+    chosen = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": peak}
     if len(rates) > 1:
         tried = dict(zip(map(str, rates), entropies, strict=True)) if entropies else {}
         chosen |= {"learning_rate": rates[head], "held_out_cross_entropy": tried}
@@ -91,6 +91,8 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) ->
     batch_size = min(config.batch_size, num_examples) // mesh.size * mesh.size
     config = ml_collections.ConfigDict(config.to_dict())
     config.batch_size = max(batch_size, mesh.size)
+    if config.frozen:  # these rates are not scaled with the batch
+        config.optim.base_learning_rate = max(config.learning_rates) * 512 / config.batch_size
     config = checks.resolve(config, num_examples)
     config.eval_every = config.checkpoint_every = max(1, config.steps // 10)
     config.log_every = max(1, config.steps // 20)

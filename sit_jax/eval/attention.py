@@ -1,0 +1,74 @@
+"""Attention maps: from where in a picture the two tokens read, in the last layer of the encoder."""
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from sit_jax import pictures
+from sit_jax.model import TOKENS
+from sit_jax.train.state import make_graphdef
+from sit_jax.views import whole_images
+
+TOKENS_SHOWN = ("rotation", "contrastive")
+# From nothing to the most: black, violet, red, orange, pale yellow (after the colour map "inferno").
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32) / 127.5 - 1
+LARGEST_SIDE = 128  # pixels at which a picture is shown at most: a line holds one for each head
+OPACITY = 0.65  # of the map over the picture
+TITLE = "Attention of the last layer from each token to the patches. Each map is scaled to its own maximum."
+
+
+def attention_maps(params: dict, images: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+    """Returns the attention of both tokens to the patches in the last layer, rotation token first.
+
+    `images` is [B, H, W, 3] uint8, `params` holds `encoder`. The result is float32 [B, 2, heads, side, side]; each map
+    [side, side] sums to at most 1, the rest is what the token reads from the two tokens.
+    """
+    graphdef = make_graphdef(config, "encoder")
+    side = config.model.image_size // config.model.patch_size
+
+    @jax.jit
+    def last_weights(params: dict, images: jax.Array) -> jax.Array:
+        encoder = nnx.merge(graphdef, params["encoder"])
+        weights = encoder.attention_weights(whole_images(images, config.model.image_size))
+        maps = weights[:, :, :TOKENS, TOKENS:].swapaxes(1, 2)
+        return maps.reshape(*maps.shape[:-1], side, side)
+
+    return np.asarray(last_weights(params, images))
+
+
+def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draws one block for each image: for both tokens the image, the mean over the heads, each head; [H, W, 3] uint8.
+
+    `images` is [B, s, s, 3] in [-1, 1]; `maps` [B, 2, heads, side, side] as from `attention_maps`.
+    """
+    headings = ["picture", "all heads", *(f"head {i + 1}" for i in range(maps.shape[2]))]
+    blocks = [pictures.text(TITLE)]
+    for image, both, name in zip(images, maps, names, strict=True):
+        rows = {}
+        for token, heads in zip(TOKENS_SHOWN, both, strict=True):
+            tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
+            rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
+        shares = both.sum(axis=(2, 3)).mean(axis=1)
+        caption = f"{name[-60:]}: " + ", ".join(f"{t} {s:.0%}" for t, s in zip(TOKENS_SHOWN, shares, strict=True))
+        blocks.append(pictures.stack([pictures.text(caption + " on patches"), pictures.labelled_grid(rows, headings)]))
+    return pictures.stack(blocks, gap=8 * pictures.GAP)
+
+
+def heat(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Lays weights [side, side], scaled to their maximum, as colours over an image [s, s, 3] in [-1, 1] made grey."""
+    patch_size = len(image) // len(weights)
+    scaled = weights / max(weights.max(), np.finfo(np.float32).tiny)
+    steps = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(scaled, steps, channel) for channel in HEAT.T], axis=-1)
+    colours = colours.repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+    return OPACITY * colours + (1 - OPACITY) * image.mean(axis=-1, keepdims=True)
+
+
+def at_most(images: np.ndarray, side: int) -> np.ndarray:
+    """Returns images [n, s, s, 3], larger ones resized to `side` pixels."""
+    if images.shape[1] <= side:
+        return images
+    return np.asarray(jax.image.resize(images, (len(images), side, side, 3), "linear"))

@@ -1,0 +1,50 @@
+"""Reconstructions of corrupted images by a whole model."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from sit_jax.data.load import StreamedImages
+from sit_jax.model import unpatchify
+from sit_jax.train.state import make_graphdef
+from sit_jax.views import corrupt, whole_images
+
+BATCH = 32  # images at once, at most
+ROWS = ("original", "corrupted", "reconstructed")
+
+Rebuild = Callable[[dict, np.ndarray, jax.Array], tuple[jax.Array, ...]]
+
+
+def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
+    """Returns `rebuild(params, images, key)` from [B, H, W, 3] uint8 to the three ROWS, each [B, s, s, 3] float32.
+
+    Images are corrupted upright, as the section `corrupt` says; values are in [-1, 1], rebuilt ones about so.
+    """
+    graphdef = make_graphdef(config)
+
+    @jax.jit
+    def rebuild(params: dict, images: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
+        clean = whole_images(images, config.model.image_size)
+        # `corrupt` takes two views of each image, and of these the first is kept.
+        corrupted = corrupt(key, clean.repeat(2, axis=0), config.corrupt)[0][::2]
+        patches = nnx.merge(graphdef, params)(corrupted)["patches"]
+        return clean, corrupted, unpatchify(patches, config.model.patch_size)
+
+    return rebuild
+
+
+def reconstructions(rebuild: Rebuild, params: dict, images: StreamedImages, key: jax.Array) -> dict[str, np.ndarray]:
+    """Corrupts and rebuilds images, a function of the key, and returns the ROWS, each float32 [N, s, s, 3].
+
+    Replaced blocks come from other images of the same batch; a single image keeps them as they are.
+    """
+    # Batches of about the same size: in a last one of a single image nothing could be replaced.
+    batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / BATCH))
+    done = []
+    for index, rows in enumerate(batches):
+        done.append(jax.device_get(rebuild(params, images.gather(rows), jax.random.fold_in(key, index))))
+    return {name: np.concatenate(parts) for name, parts in zip(ROWS, zip(*done, strict=True), strict=True)}

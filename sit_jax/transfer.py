@@ -1,0 +1,92 @@
+"""Domain transfer: `python -m sit_jax.transfer --workdirs=runs/cifar10,runs/cifar100 --protocol=linear [options]`.
+
+Evaluates each run on the data set of each, and an encoder with random weights (of the first run's shape) beside them:
+a grid of what was pre-trained on by what is evaluated on. What is evaluated already is not computed again.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from sit_jax import cli, plots
+from sit_jax.errors import InputError
+from sit_jax.eval.evaluation import Settings, check_out, evaluate
+from sit_jax.eval.protocols import write_json
+from sit_jax.eval.report import percent
+from sit_jax.eval.restore import load_config
+from sit_jax.train.metrics import say
+
+NOTHING = "nothing (random weights)"
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = cli.make_flags(argv)
+    flags.DEFINE_list("workdirs", [], "Work directories of two runs or more.", flag_values=values)
+    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
+    flags.DEFINE_list("data", [], "SOURCEs to evaluate on; default: those of the runs.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the classifiers.", flag_values=values)
+    flags.DEFINE_string("out", None, "The .json file to write.", flag_values=values)
+    return values
+
+
+def command(argv: list[str]) -> bool:
+    """Fills the grid, prints and draws it; returns whether it came to its end."""
+    values = define_flags(argv)
+    cli.parse(values, argv, ("workdirs", "protocol", "out"), __doc__ or "")
+    workdirs, overrides = [pathlib.Path(text) for text in values.workdirs], cli.overrides(values)
+    out = pathlib.Path(values.out)
+    check_out(out, ".json")
+    if len(set(workdirs)) < 2:
+        raise InputError(f"--workdirs={','.join(values.workdirs)}: give two runs or more")
+    sources = [load_config(workdir, overrides).data.source for workdir in workdirs]
+    columns = values.data or list(dict.fromkeys(sources))
+    names = [f"{source} ({workdir.name})" for workdir, source in zip(workdirs, sources, strict=True)]
+    grid: dict[str, dict[str, dict]] = {NOTHING: {}} | {name: {} for name in names}
+    for data in columns:
+        for name, workdir in zip(names, workdirs, strict=True):
+            say(f"{name}, evaluated on {data}")
+            settings = Settings(
+                workdir,
+                values.protocol,
+                data,
+                weights=values.weights,
+                seed=values.seed,
+                baseline=name == names[0],
+                overrides=overrides,
+            )
+            done = evaluate(settings)
+            if done is None:
+                return False
+            report, path = done
+            grid[name][data] = cell(report, path)
+            if report["baseline"]:
+                grid[NOTHING][data] = cell(report["baseline"], path)
+    write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
+    top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
+    plots.transfer(out.with_suffix(".png"), top1, list(grid), columns, f"{values.protocol}, seed {values.seed}")
+    print(f"\n{table(grid, columns)}\n\n{out}")
+    return True
+
+
+def cell(report: dict, path: pathlib.Path) -> dict:
+    """Returns what the grid holds of a report."""
+    return {"top1": report["top1"], "top5": report["top5"], "report": str(path)}
+
+
+def table(grid: dict[str, dict[str, dict]], columns: list[str]) -> str:
+    """Returns the grid for the screen."""
+    rows = [["pre-trained on", *(f"on {column}" for column in columns)]]
+    rows += [[name, *(percent({**row[column], "std": None}) for column in columns)] for name, row in grid.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

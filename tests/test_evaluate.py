@@ -1,0 +1,296 @@
+"""Evaluations as commands: what they write, that they repeat, go on, and choose nothing by the test split."""
+
+import json
+import shutil
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from configs import digits
+from sit_jax import evaluate as command
+from sit_jax import transfer
+from sit_jax.checks import resolve
+from sit_jax.eval import evaluation
+from sit_jax.eval.evaluation import Settings, evaluate
+from sit_jax.eval.labels import Amount
+from sit_jax.eval.restore import restore
+from sit_jax.mesh import make_mesh
+from sit_jax.train import checkpoint, loop
+from sit_jax.train.announce import write_config
+from sit_jax.train.state import init_state, make_training
+
+TINY = {
+    "linear.batch_size": 64,
+    "linear.learning_rates": (0.03, 0.3),
+    "finetune.batch_size": 64,
+    "finetune.epochs": 10.0,
+    "finetune.optim.base_learning_rate": 0.05,
+}
+
+
+def write_data(path, scramble=False, size=8, count=96):
+    """Images whose brightness and one corner tell the class; `scramble` permutes the labels of the test split."""
+    rng = np.random.default_rng(size)
+    arrays = {}
+    for split in ("train", "test"):
+        labels = np.arange(count) % 3
+        images = rng.integers(0, 120, (count, size, size, 3)) + 30 * labels[:, None, None, None]
+        images[:, :3, :3, 0] += 60 * labels[:, None, None]
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    if scramble:
+        arrays["test_labels"] = rng.permutation(arrays["test_labels"])
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def make_run(workdir, source, **values):
+    """Writes what a training leaves behind, with other random weights at step 2 than at step 0."""
+    config = digits.get_config("runlocal")
+    config.update_from_flattened_dict({"model.image_size": 8, "data.source": source} | values)
+    config = resolve(config, 96)
+    write_config(workdir, config)
+    mesh = make_mesh()
+    later = ml_collections.ConfigDict(config.to_dict() | {"seed": config.seed + 100})
+    state = init_state(later, make_training(config), mesh)
+    if state.ema is not None:
+        state = state.replace(ema=jax.tree.map(lambda x: x * 0.9, state.params))
+    manager = checkpoint.make_manager(workdir, 1, 0)
+    checkpoint.save(manager, state, 2, None)
+    manager.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with the data sets `own`, `scrambled` and `other`, and a run `run` on the first."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_data(root / "own.npz")
+    write_data(root / "scrambled.npz", scramble=True)
+    write_data(root / "other.npz", size=12)
+    make_run(root / "run", f"npz:{root / 'own.npz'}", **{"optim.ema": 0.5})
+    return root
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    """A copy of the run to write into."""
+    return shutil.copytree(root / "run", tmp_path / "run")
+
+
+def settings(workdir, protocol, **values):
+    return Settings(workdir, protocol, **{"overrides": TINY, "baseline": False} | values)
+
+
+def test_knn_from_the_command_line(run, tmp_path, capsys, monkeypatch):
+    argv = ["evaluate", f"--workdir={run}", "--protocol=knn", f"--out={tmp_path / 'new' / 'out.json'}"]
+    assert command.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "random weights top1" in printed and "96 images: test" in printed
+    report = json.loads((tmp_path / "new" / "out.json").read_text())
+    design = (
+        "protocol data pretrained_on step top1 top5 num_train num_test labels seed features hyperparameters weights"
+    )
+    assert set(design.split()) <= report.keys()
+    assert (report["step"], report["num_train"], report["num_test"]) == (2, 96, 96)
+    assert report["hyperparameters"] == {"k": 20, "temperature": 0.07}
+    assert report["results"][0]["pretrained"]["by_k"].keys() == {"1", "5", "20", "200"}
+    assert np.sum(report["confusion"]) == np.sum(report["baseline"]["confusion"]) == 96
+    assert report["top1"] == np.trace(report["confusion"]) / 96 == np.mean(report["per_class"])
+    assert Image.open(tmp_path / "new" / "out.confusion.png").size[0] > 300
+
+    def fail(*args):
+        raise AssertionError("a finished evaluation is computed again")
+
+    monkeypatch.setattr(evaluation, "run_units", fail)
+    assert command.main(argv) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert json.loads((tmp_path / "new" / "out.json").read_text()) == report
+
+
+def test_the_number_of_devices_and_the_batch_change_nothing(run, run_module, monkeypatch, tmp_path):
+    expected = evaluate(settings(run, "knn"))[0]
+    shutil.rmtree(run / "eval")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    out = tmp_path / "out.json"
+    done = run_module("sit_jax.evaluate", f"--workdir={run}", "--protocol=knn", "--nobaseline", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["confusion"] == expected["confusion"]
+    assert found["results"] == expected["results"]
+
+
+def test_few_labels_with_repeats(run):
+    report, path = evaluate(settings(run, "linear", amounts=(Amount(share=0.1), Amount(share=1.0)), repeats=3))
+    few, all_labels = (row["pretrained"] for row in report["results"])
+    assert [row["num_train"] for row in report["results"]] == [9, 96]
+    assert len(set(few["runs"])) > 1 and few["std"] == pytest.approx(np.std(few["runs"], ddof=1))
+    assert few["top1"] == pytest.approx(np.mean(few["runs"]))
+    assert few["top1"] < all_labels["top1"] == report["top1"]
+    assert path.with_suffix(".labels.png").exists()
+
+
+@pytest.mark.parametrize("protocol,overrides", [("linear", {}), ("linear", {"linear.epochs": 20.0}), ("finetune", {})])
+def test_test_labels_influence_no_choice(root, run, protocol, overrides):
+    """With scrambled test labels the scores fall, and all that was chosen or trained stays the same."""
+    reports = []
+    for name in ("own", "scrambled"):
+        options = {"data": f"npz:{root / name}.npz", "overrides": TINY | overrides}
+        reports.append(evaluate(settings(run, protocol, **options))[0])
+    assert reports[0]["hyperparameters"] == reports[1]["hyperparameters"]
+    predicted = [np.sum(report["confusion"], axis=0).tolist() for report in reports]
+    assert predicted[0] == predicted[1]
+    assert reports[0]["confusion"] != reports[1]["confusion"]
+    if protocol == "linear":
+        assert len(reports[0]["hyperparameters"]["held_out_cross_entropy"]) == (2 if overrides else 8)
+        assert reports[0]["top1"] > 0.6 > 0.5 > reports[1]["top1"]
+
+
+class StopAt:
+    """Stands in for the signals: asks to stop after a number of updates."""
+
+    def __init__(self, manager):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def requested(self, step):
+        return step == 3
+
+
+@pytest.mark.parametrize(
+    "protocol,overrides", [("linear", {"linear.epochs": 4.0}), ("finetune", {"finetune.epochs": 4.0})]
+)
+def test_a_stopped_evaluation_goes_on_to_the_same_result(run, monkeypatch, protocol, overrides):
+    what = settings(run, protocol, overrides=TINY | overrides, baseline=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopSignal", StopAt)
+        assert evaluate(what) is None
+    stopped = next((run / "eval").rglob("checkpoints/3"))
+    assert stopped.is_dir() and not list((run / "eval").glob("*.json"))
+    went_on, path = evaluate(what)
+    encoder = trained_encoder(path)
+    shutil.rmtree(run / "eval")
+    undisturbed, path = evaluate(what)
+    assert went_on == undisturbed
+    jax.tree.map(np.testing.assert_array_equal, encoder, trained_encoder(path))
+    frozen = restore(run, None, "params", {}).params["encoder"]
+    same = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), encoder, frozen))
+    assert all(same) if protocol == "linear" else not any(same)
+
+
+def trained_encoder(path):
+    """The encoder in the last checkpoint of the pre-trained half of an evaluation."""
+    steps = max((path.parent).glob("*/pretrained-1-0/checkpoints/*"), key=lambda step: int(step.name))
+    return ocp.StandardCheckpointer().restore((steps / "state").absolute())["params"]["encoder"]
+
+
+def test_hidden_layer_and_single_labels(run):
+    overrides = TINY | {"linear.epochs": 1.0, "linear.hidden": 16}
+    report, _ = evaluate(settings(run, "linear", overrides=overrides, amounts=(Amount(per_class=1),)))
+    assert report["num_train"] == 3
+    assert report["hyperparameters"]["held_out_cross_entropy"] == {}
+
+
+def test_the_baseline_is_what_the_run_started_from_and_the_weights_are_its_last(run):
+    restored = restore(run, None, "params", {})
+    with jax.set_mesh(restored.mesh):
+        start = init_state(restored.config, make_training(restored.config), restored.mesh).params["model"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, restored.random_params["encoder"], start)
+    saved = ocp.StandardCheckpointer().restore((run / "checkpoints" / "2" / "state").absolute())
+    for weights in ("params", "ema"):
+        encoder = restore(run, 2, weights, {}).params["encoder"]
+        jax.tree.map(np.testing.assert_array_equal, encoder, saved[weights]["model"]["encoder"])
+    assert restored.params.keys() == {"encoder"}
+    assert restored.fingerprint() != restore(run, 2, "ema", {}).fingerprint()
+
+
+def test_another_resolution_resizes_the_position_embeddings_and_says_so(run, capsys):
+    restored = restore(run, None, "params", {"model.image_size": 16})
+    assert "position embeddings are resized from 8 to 16 px" in capsys.readouterr().out
+    assert restored.params["encoder"]["position_embedding"].shape == (2 + 16, 32)
+
+
+def test_a_checkpoint_of_another_model_is_a_table_of_names_and_shapes(run, capsys):
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["size"] = "Ti"
+    (run / "config.json").write_text(json.dumps(config))
+    assert command.main(["evaluate", f"--workdir={run}", "--protocol=knn"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "is of another model" in lines[0] and lines[1].split("  ")[0] == "array"
+    assert any(line.split()[0] == "encoder/tokens" and "(2, 32)  " in line and "(2, 192)" in line for line in lines)
+
+
+def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folders(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, level in (("cat", 40), ("dog", 160)):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(level, level + 60, (9, 11, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "folder" / name / f"{i}.png")
+    report, _ = evaluate(settings(run, "linear", data=f"folder:{tmp_path / 'folder'}"))
+    assert report["test_split"].startswith("a tenth of the training images")
+    assert (report["num_train"], report["num_test"], report["class_names"]) == (36, 4, ["cat", "dog"])
+    assert report["top1"] == 1.0
+    assert report["pretrained_on"].endswith("own.npz")
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        (["--protocol=knn"], "--workdir is missing"),
+        (["--workdir=ROOT/run"], "--protocol is missing"),
+        (["--workdir=ROOT/run", "--protocol=svm"], "knn|linear|finetune"),
+        (["--workdir=ROOT/none", "--protocol=knn"], "no run is there"),
+        (["--workdir=ROOT/empty", "--protocol=knn"], "holds no checkpoint yet"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--step=7"], "--step=7: there is no such checkpoint; ROOT/run has 2"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--data=folder:ROOT/flat"], "has no labels"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--data=digit"], "the forms are digits"),
+        (["--workdir=ROOT/run", "--protocol=linear", "--labels_per_class=33"], "class 0 has 32 training images"),
+        (["--workdir=ROOT/run", "--protocol=linear", "--labels=2"], "--labels=2 must be a share"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--out=/proc/none/out.json"], "--out=/proc/none/out.json: cannot be"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--out=ROOT/out.txt"], "must end in .json"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
+        (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "fine-tuning is on the two tokens"),
+        (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
+        (["--workdir=ROOT/noema", "--protocol=knn", "--weights=ema"], "kept no running average"),
+        (["--workdir=ROOT/cut", "--protocol=knn"], "cannot be read"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(root, capsys, arguments, expected):
+    if not (root / "noema").exists():
+        shutil.copytree(root / "run", root / "cut")
+        for path in (root / "cut" / "checkpoints" / "2" / "state").rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        (root / "flat").mkdir()
+        Image.new("RGB", (9, 9)).save(root / "flat" / "1.png")
+        shutil.copytree(root / "run", root / "empty")
+        shutil.rmtree(root / "empty" / "checkpoints")
+        make_run(root / "noema", f"npz:{root / 'own.npz'}")
+    before = sorted(root.rglob("*"))
+    assert command.main(["evaluate", *(argument.replace("ROOT", str(root)) for argument in arguments)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert expected.replace("ROOT", str(root)) in lines[0]
+    assert sorted(root.rglob("*")) == before
+
+
+def test_transfer_fills_the_grid(root, run, tmp_path, capsys):
+    make_run(tmp_path / "second", f"npz:{root / 'other.npz'}", **{"data.image_size": 12, "seed": 1})
+    out = tmp_path / "grid.json"
+    argv = ["transfer", f"--workdirs={run},{tmp_path / 'second'}", "--protocol=knn", f"--out={out}"]
+    assert transfer.main(argv) == 0
+    grid = json.loads(out.read_text())["grid"]
+    assert len(grid) == 3 and all(len(row) == 2 for row in grid.values())
+    assert "nothing (random weights)" in capsys.readouterr().out
+    values = [cell["top1"] for row in grid.values() for cell in row.values()]
+    assert all(0.2 < value <= 1 for value in values) and len(set(values)) > 2
+    assert out.with_suffix(".png").exists()
+    assert transfer.main([*argv[:1], f"--workdirs={run}", *argv[2:]]) == 2
