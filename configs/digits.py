@@ -26,6 +26,6 @@ def get_config(arg=None):
     c.finetune.update(epochs=12.0, batch_size=128)
     c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
     # The recipe of DeiT is for long trainings on photographs; RandAugment turns and mirrors digits into others.
-    c.finetune.augment.update(flip=0.0, area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
+    c.finetune.augment.update(flip=0.0, area=(0.8, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
     c.finetune.augment.randaugment.layers = 0
     return config.apply_args(c, arg)

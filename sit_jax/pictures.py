@@ -1,17 +1,27 @@
-"""Pictures for people: rows of original, corrupted and reconstructed images in one PNG."""
+"""Pictures for people: rows of images in one PNG, with captions where they are asked for."""
 
+import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST_SIDE = 64  # pixels at which an image is shown at least
+COLUMNS = 12  # images in a line, at most
+WIDTH = 1600  # pixels of a line of several images, at most
 GAP = 2
+LINE = 20  # height of a line of text
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Maps images in [-1, 1], clipped, to uint8 0..255."""
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def shown_side(side: int) -> int:
+    """Returns the pixels that `grid` gives to an image of this side, with the gap around it."""
+    return side * -(-SMALLEST_SIDE // side) + 2 * GAP
 
 
 def grid(*rows: np.ndarray) -> np.ndarray:
@@ -22,6 +32,58 @@ def grid(*rows: np.ndarray) -> np.ndarray:
     images = np.pad(images, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
     count, columns, side = images.shape[:3]
     return images.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
+
+
+def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = ()) -> np.ndarray:
+    """Lays rows of images [n, s, s, 3] in [-1, 1] out with the label of each row at its left, [H, W, 3] uint8.
+
+    `headings` [n], where given, stand above the columns. What is too long for a line goes on in the next, which shows
+    all rows again.
+    """
+    count, side = next(iter(rows.values())).shape[:2]
+    side = shown_side(side)
+    lines = math.ceil(count / max(1, min(COLUMNS, WIDTH // side)))
+    width = max(map(text_width, rows))
+    labels = np.concatenate([text(label, width, side) for label in rows])
+    pictures = []
+    for columns in np.array_split(np.arange(count), lines):
+        images = grid(*(row[columns] for row in rows.values()))
+        pictures.append(np.concatenate([labels, images], axis=1))
+        if headings:
+            above = [text(headings[column], side, centred=True) for column in columns]
+            above = [text("", width), *above]
+            pictures[-1] = np.concatenate([np.concatenate(above, axis=1), pictures[-1]])
+    return stack(pictures, gap=4 * GAP)
+
+
+def stack(pictures: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
+    """Puts pictures [H, W, 3] uint8 below each other, on white, `gap` pixels apart."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [
+        np.pad(picture, ((0, gap), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+    return np.concatenate(padded)[: -gap or None]
+
+
+def text(line: str, width: int | None = None, height: int = LINE, centred: bool = False) -> np.ndarray:
+    """Draws a line of text, black on white, [height, width, 3] uint8; without `width`, as wide as it has to be."""
+    width = width or text_width(line)
+    image = Image.new("RGB", (width, height), "white")
+    position, anchor = (width / 2, "mm") if centred else (GAP, "lm")
+    ImageDraw.Draw(image).text((position, height / 2), line, "black", font(), anchor)
+    return np.asarray(image)
+
+
+def text_width(line: str) -> int:
+    """Returns the pixels that a line of text takes."""
+    return math.ceil(font().getlength(line)) + 4 * GAP
+
+
+def font() -> ImageFont.FreeTypeFont:
+    """Returns the font that Pillow ships."""
+    found = ImageFont.load_default(size=13)
+    assert isinstance(found, ImageFont.FreeTypeFont)  # a size asks for it
+    return found
 
 
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:

@@ -66,10 +66,10 @@ def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str
 
 def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], columns: list[str], title: str) -> None:
     """Draws top-1 accuracies [rows][columns] as a grid, and writes it as PNG."""
-    figure, axes = new_figure(5.0 + 1.6 * len(columns), 2.5 + 0.8 * len(rows))
+    figure, axes = new_figure(5.0 + 1.6 * len(columns), 3.0 + 0.8 * len(rows))
     image = axes.imshow(np.array(top1) * 100, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="top-1 accuracy, %")
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel="evaluated on", ylabel="pre-trained on")
     axes.set_title(title, fontsize=8)

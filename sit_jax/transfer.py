@@ -13,7 +13,7 @@ from sit_jax import cli, plots
 from sit_jax.errors import InputError
 from sit_jax.eval.evaluation import Settings, check_out, evaluate
 from sit_jax.eval.protocols import write_json
-from sit_jax.eval.report import percent
+from sit_jax.eval.report import percent, short_name
 from sit_jax.eval.restore import load_config
 from sit_jax.train.metrics import say
 
@@ -43,7 +43,7 @@ def command(argv: list[str]) -> bool:
     sources = [load_config(workdir, overrides).data.source for workdir in workdirs]
     columns = values.data or list(dict.fromkeys(sources))
     names = [f"{source} ({workdir.name})" for workdir, source in zip(workdirs, sources, strict=True)]
-    grid: dict[str, dict[str, dict]] = {NOTHING: {}} | {name: {} for name in names}
+    grid: dict[str, dict[str, dict]] = {name: {} for name in (NOTHING, *names)}
     for data in columns:
         for name, workdir in zip(names, workdirs, strict=True):
             say(f"{name}, evaluated on {data}")
@@ -65,7 +65,9 @@ def command(argv: list[str]) -> bool:
                 grid[NOTHING][data] = cell(report["baseline"], path)
     write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
     top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
-    plots.transfer(out.with_suffix(".png"), top1, list(grid), columns, f"{values.protocol}, seed {values.seed}")
+    shown = [NOTHING, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
+    title = f"{values.protocol}, seed {values.seed}"
+    plots.transfer(out.with_suffix(".png"), top1, shown, list(map(short_name, columns)), title)
     print(f"\n{table(grid, columns)}\n\n{out}")
     return True
 

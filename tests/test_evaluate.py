@@ -178,6 +178,13 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(run, monkeypatch, proto
     encoder = trained_encoder(path)
     shutil.rmtree(run / "eval")
     undisturbed, path = evaluate(what)
+    if protocol == "linear":  # the held-out images are watched along the way
+        lines = next(path.parent.glob("*/pretrained-1-0/metrics.jsonl")).read_text().splitlines()
+        watched = [row for row in map(json.loads, lines) if "eval/loss" in row]
+        assert len(watched) > 5 and watched[-1]["eval/loss"] < watched[0]["eval/loss"]
+        assert watched[-1]["eval/top1"] > 0.5
+        best = min(undisturbed["hyperparameters"]["held_out_cross_entropy"].values())
+        assert watched[-1]["eval/loss"] == pytest.approx(best, rel=1e-6)
     assert went_on == undisturbed
     jax.tree.map(np.testing.assert_array_equal, encoder, trained_encoder(path))
     frozen = restore(run, None, "params", {}).params["encoder"]

@@ -1,7 +1,9 @@
 """The command as a user types it: wrong input is one line and exit code 2, and nothing of it needs TensorFlow."""
 
+import importlib
 import json
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -132,6 +134,19 @@ def test_commands_of_the_readme_are_understood(command, folders, monkeypatch):
     values(sys.argv)
     check_config(holder.value, 1)
     assert resolve(holder.value, 10_000).steps > 100
+
+
+def evaluation_commands():
+    text = (ROOT / "README.md").read_text()
+    return sorted(set(re.findall(r"python -m sit_jax\.((?:evaluate|transfer|reconstruct|embed) [^`\n]*)", text)))
+
+
+@pytest.mark.parametrize("command", evaluation_commands())
+def test_evaluation_commands_of_the_readme_are_understood(command, capsys):
+    """Each gets as far as the work directory, which is not there; the same commands run on real ones in other tests."""
+    module, *words = shlex.split(command.replace("runs/", "nowhere/").replace("--out=nowhere", "--out=/tmp"))
+    assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
+    assert "no run is there" in capsys.readouterr().err
 
 
 def test_settings_that_the_readme_suggests_exist():

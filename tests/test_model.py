@@ -69,6 +69,32 @@ def test_attention_equals_the_library():
     np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_layers_one_by_one_give_the_tokens_and_the_attention_of_the_last():
+    encoder_def, params = nnx.split(make("XS").encoder, nnx.Param)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+
+    @jax.jit
+    def one_by_one(params):
+        encoder = nnx.merge(encoder_def, params)
+        tokens = jnp.broadcast_to(encoder.tokens[...], (2, 2, 128))
+        x = jnp.concatenate([tokens, encoder.patch_embedding(patchify(images, 4))], axis=1)
+        x = x + encoder.position_embedding[...]
+        block_def, stacked = nnx.split(encoder.blocks, nnx.Param)
+        for layer in range(6):
+            block = nnx.merge(block_def, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
+            before, x = x, block(x, 0.0, None)
+        q, k, _ = jnp.moveaxis(block.attention.qkv(block.norm1(before)).reshape(2, 18, 3, 4, 32), 2, 0)
+        return encoder.norm(x), jax.nn.softmax(jnp.einsum("vthd,vshd->vhts", q, k) / 32**0.5, axis=-1)
+
+    tokens, weights = one_by_one(params)
+    found = jax.jit(lambda params: nnx.merge(encoder_def, params).attention_weights(images))(params)
+    np.testing.assert_allclose(
+        jax.jit(lambda p: nnx.merge(encoder_def, p)(images))(params), tokens, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(found, weights, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+
+
 def test_patchify_takes_blocks_of_the_image_row_by_row():
     images = jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
     patches = patchify(images, 4)

@@ -51,9 +51,11 @@ def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]
         for token, heads in zip(TOKENS_SHOWN, both, strict=True):
             tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
             rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
-        shares = both.sum(axis=(2, 3)).mean(axis=1)
-        caption = f"{name[-60:]}: " + ", ".join(f"{t} {s:.0%}" for t, s in zip(TOKENS_SHOWN, shares, strict=True))
-        blocks.append(pictures.stack([pictures.text(caption + " on patches"), pictures.labelled_grid(rows, headings)]))
+        shares = zip(TOKENS_SHOWN, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
+        # What a file name may hold, such as a line break, cannot always be drawn.
+        caption = "".join(letter if letter.isprintable() else "?" for letter in name[-60:])
+        caption += f": {', '.join(f'{token} {share:.0%}' for token, share in shares)} on patches"
+        blocks.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows, headings)]))
     return pictures.stack(blocks, gap=8 * pictures.GAP)
 
 

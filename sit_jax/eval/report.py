@@ -87,16 +87,26 @@ def title(report: dict) -> str:
     return lines if len(report["results"]) > 1 else f"{lines}, {describe(report['hyperparameters'])}"
 
 
+def short_name(source: str) -> str:
+    """Returns a SOURCE string with the last part of its path only, for pictures."""
+    scheme, colon, rest = source.partition(":")
+    return f"{scheme}{colon}{pathlib.PurePath(rest).name}"
+
+
 def describe(chosen: dict) -> str:
     """Returns hyper-parameters as text."""
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items() if isinstance(value, int | float))
 
 
-def draw(report: dict, path: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the confusion matrix and, for several amounts of labels, the curve; returns the files, beside `path`."""
-    files = [path.with_suffix(".confusion.png")]
-    plots.confusion(files[0], np.array(report["confusion"]), report["class_names"], f"pre-trained: {title(report)}")
+def draw(report: dict, path: pathlib.Path) -> None:
+    """Draws the confusion matrix and, for several amounts of labels, the curve, in files beside `path`."""
+    names = {key: short_name(report[key]) for key in ("data", "pretrained_on")}
+    report = report | names
+    plots.confusion(
+        path.with_suffix(".confusion.png"),
+        np.array(report["confusion"]),
+        report["class_names"],
+        f"pre-trained: {title(report)}",
+    )
     if len(report["results"]) > 1:
-        files.append(path.with_suffix(".labels.png"))
-        plots.label_curve(files[1], report["results"], ENCODERS, title(report))
-    return files
+        plots.label_curve(path.with_suffix(".labels.png"), report["results"], ENCODERS, title(report))

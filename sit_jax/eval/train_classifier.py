@@ -73,7 +73,7 @@ def train_classifier(
         say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
         if not run.loop():
             return None
-        entropies = held_out_entropies(predict, run.state.params, watched, config, mesh)
+        entropies = [loss for loss, _ in held_out_scores(predict, run.state.params, watched, config, mesh)]
         logits = extract(predict, run.state.params, test.gather, len(test), config.batch_size, mesh)
     rates = config.learning_rates
     # Without held-out images nothing can be chosen: the rate in the middle is as good a guess as any.
@@ -114,7 +114,9 @@ def make_task(classifier: Classifier, predict: Encode, encoder: dict, watched: S
 
     def watch(state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
         del step, writer
-        return {"eval/loss": min(held_out_entropies(predict, state.params, watched, classifier.config, mesh))}
+        scores = held_out_scores(predict, state.params, watched, classifier.config, mesh)
+        loss, top1 = min(scores, key=lambda pair: pair[0])
+        return {"eval/loss": loss, "eval/top1": top1}
 
     def init() -> TrainState:
         return jax.jit(classifier.make_state, out_shardings=shardings)(encoder)
@@ -122,12 +124,14 @@ def make_task(classifier: Classifier, predict: Encode, encoder: dict, watched: S
     return Task(abstract, init, train_step, watch if len(watched) else None, ())
 
 
-def held_out_entropies(
+def held_out_scores(
     predict: Encode, params: dict, watched: Subset, config: ml_collections.ConfigDict, mesh: Mesh
-) -> list[float]:
-    """Returns the cross-entropy of each head on held-out images; an empty list without such images."""
+) -> list[tuple[float, float]]:
+    """Returns for each head (cross-entropy, top-1) on held-out images; an empty list without such images."""
     if not len(watched):
         return []
-    assert watched.labels is not None
+    labels = watched.labels
+    assert labels is not None
     logits = extract(predict, params, watched.gather, len(watched), config.batch_size, mesh)
-    return [cross_entropy(logits[:, head], watched.labels) for head in range(logits.shape[1])]
+    heads = [logits[:, head] for head in range(logits.shape[1])]
+    return [(cross_entropy(head, labels), float(np.mean(head.argmax(axis=1) == labels))) for head in heads]

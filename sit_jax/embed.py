@@ -1,0 +1,166 @@
+"""Features of a folder of images: `python -m sit_jax.embed --workdir=DIR --images=FOLDER --out=features.npz [options]`.
+
+The .npz file holds `features` (float32, a row an image), `paths` (relative to FOLDER, sorted), `labels` (int32, indices
+of `class_names` where class folders give them, else -1) and `class_names`. --features=tokens (the default) is
+[N, 2, D], rotation token first; concat, patch_mean, rotation, contrastive and projection (by the contrastive head) are
+[N, F]; patches is the grid [N, side, side, D]. The folder may be of any size: images and features are streamed.
+"""
+
+import os
+import pathlib
+import sys
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import numpy as np
+from absl import flags
+
+from sit_jax import cli
+from sit_jax.data import Records
+from sit_jax.data.decode import decode
+from sit_jax.data.folder import file_records, list_images, open_folder
+from sit_jax.data.load import StreamedImages
+from sit_jax.errors import InputError
+from sit_jax.eval.evaluation import check_out
+from sit_jax.eval.features import CLASSIFIED, extract_batches, make_encode
+from sit_jax.eval.restore import Restored, restore
+from sit_jax.progress import with_progress
+from sit_jax.train.metrics import say
+
+KINDS = (*CLASSIFIED, "projection", "patches")
+WITH_AXES = ("tokens", "patches")  # the other kinds are one vector an image
+CHUNK = 1024  # images in the queue of the decoding threads
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = cli.make_flags(argv)
+    cli.add_workdir_flags(values)
+    flags.DEFINE_string("images", None, "A folder with images at any depth.", flag_values=values)
+    flags.DEFINE_string("out", None, "The .npz file to write.", flag_values=values)
+    flags.DEFINE_enum("features", "tokens", KINDS, "What is written for each image.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 256, "Images encoded at once.", lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean("skip_unreadable", False, "Leave unreadable images out.", flag_values=values)
+    return values
+
+
+def command(argv: list[str]) -> bool:
+    """Embeds as the command line says, and prints what was written."""
+    values = define_flags(argv)
+    cli.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
+    out, kind = pathlib.Path(values.out), values.features
+    check_out(out, ".npz")
+    records, class_names = open_images(values.images)
+    workdir, with_heads = pathlib.Path(values.workdir), kind == "projection"
+    restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
+    if values.skip_unreadable:
+        records = readable(records, restored.config.model.image_size)
+    batches = encode_records(restored, records, kind, values.batch_size)
+    shape = write_npz(out, batches, records, class_names)
+    say(f"{out}: features {' x '.join(map(str, shape))}, from step {restored.step} of {workdir}")
+    return True
+
+
+def open_images(path: str) -> tuple[Records, tuple[str, ...]]:
+    """Opens all images at any depth below a folder, sorted by path, labels -1 where they have none; and the classes.
+
+    Labels and classes are those that a training on the folder would have (see `data.folder.open_folder`); what lies
+    outside of its labelled splits has none.
+    """
+    source = open_folder(path)
+    root = pathlib.Path(path).expanduser()
+    names = sorted(list_images(root, ""))
+    known: dict[str, int] = {}
+    for split in (source.train, source.test):
+        if split is not None and split.labels is not None:
+            known.update(zip(split.names, split.labels, strict=True))
+    labels = np.array([known.get(name, -1) for name in names], np.int32)
+    return file_records(root, names, labels), source.class_names or ()
+
+
+def readable(records: Records, image_size: int) -> Records:
+    """Returns the images that can be decoded, and says how many cannot; InputError if none can.
+
+    The number of rows stands before them in the file, so this is known first, at the cost of decoding twice.
+    """
+
+    def is_readable(row: int) -> bool:
+        try:
+            decode(records.read(row), image_size, records.names[row])
+        except InputError:
+            return False
+        return True
+
+    def chunks() -> Iterator[list[bool]]:
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(records), CHUNK):
+                yield list(threads.map(is_readable, range(start, min(start + CHUNK, len(records)))))
+
+    found = np.concatenate(list(with_progress(chunks(), len, len(records), "checking images")))
+    rows, missing = np.flatnonzero(found), np.flatnonzero(~found)
+    if not len(rows):
+        raise InputError(f"{records.names[0]}: unreadable, as are all other images; check the folder")
+    if len(missing):
+        first = records.names[missing[0]]
+        say(f"left out {len(missing)} of {len(records)} images that cannot be read, the first: {first}")
+    return records.take(rows)
+
+
+def encode_records(restored: Restored, records: Records, kind: str, batch_size: int) -> Iterator[np.ndarray]:
+    """Returns an iterator over features, float32 [B, ...], of images that are decoded as it goes."""
+    config, mesh = restored.config, restored.mesh
+    images = StreamedImages(records, config.model.image_size)
+    encode = make_encode(config, mesh, kind)
+    batches = extract_batches(encode, restored.params, images.gather, len(images), batch_size, mesh)
+    return batches if kind in WITH_AXES else (batch[:, 0] for batch in batches)
+
+
+def write_npz(
+    out: pathlib.Path, batches: Iterator[np.ndarray], records: Records, class_names: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Writes features batch by batch, then paths, labels and class names; returns the shape of the features.
+
+    The file appears when it is complete. Raises InputError if it cannot be written.
+    """
+    others = {
+        "paths": np.array(records.names, np.str_),
+        "labels": records.labels,
+        "class_names": np.array(class_names, np.str_),
+    }
+    temporary = out.with_name(f"{out.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as file:
+            with file.open("features.npy", "w", force_zip64=True) as member:
+                shape = write_rows(member, batches, len(records))
+            for name, array in others.items():
+                with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(f"--out={out}: cannot be written ({error.strerror or error}); choose another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return shape
+
+
+def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tuple[int, ...]:
+    """Writes batches [B, ...] that are `count` rows together as one array in .npy format; returns its shape."""
+    shape: tuple[int, ...] = ()
+    for batch in batches:
+        if not shape:
+            shape = (count, *batch.shape[1:])
+            descr = np.lib.format.dtype_to_descr(batch.dtype)
+            np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        file.write(batch.tobytes())
+    return shape
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

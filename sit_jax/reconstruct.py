@@ -1,0 +1,173 @@
+"""Draws what a trained model rebuilds: `python -m sit_jax.reconstruct --workdir=DIR --out=grid.png [options]`.
+
+Of --images='FOLDER/**/*.jpg', a pattern in quotes, and of --train=8 --test=8 images of the data set of the training (or
+of --data=SOURCE): the original, the original corrupted and the reconstruction below each other. The corruptions are
+those of the training; --drop=0.7 covers another share with noise, --replace=0.3 with other images, --grayscale, --blur
+and --recolour are probabilities. With --attention, instead, from where in each picture the two tokens read.
+"""
+
+import glob
+import pathlib
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+
+from sit_jax import cli, pictures
+from sit_jax.data import Records, image_options, open_source
+from sit_jax.data.folder import file_records
+from sit_jax.data.load import StreamedImages
+from sit_jax.errors import InputError
+from sit_jax.eval.attention import attention_maps, attention_picture
+from sit_jax.eval.evaluation import check_out
+from sit_jax.eval.reconstruction import make_rebuild, reconstructions
+from sit_jax.eval.restore import Restored, restore
+from sit_jax.keys import named_key
+from sit_jax.train.metrics import say
+from sit_jax.views import whole_images
+
+MOST_WITH_ATTENTION = 8  # pictures: each takes two lines
+FRACTIONS, PROBABILITIES = ("drop", "replace"), ("grayscale", "blur", "recolour")
+
+
+class Group(NamedTuple):
+    """Images that are shown together."""
+
+    title: str
+    images: StreamedImages
+
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = cli.make_flags(argv)
+    cli.add_workdir_flags(values)
+    flags.DEFINE_string("images", None, "Pictures: a pattern such as 'FOLDER/**/*.jpg'.", flag_values=values)
+    flags.DEFINE_integer("train", 0, "Training images, at random.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("test", 0, "Test images, at random.", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("data", None, "Their data set: a SOURCE; default: that of the run.", flag_values=values)
+    flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the images and the corruptions.", lower_bound=0, flag_values=values)
+    for names, meaning in ((FRACTIONS, "Share of each image for"), (PROBABILITIES, "Probability of")):
+        for name in names:
+            text = f"{meaning} the corruption '{name}'; default: as in the training."
+            flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
+    flags.DEFINE_boolean("attention", False, "Draw attention maps instead.", flag_values=values)
+    return values
+
+
+def command(argv: list[str]) -> bool:
+    """Draws as the command line says, and prints the errors and the file."""
+    values = define_flags(argv)
+    cli.parse(values, argv, ("workdir", "out"), __doc__ or "")
+    check(values)
+    paths = find_pictures(values.images) if values.images else []
+    out = pathlib.Path(values.out)
+    check_out(out, ".png")
+    workdir, with_heads = pathlib.Path(values.workdir), not values.attention
+    restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
+    groups = make_groups(values, paths, restored.config)
+    if values.attention:
+        picture = draw_attention(groups, restored)
+    else:
+        set_corruption(restored.config.corrupt, values)
+        picture = draw_reconstructions(groups, restored, values.seed)
+    pictures.save_png(out, picture)
+    say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
+    return True
+
+
+def check(values: flags.FlagValues) -> None:
+    """Raises InputError for flags that do not go together."""
+    if not (values.images or values.train or values.test):
+        raise InputError("there is nothing to draw; give --images='FOLDER/*.jpg', --train=8 or --test=8")
+    if values.data and not (values.train or values.test):
+        raise InputError("--data needs --train=8 or --test=8: how many of its images to draw")
+    given = [name for name in FRACTIONS + PROBABILITIES if values[name].value is not None]
+    if values.attention and given:
+        raise InputError(f"--{given[0]} and --attention exclude each other: attention is on whole images")
+
+
+def find_pictures(pattern: str) -> list[str]:
+    """Lists the files that a pattern matches, sorted; `**` stands for folders at any depth. InputError if none."""
+    found = glob.glob(str(pathlib.Path(pattern).expanduser()), recursive=True)
+    paths = sorted(path for path in found if pathlib.Path(path).is_file())
+    if not paths:
+        raise InputError(f"--images={pattern}: matches no file; give a pattern such as 'FOLDER/*.jpg', in quotes")
+    return paths
+
+
+def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collections.ConfigDict) -> list[Group]:
+    """Returns the groups that the flags ask for; their images are decoded when they are drawn."""
+    groups, size = [], config.model.image_size
+    if values.train or values.test:
+        source = open_source(values.data or config.data.source)
+        is_other = values.data not in (None, config.data.source)
+        data_size = size if is_other else image_options(config)["image_size"]
+        for split, records in (("train", source.pretrain), ("test", source.test)):
+            if count := values[split].value:
+                drawn = draw_records(split, records, count, values.seed)
+                images = StreamedImages(drawn, data_size, config.data.skip_unreadable)
+                groups.append(Group(f"{split}{'ing' if split == 'train' else ''} images", images))
+    if paths:
+        groups.append(Group("pictures", StreamedImages(file_records(pathlib.Path(), paths), size)))
+    return groups
+
+
+def draw_records(split: str, records: Records | None, count: int, seed: int) -> Records:
+    """Draws images of a split, a function of the seed; InputError if there are not so many."""
+    available = len(records) if records is not None else 0
+    if records is None or count > available:
+        raise InputError(f"--{split}={count}: the data set has {available} images for it")
+    return records.take(np.random.default_rng([seed, len(split)]).permutation(available)[:count])
+
+
+def set_corruption(config: ml_collections.ConfigDict, values: flags.FlagValues) -> None:
+    """Sets the section `corrupt` to what the flags say."""
+    for name in FRACTIONS:
+        if (share := values[name].value) is not None:
+            config[name].fraction = (share, share)
+    for name in PROBABILITIES:
+        if (probability := values[name].value) is not None:
+            config[name].probability = probability
+
+
+def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> np.ndarray:
+    """Draws originals, corrupted and rebuilt images, group by group, [H, W, 3] uint8, and prints the errors."""
+    rebuild, parts = make_rebuild(restored.config), []
+    for title, images in groups:
+        rows = reconstructions(rebuild, restored.params, images, named_key(jax.random.key(seed), title))
+        error = np.abs(rows["reconstructed"] - rows["original"]).mean()
+        caption = f"{title} ({len(images)}): mean absolute error {error:.4f} of values from -1 to 1"
+        say(caption)
+        parts.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows)]))
+    return pictures.stack(parts, gap=8 * pictures.GAP)
+
+
+def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
+    """Draws the attention on the first images of the groups, [H, W, 3] uint8."""
+    config, count = restored.config, sum(len(group.images) for group in groups)
+    if count > MOST_WITH_ATTENTION:
+        say(f"{count} pictures; the first {MOST_WITH_ATTENTION} are shown")
+    images, maps = [], []
+    names: list[str] = []
+    for _, group in groups:
+        rows = range(min(len(group), MOST_WITH_ATTENTION - len(names)))
+        if rows:
+            decoded = group.gather(rows)
+            images.append(whole_images(jnp.asarray(decoded), config.model.image_size))
+            maps.append(attention_maps(restored.params, decoded, config))
+            names += group.records.names[: len(rows)]
+    return attention_picture(np.concatenate(images), np.concatenate(maps), names)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
