@@ -3,7 +3,7 @@
 Paper: arXiv 2104.03602 (not a data set of the paper).
 Hardware and hours: 2 CPU cores, 4 min 51 s with start-up (213 images/s).
 Expected score: of one run, seed 0, k-NN top-1 72.8 % on the test images (random weights: 50.0 %), rotation 55.5 %,
-reconstruction loss 0.66 -> 0.20.
+reconstruction loss 0.66 -> 0.20; linear classifiers 97.2 % (92.8 %), fine-tuning 97.8 % (85.0 %), in 13 and 93 seconds.
 Command: python -m sit_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 

@@ -22,6 +22,14 @@ def compilation_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For files whose time goes into compilation: without optimisations it takes half as long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def run_module():
     """Runs `python -m MODULE args` from the root of the project and returns the finished process."""

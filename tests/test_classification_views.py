@@ -15,6 +15,7 @@ from sit_jax.views import randaugment as ra
 from sit_jax.views.classification import make_training_images
 from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE = 16
 OPERATIONS = (*ra.GEOMETRIC, *ra.COLOUR)
 NAMES = [operation.__name__ for operation in OPERATIONS]

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -19,13 +18,7 @@ from sit_jax.train import checkpoint
 from sit_jax.train.announce import write_config
 from sit_jax.train.state import init_state, make_training
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """The time here goes into compilation; without optimisations it takes half as long."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

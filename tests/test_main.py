@@ -142,9 +142,10 @@ def evaluation_commands():
 
 
 @pytest.mark.parametrize("command", evaluation_commands())
-def test_evaluation_commands_of_the_readme_are_understood(command, capsys):
+def test_evaluation_commands_of_the_readme_are_understood(command, folders, tmp_path, capsys):
     """Each gets as far as the work directory, which is not there; the same commands run on real ones in other tests."""
-    module, *words = shlex.split(command.replace("runs/", "nowhere/").replace("--out=nowhere", "--out=/tmp"))
+    command = command.replace("PATH", str(folders / "flat")).replace(".jpg", ".png")
+    module, *words = shlex.split(command.replace("runs/", f"{tmp_path}/"))
     assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
     assert "no run is there" in capsys.readouterr().err
 

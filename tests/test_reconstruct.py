@@ -28,12 +28,7 @@ LABELS = max(map(text_width, ROWS))
 INTACT = ["--drop=0", "--replace=0", "--grayscale=0", "--blur=0", "--recolour=0"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """The time here goes into compilation; without optimisations it takes half as long."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make_config(**values):

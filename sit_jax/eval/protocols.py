@@ -103,13 +103,13 @@ def run_units(
     repeats: int,
     baseline: bool,
     folder: pathlib.Path,
-) -> dict[tuple[str, str, int], dict] | None:
+) -> dict[tuple[str, Amount, int], dict] | None:
     """Returns the result of each (encoder, amount of labels, repeat); None if a signal stopped it.
 
     The encoders are `pretrained` and, with `baseline`, `random`. Each result is stored in `folder` when it is there,
     and not computed again.
     """
-    results: dict[tuple[str, str, int], dict] = {}
+    results: dict[tuple[str, Amount, int], dict] = {}
     encoders = {"pretrained": restored.params} | ({"random": restored.random_params} if baseline else {})
     total = len(encoders) * len(amounts) * repeats
     for encoder, params in encoders.items():
@@ -125,7 +125,7 @@ def run_units(
                     if result is None:
                         return None
                     write_json(path, result | {"num_train": len(rows)})
-                results[encoder, str(amount), repeat] = json.loads(path.read_text())
+                results[encoder, amount, repeat] = json.loads(path.read_text())
     return results
 
 

@@ -5,8 +5,9 @@ import pathlib
 import numpy as np
 
 from sit_jax import plots
+from sit_jax.eval.labels import Amount
 
-Results = dict[tuple[str, str, int], dict]  # by (encoder, amount of labels, repeat)
+Results = dict[tuple[str, Amount, int], dict]  # by (encoder, amount of labels, repeat)
 ENCODERS = {"pretrained": "pre-trained", "random": "random weights"}
 
 
@@ -15,7 +16,7 @@ def summarise(results: Results) -> list[dict]:
     amounts = list(dict.fromkeys(amount for _, amount, _ in results))
     summary = []
     for amount in amounts:
-        row: dict = {"labels": amount}
+        row: dict = {"labels": str(amount) if amount.share is None else amount.share}
         for encoder in dict.fromkeys(encoder for encoder, _, _ in results):
             runs = [run for (e, a, _), run in results.items() if (e, a) == (encoder, amount)]
             row["num_train"] = runs[0]["num_train"]
@@ -37,7 +38,7 @@ def spread(values: list[float]) -> dict:
 
 def headline(results: Results, summary: list[dict], encoder: str) -> dict:
     """Returns what stands at the top of the JSON: the results with the most labels; details are of the first repeat."""
-    amount, best = summary[-1]["labels"], summary[-1][encoder]
+    best, amount = summary[-1][encoder], list(results)[-1][1]
     first = results[encoder, amount, 0]
     return {
         "top1": best["top1"],
@@ -59,7 +60,7 @@ def table(report: dict) -> str:
     ]
     rows = [header]
     for row in report["results"]:
-        start = [row["labels"], str(row["num_train"])]
+        start = [str(row["labels"]), str(row["num_train"])]
         if by_k:
             rows += [[*start, k, *(percent(row[e]["by_k"][k]) for e in encoders)] for k in row["pretrained"]["by_k"]]
         else:

@@ -1,5 +1,6 @@
 """Trains classifiers on labelled images: the loop of the pre-training with another task."""
 
+import math
 import pathlib
 
 import jax
@@ -60,8 +61,8 @@ def train_classifier(
     assert train.labels is not None
     kept, held = hold_out(train.labels, config.held_out, config.seed)
     fitted, watched = (train.take(rows) for rows in (kept, held))
-    # A batch is no larger than the data, and shared out evenly: fewer images than devices are repeated.
-    fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), mesh.size)))
+    # Fewer images than the smallest batch are repeated.
+    fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), batch_quantum(mesh))))
     config = resolve(config, len(fitted), mesh)
     write_config(workdir, config)
     processes = jax.process_index(), jax.process_count()
@@ -86,11 +87,16 @@ def train_classifier(
     return logits[:, head], chosen
 
 
+def batch_quantum(mesh: Mesh) -> int:
+    """Returns what batch sizes are multiples of: 8 on 1, 2, 4 or 8 devices, so that these give the same result."""
+    return math.lcm(8, mesh.size)
+
+
 def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) -> ml_collections.ConfigDict:
     """Returns the configuration with batch size, durations and intervals for this many images."""
-    batch_size = min(config.batch_size, num_examples) // mesh.size * mesh.size
+    quantum = batch_quantum(mesh)
     config = ml_collections.ConfigDict(config.to_dict())
-    config.batch_size = max(batch_size, mesh.size)
+    config.batch_size = max(min(config.batch_size, num_examples) // quantum, 1) * quantum
     if config.frozen:  # these rates are not scaled with the batch
         config.optim.base_learning_rate = max(config.learning_rates) * 512 / config.batch_size
     config = checks.resolve(config, num_examples)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import sit_jax.data.load as load
+from sit_jax import progress
 from sit_jax.data import Records, load_images, open_source
 from sit_jax.errors import InputError
 
@@ -170,8 +171,8 @@ def test_memory_limit_decides(folder, tmp_path, decoded):
 
 
 def test_long_decoding_shows_progress(folder, tmp_path, monkeypatch, capsys):
-    real = load.tqdm.tqdm
-    monkeypatch.setattr(load.tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0, "mininterval": 0}))
+    real = progress.tqdm.tqdm
+    monkeypatch.setattr(progress.tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0, "mininterval": 0}))
     load_images(records_of(folder[0]), 4, cache_dir=tmp_path / "cache")
     assert "decoding images: 100%" in capsys.readouterr().err
 
