@@ -60,7 +60,7 @@ def table(report: dict) -> str:
     ]
     rows = [header]
     for row in report["results"]:
-        start = [str(row["labels"]), str(row["num_train"])]
+        start = [row["labels"] if isinstance(row["labels"], str) else f"{row['labels']:g}", str(row["num_train"])]
         if by_k:
             rows += [[*start, k, *(percent(row[e]["by_k"][k]) for e in encoders)] for k in row["pretrained"]["by_k"]]
         else:
