@@ -64,9 +64,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
             raise InputError(f"{name}={lookup(config, name)} must be one of {', '.join(choices)}")
     for names, largest in ((SHARES, 1), (RANGES, math.inf)):
         for name in names:
-            value = tuple(lookup(config, name))
-            if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest:
-                raise InputError(f"{name}={value} must be a range (low, high) within 0 and {largest}")
+            check_range(config, name, largest)
     for name in POSITIVE:
         if not lookup(config, name) > 0:
             raise InputError(f"{name}={lookup(config, name)} must be above 0")
@@ -87,6 +85,13 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     check_model(config.model)
     check_batch(config.batch_size, num_devices)
     check_weights(config.loss.weights)
+
+
+def check_range(config: ml_collections.ConfigDict, name: str, largest: float) -> None:
+    """Raises InputError unless a value is a pair (low, high) with 0 <= low <= high <= largest."""
+    value = tuple(lookup(config, name))
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest:
+        raise InputError(f"{name}={value} must be a range (low, high) within 0 and {largest}")
 
 
 def check_model(model: ml_collections.ConfigDict) -> None:
@@ -167,6 +172,14 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
         values = lookup(config, name)
         if not values or min(values) <= 0:
             raise InputError(f"{name}={tuple(values)} must be one number above 0 or more")
+    for section in ("linear.augment", "finetune.augment"):
+        for name in ("flip", "random_erase", "label_smoothing", "randaugment.probability"):
+            if not 0 <= lookup(config, f"{section}.{name}") <= 1:
+                raise InputError(f"{section}.{name}={lookup(config, f'{section}.{name}')} must be from 0 to 1")
+        for name, largest in (("area", 1), ("ratio", math.inf)):
+            check_range(config, f"{section}.{name}", largest)
+            if lookup(config, f"{section}.{name}")[0] <= 0:
+                raise InputError(f"{section}.{name}={lookup(config, f'{section}.{name}')} must start above 0")
     if config.linear.hidden and not config.linear.epochs:
         raise InputError("linear.hidden needs training: set linear.epochs above 0")
 

@@ -23,6 +23,7 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their average.", flag_values=values)
     description = "Changes of the configuration of the run, as --config.<key>=value."
     config_flags.DEFINE_config_dict("config", config.defaults(), description, flag_values=values, sys_argv=argv)
+    values["config"].default_as_str = "that of the run"  # for --help; all keys are in sit_jax/config.py
     return values
 
 

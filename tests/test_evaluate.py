@@ -268,6 +268,10 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
         (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "fine-tuning is on the two tokens"),
         (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
+        (
+            ["--workdir=ROOT/run", "--protocol=finetune", "--config.finetune.augment.flip=2."],
+            "augment.flip=2.0 must be",
+        ),
         (["--workdir=ROOT/noema", "--protocol=knn", "--weights=ema"], "kept no running average"),
         (["--workdir=ROOT/cut", "--protocol=knn"], "cannot be read"),
     ],
@@ -289,6 +293,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(root, capsys, arguments, expect
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert expected.replace("ROOT", str(root)) in lines[0]
     assert sorted(root.rglob("*")) == before
+
+
+def test_help_lists_the_options(capsys):
+    with pytest.raises(SystemExit) as done:
+        command.main(["evaluate", "--help"])
+    printed = capsys.readouterr().out
+    assert done.value.code == 0
+    assert "--labels_per_class" in printed and "that of the run" in printed and len(printed.splitlines()) < 60
 
 
 def test_transfer_fills_the_grid(root, run, tmp_path, capsys):
