@@ -109,7 +109,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.linear.epochs = 0.0
     c.linear.held_out = 0.1  # share of the labelled training images that chooses among what follows
     c.linear.l2 = tuple(10.0**exponent for exponent in range(-6, 2))  # convex: strengths of the penalty to try
-    c.linear.learning_rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # epochs: SGD, all of them are trained at once
+    c.linear.learning_rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # epochs: SGD, all of them are trained at once
     c.linear.hidden = 0  # epochs: width of a tanh layer before each classifier (1024 in the paper's variant)
     c.linear.batch_size = 256
     c.linear.augment = augmentation()

@@ -8,6 +8,8 @@ import pytest
 
 from sit_jax.train import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     "name,size", [("cifar10", 32), ("cifar100", 32), ("tiny_imagenet", 64), ("stl10", 96), ("folder", 50)]

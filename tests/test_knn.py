@@ -11,6 +11,8 @@ from sit_jax.eval.knn import knn_votes
 from sit_jax.mesh import make_mesh
 from sit_jax.train.state import init_state, make_training
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def clusters(count, seed, noise=1.2):
     rng = np.random.default_rng(seed)

@@ -17,6 +17,8 @@ from sit_jax.mesh import batch_sharding, make_mesh, state_shardings
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def make_config(**values):
     c = digits.get_config("runlocal")

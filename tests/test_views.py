@@ -18,6 +18,8 @@ from sit_jax.views.corrupt import OPERATIONS, blur, replace
 SEEDS = given(seed=st.integers(0, 2**31))
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @functools.partial(jax.jit, static_argnames=("function", "args"))
 def compiled(function, *arrays, args):

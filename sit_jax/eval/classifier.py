@@ -60,6 +60,9 @@ class Classifier:
         if self.config.frozen:
             tokens = jax.lax.stop_gradient(tokens)
         x = jnp.einsum("bkf->kbf", CLASSIFIED[self.config.features](tokens))[None]
+        if "standardise" in params["head"]:
+            mean, std = (jax.lax.stop_gradient(params["head"]["standardise"][name]) for name in ("mean", "std"))
+            x = (x - mean) / std
         if "hidden" in params["head"]:
             x = jnp.tanh(x @ params["head"]["hidden"]["kernel"] + params["head"]["hidden"]["bias"])
         return x @ params["head"]["out"]["kernel"] + params["head"]["out"]["bias"]
@@ -89,9 +92,12 @@ class Classifier:
         logits = self.logits(params, whole_images(images, self.config.model.image_size))
         return logits.mean(axis=1).swapaxes(0, 1)
 
-    def make_state(self, encoder: dict) -> TrainState:
-        """Returns the state at step 0."""
+    def make_state(self, encoder: dict, statistics: dict | None) -> TrainState:
+        """Returns the state at step 0; `statistics` are `mean` and `std` [K, F] that scale the features, or None."""
         head = self.init_head(named_key(jax.random.key(self.config.seed), "head"))
+        if statistics:
+            shape = len(self.config.learning_rates), statistics["mean"].shape[0], 1, statistics["mean"].shape[1]
+            head["standardise"] = jax.tree.map(lambda x: jnp.broadcast_to(x[None, :, None], shape), statistics)
         # Copies: the step donates the state, and the encoder is needed again.
         params = {"encoder": jax.tree.map(jnp.copy, encoder), "head": head}
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), None)

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from sit_jax import checks
 from sit_jax.data import Batches, Images, Subset
 from sit_jax.eval.classifier import Classifier
-from sit_jax.eval.features import Encode, extract
+from sit_jax.eval.features import Encode, extract, make_encode
 from sit_jax.eval.labels import hold_out
-from sit_jax.eval.linear import cross_entropy
+from sit_jax.eval.linear import Standardiser, cross_entropy
 from sit_jax.mesh import batch_sharding, replicated, state_shardings
 from sit_jax.train.announce import write_config
 from sit_jax.train.loop import Run, Task
@@ -70,7 +70,7 @@ def train_classifier(
     classifier = Classifier(config, num_classes)
     predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):
-        run = Run(config, workdir, mesh, batches, make_task(classifier, predict, encoder, watched, mesh))
+        run = Run(config, workdir, mesh, batches, make_task(classifier, predict, encoder, fitted, watched, mesh))
         say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
         if not run.loop():
             return None
@@ -105,9 +105,21 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) ->
     return config
 
 
-def make_task(classifier: Classifier, predict: Encode, encoder: dict, watched: Subset, mesh: Mesh) -> Task:
+def feature_statistics(encoder: dict, images: Subset, config: ml_collections.ConfigDict, mesh: Mesh) -> dict:
+    """Returns `mean` and `std` [K, F] of the features of whole images, as the convex probe has them."""
+    encode = make_encode(config, mesh, config.features)
+    features = extract(encode, {"encoder": encoder}, images.gather, len(images), config.batch_size, mesh)
+    scales = [Standardiser(features[:, k]) for k in range(features.shape[1])]
+    return {"mean": np.stack([s.mean for s in scales]), "std": np.stack([s.scale for s in scales])}
+
+
+def make_task(
+    classifier: Classifier, predict: Encode, encoder: dict, fitted: Subset, watched: Subset, mesh: Mesh
+) -> Task:
     """Returns what the loop trains; its evaluation looks at the held-out images `watched`, where there are some."""
-    shapes = jax.eval_shape(classifier.make_state, encoder)
+    # Without equal scales of the features, SGD on a frozen encoder would take many times the steps.
+    statistics = feature_statistics(encoder, fitted, classifier.config, mesh) if classifier.config.frozen else None
+    shapes = jax.eval_shape(classifier.make_state, encoder, statistics)
     shardings = state_shardings(shapes, mesh)
     abstract = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
     batch = batch_sharding(mesh)
@@ -125,7 +137,7 @@ def make_task(classifier: Classifier, predict: Encode, encoder: dict, watched: S
         return {"eval/loss": loss, "eval/top1": top1}
 
     def init() -> TrainState:
-        return jax.jit(classifier.make_state, out_shardings=shardings)(encoder)
+        return jax.jit(classifier.make_state, out_shardings=shardings)(encoder, statistics)
 
     return Task(abstract, init, train_step, watch if len(watched) else None, ())
 
