@@ -272,6 +272,7 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
             ["--workdir=ROOT/run", "--protocol=finetune", "--config.finetune.augment.flip=2."],
             "augment.flip=2.0 must be",
         ),
+        (["--workdir=ROOT/blocked", "--protocol=knn"], "ROOT/blocked/eval: results cannot be written there"),
         (["--workdir=ROOT/noema", "--protocol=knn", "--weights=ema"], "kept no running average"),
         (["--workdir=ROOT/cut", "--protocol=knn"], "cannot be read"),
     ],
@@ -282,6 +283,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(root, capsys, arguments, expect
         for path in (root / "cut" / "checkpoints" / "2" / "state").rglob("*"):
             if path.is_file() and path.stat().st_size > 1000:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        shutil.copytree(root / "run", root / "blocked")
+        (root / "blocked" / "eval").write_text("a file in place of the folder")
         (root / "flat").mkdir()
         Image.new("RGB", (9, 9)).save(root / "flat" / "1.png")
         shutil.copytree(root / "run", root / "empty")

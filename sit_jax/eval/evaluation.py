@@ -68,6 +68,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
     if path.exists():
         say(f"this evaluation is finished; its result is in {path}")
         return json.loads(path.read_text()), path
+    check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     say(f"results go to {path}")
     results = run_units(
         restored,
@@ -107,22 +108,29 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
 
 
 def check_out(out: pathlib.Path, suffix: str) -> None:
-    """Raises InputError unless a file with this ending can be written to `out`; its folder is made."""
+    """Raises InputError unless `--out` has this ending and can be written."""
     if out.suffix != suffix:
         raise InputError(f"--out={out}: the name must end in {suffix}")
+    check_writable(out, f"--out={out}: cannot be written ({{}}); choose another file")
+
+
+def check_writable(path: pathlib.Path, message: str) -> None:
+    """Raises InputError, `message` with the reason in it, unless a file can be written; its folder is made."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        existed = out.exists()
-        with out.open("ab"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        with path.open("ab"):
             pass
         if not existed:
-            out.unlink()
+            path.unlink()
     except OSError as error:
-        raise InputError(f"--out={out}: cannot be written ({error.strerror}); choose another file") from error
+        raise InputError(message.format(error.strerror)) from error
 
 
 def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
-    """Copies a report with its pictures."""
+    """Copies a report with its pictures; nothing, where `out` is that report."""
+    if out.exists() and out.samefile(path):
+        return
     shutil.copyfile(path, out)
     for picture in path.parent.glob(f"{path.stem}.*.png"):
         shutil.copyfile(picture, out.with_name(out.stem + picture.name.removeprefix(path.stem)))
