@@ -97,6 +97,13 @@ def test_equal_channels_stay_as_they_are():
         np.testing.assert_allclose(found, flat, atol=2e-3)
 
 
+def test_rounding_noise_of_a_flat_picture_is_not_contrast():
+    flat = jnp.float32(1.0) - jnp.float32(np.random.default_rng(0).uniform(0, 5e-7, (SIZE, SIZE, 3)))
+    for name in ("autocontrast", "equalize"):
+        found = compiled()(NAMES.index(name), flat, jnp.float32(0.9), jnp.float32(1.0))
+        np.testing.assert_allclose(found, flat, atol=2e-3)
+
+
 def config(**values):
     c = defaults().finetune.augment
     c.update(values)
@@ -122,6 +129,26 @@ def test_randaugment_probability_and_range():
     assert changed[0] == 0
     assert 0.55 < changed[1] < 0.92  # 1 - 1 / 4, but for operations that change nothing
     assert changed[2] > 0.9
+
+
+def test_operations_magnitudes_and_signs_are_drawn_as_configured(monkeypatch):
+    def record(op, image, level, sign):
+        return jnp.stack([op.astype(jnp.float32), level * 10, sign]) + 0 * image
+
+    monkeypatch.setattr(ra, "apply", record)
+    settings = config().randaugment.copy_and_resolve_references()
+    settings.update(layers=1, probability=1.0)
+    count = 6000
+    out = ra.randaugment(row_keys(jax.random.key(5), count), jnp.zeros((count, 1, 1, 3)), settings)
+    op, magnitude, sign = np.asarray(out)[:, 0, 0].T
+    share = count / len(OPERATIONS)
+    counts = np.bincount(op.astype(int), minlength=len(OPERATIONS))
+    assert len(counts) == len(OPERATIONS)
+    assert np.abs(counts - share).max() < 4 * np.sqrt(share)
+    assert magnitude.max() == 10  # 9 + 2 standard deviations: the upper tail is cut
+    np.testing.assert_allclose([magnitude.mean(), magnitude.std()], [9.0, 0.49], atol=0.03)
+    assert set(np.unique(sign)) == {-1.0, 1.0}
+    assert abs(sign.mean()) < 4 / np.sqrt(count)
 
 
 def test_random_erase_fills_one_box_of_the_right_area():

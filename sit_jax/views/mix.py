@@ -40,7 +40,8 @@ def mixup_cutmix(
 
     `keys` [B], `images` [B, s, s, 3], `targets` [B, C] float32. Half of the rows are blended (mixup), half get a box of
     the other image (CutMix); the share of the own image is drawn from Beta(a, a) with a = `mixup` or `cutmix`, of which
-    0 is off. The other image is the mirrored row in a group of 8, so that sharded batches are not moved.
+    0 is off. The other image is the mirrored row in a group, of 8 where
+    that divides the batch (see `group_size`), so that sharded batches are not moved.
     """
     if not mixup and not cutmix:
         return images, targets

@@ -93,8 +93,11 @@ def affine(image: jax.Array, transform: jax.Array) -> jax.Array:
 def autocontrast(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
     """Stretches each channel to the full range; one of a single value stays."""
     del level, sign
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    return jnp.where(high > low, (image - low) / jnp.maximum(high - low, 1e-6), image)
+    # Whole levels decide, as in Pillow: in a flat picture the crop leaves rounding noise, which is not contrast.
+    levels = jnp.round(image * LEVELS)
+    low, high = levels.min(axis=(0, 1)), levels.max(axis=(0, 1))
+    stretched = jnp.clip((image * LEVELS - low) / jnp.maximum(high - low, 1.0), 0.0, 1.0)
+    return jnp.where(high > low, stretched, image)
 
 
 def equalize(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
