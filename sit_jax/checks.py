@@ -12,6 +12,7 @@ from sit_jax.config import differing_keys, duration, to_json
 from sit_jax.errors import InputError
 from sit_jax.losses import TASKS
 from sit_jax.model import SIZES
+from sit_jax.views.corrupt import group_size
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
@@ -84,6 +85,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
         raise InputError("model.attention=cudnn needs an NVIDIA GPU and bfloat16; use model.attention=xla")
     check_model(config.model)
     check_batch(config.batch_size, num_devices)
+    check_microbatches(config.microbatches, config.batch_size, num_devices)
     check_weights(config.loss.weights)
 
 
@@ -113,6 +115,17 @@ def check_batch(batch_size: int, num_devices: int) -> None:
         raise InputError(
             f"batch_size={batch_size} is not divisible by the {num_devices} devices; "
             f"use {above}" + (f" or {below}" if below else "")
+        )
+
+
+def check_microbatches(microbatches: int, batch_size: int, num_devices: int) -> None:
+    """Raises InputError, with what is possible, unless each device cuts its rows into whole groups of donors."""
+    rows, group = batch_size // num_devices, group_size(batch_size)
+    possible = [n for n in range(1, rows + 1) if n == 1 or rows % (n * group) == 0]
+    if microbatches not in possible:
+        raise InputError(
+            f"microbatches={microbatches} does not cut the {rows} images of a device into groups of {group}; "
+            f"use one of {', '.join(map(str, possible))}"
         )
 
 

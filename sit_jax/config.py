@@ -16,6 +16,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.seed = 0
     # Source images in a step, over all devices and hosts; each gives two views.
     c.batch_size = 256
+    # Gradient accumulation: the batch goes through the device in so many parts, with the losses of the whole batch.
+    c.microbatches = 1
     # Length of the training: `steps` or `examples` (source images) go before `epochs` (true passes over the data).
     c.epochs = 100.0
     c.steps = placeholder(int)
@@ -94,6 +96,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices that share out the batch; -1: the rest
     c.mesh.fsdp = 1  # devices that share out batch and parameters
+    # Groups of devices that each hold all parameters: TPU slices or nodes. None: the TPU slices that are there, else 1.
+    c.mesh.slices = placeholder(int)
 
     c.eval = ml_collections.ConfigDict()
     # k-NN on frozen features: "auto" where there are labels, "on" insists, "off".
@@ -163,6 +167,7 @@ RESUMABLE = (
         "keep_latest",
         "keep_best",
         "mesh.",
+        "microbatches",
         "eval.",
         "linear.",
         "finetune.",

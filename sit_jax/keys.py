@@ -11,6 +11,12 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def row_keys(key: jax.Array, rows: int) -> jax.Array:
-    """Returns one key a row, [rows]; the key of a row depends on its global index alone."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+def row_keys(key: jax.Array, rows: int | jax.Array) -> jax.Array:
+    """Returns one key a row, for the global indices `rows` [n] or for 0 to `rows` - 1; it depends on them alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows) if isinstance(rows, int) else rows)
+
+
+def view_rows(images: int | jax.Array) -> jax.Array:
+    """Returns the global indices of the views of images, [2n]: image i has the views 2i and 2i + 1."""
+    images = jnp.arange(images) if isinstance(images, int) else images
+    return (2 * images[:, None] + jnp.arange(2)).reshape(-1)

@@ -32,9 +32,9 @@ def batch_of(size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (size, 12, 12, 3), np.uint8)
 
 
-def run(config, devices, fsdp=1, steps=3):
+def run(config, devices, fsdp=1, steps=3, slices=1):
     """Trains some steps and returns the state and all metrics."""
-    mesh = make_mesh(-1, fsdp, jax.devices()[:devices])
+    mesh = make_mesh(-1, fsdp, jax.devices()[:devices], slices)
     training = make_training(config)
     with jax.set_mesh(mesh):
         state = init_state(config, training, mesh)
@@ -53,9 +53,9 @@ def one_device():
     return run(make_config(), 1)
 
 
-@pytest.mark.parametrize("devices,fsdp", [(2, 1), (4, 1), (4, 2)])
-def test_the_result_does_not_depend_on_the_devices(devices, fsdp):
-    state, history = run(make_config(), devices, fsdp)
+@pytest.mark.parametrize("devices,fsdp,slices", [(2, 1, 1), (4, 1, 1), (4, 2, 1), (4, 2, 2)])
+def test_the_result_does_not_depend_on_the_devices(devices, fsdp, slices):
+    state, history = run(make_config(), devices, fsdp, slices=slices)
     expected_state, expected_history = one_device()
     for metrics, expected in zip(history, expected_history, strict=True):
         for name in expected:
@@ -99,8 +99,11 @@ def test_large_arrays_never_lie_whole_on_a_device():
 
 
 def test_mesh_must_multiply_to_the_devices():
-    assert make_mesh(-1, 2).shape == {"data": 2, "fsdp": 2}
-    assert make_mesh(1, -1).shape == {"data": 1, "fsdp": 4}
+    assert make_mesh(-1, 2).shape == {"slice": 1, "data": 2, "fsdp": 2}
+    assert make_mesh(1, -1).shape == {"slice": 1, "data": 1, "fsdp": 4}
+    assert make_mesh(-1, 2, slices=2).shape == {"slice": 2, "data": 1, "fsdp": 2}
+    with pytest.raises(InputError, match=r"mesh.slices=3 does not divide the 4 devices"):
+        make_mesh(slices=3)
     for data, fsdp in [(3, 1), (-1, 3), (8, 1), (-1, -1), (0, 4)]:
         with pytest.raises(InputError, match="4 devices"):
             make_mesh(data, fsdp)

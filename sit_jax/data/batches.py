@@ -15,8 +15,8 @@ class Batches:
 
     Step s takes the images at the positions s*B to (s+1)*B - 1 of a stream in which every epoch visits each image
     exactly once, in an order of its own; a batch may span the end of an epoch. Of the `batch_size` images of a step,
-    over all hosts, process p of n takes the p-th n-th and reads no others. Raises InputError if the batch is larger
-    than the data set or does not divide among the processes.
+    over all hosts, this process reads those at the positions `local` (ascending, all by default) and no others. Raises
+    InputError if the batch is larger than the data set.
     """
 
     def __init__(
@@ -24,19 +24,17 @@ class Batches:
         images: Images,
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        local: np.ndarray | None = None,
         labels: np.ndarray | None = None,
     ):
-        if batch_size < 1 or batch_size % process_count:
-            raise InputError(f"batch_size={batch_size} must be a positive multiple of the {process_count} processes")
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be 1 or more")
         if batch_size > len(images):
             raise InputError(
                 f"batch_size={batch_size} is more than the {len(images)} images; set it to {len(images)} or less"
             )
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        local_size = batch_size // process_count
-        self._local = slice(process_index * local_size, (process_index + 1) * local_size)
+        self.local = np.arange(batch_size) if local is None else local
         # A batch spans two epochs at most, and batches are read ahead: three orders are in use at a time.
         order = functools.partial(epoch_order, len(images), batch_size, seed)
         self._order = functools.lru_cache(maxsize=3)(order)
@@ -51,11 +49,11 @@ class Batches:
         return order[first : first + self.batch_size]
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """Returns this process's part of a step: {"image": uint8 [batch_size / process_count, S, S, 3]}.
+        """Returns this process's part of a step: {"image": uint8 [len(local), S, S, 3]}.
 
-        With labels, also {"label": int32 [batch_size / process_count]}.
+        With labels, also {"label": int32 [len(local)]}.
         """
-        rows = self.rows_at(step)[self._local]
+        rows = self.rows_at(step)[self.local]
         batch = {"image": self.images.gather(rows)}
         return batch if self.labels is None else batch | {"label": self.labels[rows]}
 

@@ -58,7 +58,7 @@ def make_unit(restored: Restored, data: Labelled, protocol: str, features: str, 
     def cached_features() -> tuple[np.ndarray, np.ndarray]:
         encode = make_encode(config, mesh, features)
         train, test = (
-            extract(encode, params, images.gather, len(images), config.batch_size, mesh)
+            extract(encode, params, images.gather, len(images), config.batch_size // config.microbatches, mesh)
             for images in (data.train, data.test)
         )
         return train, test

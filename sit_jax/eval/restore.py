@@ -71,7 +71,7 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); restore it from a copy") from error
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
-    config.mesh.update(data=-1, fsdp=1)
+    config.mesh.update(data=-1, fsdp=1, slices=None)
     config.update_from_flattened_dict(overrides)
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"  # the same function, on devices that have no cuDNN

@@ -14,7 +14,7 @@ from sit_jax.eval.classifier import Classifier
 from sit_jax.eval.features import Encode, extract, make_encode
 from sit_jax.eval.labels import hold_out
 from sit_jax.eval.linear import Standardiser, cross_entropy
-from sit_jax.mesh import batch_sharding, replicated, state_shardings
+from sit_jax.mesh import batch_sharding, local_rows, replicated, state_shardings
 from sit_jax.train.announce import write_config
 from sit_jax.train.loop import Run, Task
 from sit_jax.train.metrics import MetricsWriter, say
@@ -32,7 +32,7 @@ def classifier_config(
         c.update(
             batch_size=section.batch_size, epochs=section.epochs, steps=None, examples=None, augment=section.augment
         )
-        c.update(held_out=section.held_out, keep_latest=1, keep_best=0)
+        c.update(held_out=section.held_out, keep_latest=1, keep_best=0, microbatches=1)
         c.optim.update(warmup_epochs=0.0, warmup_steps=None, warmup_examples=None)
     if protocol == "linear":
         c.hidden, c.learning_rates = section.hidden, tuple(section.learning_rates)
@@ -65,8 +65,8 @@ def train_classifier(
     fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), batch_quantum(mesh))))
     config = resolve(config, len(fitted), mesh)
     write_config(workdir, config)
-    processes = jax.process_index(), jax.process_count()
-    batches = Batches(fitted, config.batch_size, config.seed, *processes, labels=fitted.labels)
+    local = local_rows(mesh, config.batch_size)
+    batches = Batches(fitted, config.batch_size, config.seed, local, labels=fitted.labels)
     classifier = Classifier(config, num_classes)
     predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):

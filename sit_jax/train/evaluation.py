@@ -110,7 +110,7 @@ class Evaluation:
 
     def knn(self, model_params: dict, labelled: Labelled) -> float:
         """Returns the k-NN top-1 accuracy on the two tokens of the frozen encoder."""
-        eval_config, size = self.config.eval, self.config.batch_size
+        eval_config, size = self.config.eval, self.config.batch_size // self.config.microbatches
         train, test = (
             extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
             for images in (labelled.train_images, self.data.test_images)

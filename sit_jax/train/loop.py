@@ -13,7 +13,7 @@ from sit_jax import checks
 from sit_jax.data import Batches, image_options, load_images, open_source
 from sit_jax.errors import InputError
 from sit_jax.losses import TASKS
-from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train import checkpoint
 from sit_jax.train.announce import announce, write_config
 from sit_jax.train.evaluation import EvalData, Evaluation, load_eval_data
@@ -38,7 +38,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     images = load_images(source.pretrain, **image_options(config))
     config = checks.resolve(config, len(images))
     checks.check_workdir(workdir, config)
-    batches = Batches(images, config.batch_size, config.seed, jax.process_index(), jax.process_count())
+    batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
     eval_data = load_eval_data(source, images, config)
     write_config(workdir, config)
     with jax.set_mesh(mesh):
@@ -79,7 +79,7 @@ class Run:
         batches: Batches,
         task: Task,
     ):
-        self.config, self.batches, self.task, self.sharding = config, batches, task, batch_sharding(mesh)
+        self.config, self.batches, self.task, self.mesh = config, batches, task, mesh
         self.manager = checkpoint.make_manager(workdir, config.keep_latest, config.keep_best)
         restored = checkpoint.restore_latest(self.manager, task.abstract)
         self.state, self.start = restored or (task.init(), 0)
@@ -143,7 +143,7 @@ class Run:
             jax.block_until_ready(self.pending[-IN_FLIGHT])
 
     def _put(self, rows: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(self.sharding, rows)
+        return put_batch(rows, self.batches.local, self.config.batch_size, self.mesh)
 
     def check(self, step: int) -> dict[str, float] | None:
         """Fetches the metrics of the steps up to `step`; raises NonFiniteError if one is not finite."""

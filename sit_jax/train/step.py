@@ -1,6 +1,8 @@
 """One step of pre-training: views, losses, gradients, update; a pure function of (state, batch)."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax import losses
-from sit_jax.keys import named_key, row_keys
+from sit_jax.keys import named_key, row_keys, view_rows
 from sit_jax.mesh import batch_sharding, replicated
 from sit_jax.model import unpatchify
+from sit_jax.train.microbatches import join, split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
@@ -20,27 +23,59 @@ from sit_jax.views import Views, make_test_views, make_views
 Metrics = dict[str, jax.Array]
 
 
-def pretrain_loss(
-    params: dict, training: Training, views: Views, key: jax.Array | None, config: ml_collections.ConfigDict
-) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-    """Returns the weighted sum of the three losses, and (its parts with the rotation accuracy, the rebuilt views).
+class Chunk(NamedTuple):
+    """A part of a batch, with all devices at work on it; all of the batch without gradient accumulation."""
 
-    `key` turns stochastic depth on; None is evaluation.
+    images: jax.Array  # [b, H, W, 3] uint8
+    rows: jax.Array  # [b] int32: their indices in the batch
+
+
+class Outputs(NamedTuple):
+    """What the losses need of a chunk; everything else of it is forgotten. Stacked, the fields have one axis more."""
+
+    means: Metrics  # means over the chunk: reconstruction, rotation, rotation_accuracy
+    pixels: jax.Array  # []: how many pixels the reconstruction is the mean of
+    embedding: jax.Array  # [2b, E]
+
+
+def forward(
+    params: dict, training: Training, views: Views, keys: jax.Array | None, config: ml_collections.ConfigDict
+) -> tuple[Outputs, jax.Array]:
+    """Runs the network on views, and returns (what the losses need, the rebuilt views [V, s, s, 3]).
+
+    `keys` [V] turn stochastic depth on; None is evaluation.
     """
-    model = nnx.merge(training.graphdef, params["model"])
-    out = model(views.corrupted, None if key is None else row_keys(key, len(views.corrupted)))
+    out = nnx.merge(training.graphdef, params["model"])(views.corrupted, keys)
     rebuilt = unpatchify(out["patches"], config.model.patch_size)
-    mask = None
+    mask, pixels = None, jnp.float32(1)
     if config.loss.corrupted_only:
         mask = jnp.any(jnp.stack(list(views.masks.values())), axis=0)
-    parts = {
+        pixels = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
+    means = {
         "reconstruction": losses.reconstruction_loss(views.clean, rebuilt, mask),
         "rotation": losses.rotation_loss(out["rotation"], views.rotation),
-        "contrastive": losses.nt_xent(out["embedding"], config.loss.temperature),
+        "rotation_accuracy": jnp.mean(out["rotation"].argmax(axis=1) == views.rotation),
+    }
+    return Outputs(means, pixels, out["embedding"]), rebuilt
+
+
+def combine(outputs: Outputs, params: dict, config: ml_collections.ConfigDict) -> tuple[jax.Array, Metrics]:
+    """Returns (the weighted sum of the three losses of the whole batch, its parts) from the stacked outputs."""
+    means = {name: values.mean() for name, values in outputs.means.items()}
+    share = outputs.pixels / outputs.pixels.sum()
+    parts = {
+        "reconstruction": jnp.sum(outputs.means["reconstruction"] * share),
+        "rotation": means["rotation"],
+        "contrastive": losses.nt_xent(join(outputs.embedding), config.loss.temperature),
     }
     total = losses.total_loss(parts, params["log_var"], config.loss.weights)
-    accuracy = jnp.mean(out["rotation"].argmax(axis=1) == views.rotation)
-    return total, ({"loss": total, **parts, "rotation_accuracy": accuracy}, rebuilt)
+    return total, {"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}
+
+
+def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
+    """Cuts a batch into `config.microbatches` chunks, stacked."""
+    rows = jnp.arange(len(images))
+    return Chunk(*(split(x, config.microbatches) for x in (images, rows)))
 
 
 def make_train_step(
@@ -54,9 +89,14 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        views = make_views(key, batch["image"], config)
-        grad = jax.value_and_grad(pretrain_loss, has_aux=True)
-        (_, (metrics, _)), grads = grad(state.params, training, views, named_key(key, "model"), config)
+
+        def run(params: dict, chunk: Chunk) -> Outputs:
+            views = make_views(key, chunk.images, config, chunk.rows)
+            keys = row_keys(named_key(key, "model"), view_rows(chunk.rows))
+            return forward(params, training, views, keys, config)[0]
+
+        chunks = stack_chunks(batch["image"], config)
+        (_, metrics), grads = value_and_grad(run, functools.partial(combine, config=config), state.params, chunks)
         updates, opt_state = training.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -74,14 +114,25 @@ def make_eval_step(
 ) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
     """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, 3] uint8.
 
-    Rotations and corruptions follow from (config.seed, index) alone: every evaluation asks the same questions.
+    Rotations and corruptions follow from (config.seed, index) alone: every evaluation asks the same questions. With
+    gradient accumulation, views and rebuilt views are those of the first chunk.
     """
 
     def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array]:
         key = jax.random.fold_in(named_key(jax.random.key(config.seed), "eval"), index)
-        views = make_test_views(key, images, config)
-        _, (metrics, rebuilt) = pretrain_loss(params, training, views, None, config)
-        return metrics, views, rebuilt
+
+        def run(chunk: Chunk) -> tuple[Outputs, tuple[Views, jax.Array]]:
+            views = make_test_views(key, chunk.images, config, chunk.rows)
+            outputs, rebuilt = forward(params, training, views, None, config)
+            return outputs, (views, rebuilt)
+
+        chunks = stack_chunks(images, config)
+        first, shown = run(jax.tree.map(lambda x: x[0], chunks))
+        outputs = stacked(first)
+        if config.microbatches > 1:
+            rest = jax.lax.map(lambda chunk: run(chunk)[0], jax.tree.map(lambda x: x[1:], chunks))
+            outputs = jax.tree.map(lambda *x: jnp.concatenate(x), outputs, rest)
+        return combine(outputs, params, config)[1], *shown
 
     return eval_step
 

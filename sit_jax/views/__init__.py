@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from sit_jax.keys import named_key
+from sit_jax.keys import named_key, view_rows
 from sit_jax.views.augment import augment, whole_images
 from sit_jax.views.corrupt import corrupt
 from sit_jax.views.rotate import random_rotation, rotate
@@ -22,23 +22,29 @@ class Views(NamedTuple):
     masks: dict[str, jax.Array]  # {operation: [V, s, s] bool}: the pixels that each corruption wrote
 
 
-def make_views(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> Views:
+def make_views(
+    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
+) -> Views:
     """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
 
-    Flip comes before rotation: an image and its mirror carry the same rotation class.
+    `rows` [B] are the global indices of the images where they are a part of a batch. Flip comes before rotation: an
+    image and its mirror carry the same rotation class.
     """
-    views = augment(named_key(key, "augment"), images, config.model.image_size, config.views)
-    return rotate_and_corrupt(key, views, config)
+    rows = view_rows(len(images) if rows is None else rows)
+    views = augment(named_key(key, "augment"), images, config.model.image_size, config.views, rows)
+    return rotate_and_corrupt(key, views, config, rows)
 
 
-def make_test_views(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> Views:
+def make_test_views(
+    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
+) -> Views:
     """Makes the same from whole images, without crop, flip and jitter, to measure the three tasks on test images."""
     views = whole_images(images, config.model.image_size).repeat(2, axis=0)
-    return rotate_and_corrupt(key, views, config)
+    return rotate_and_corrupt(key, views, config, view_rows(len(images) if rows is None else rows))
 
 
-def rotate_and_corrupt(key: jax.Array, views: jax.Array, config: ml_collections.ConfigDict) -> Views:
-    """Turns views [V, s, s, 3] at random, keeps them as the target, and corrupts a copy."""
-    clean, rotation = random_rotation(named_key(key, "rotate"), views)
-    corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt)
+def rotate_and_corrupt(key: jax.Array, views: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array) -> Views:
+    """Turns views [V, s, s, 3] with the global indices `rows` at random, keeps them as target, and corrupts a copy."""
+    clean, rotation = random_rotation(named_key(key, "rotate"), views, rows)
+    corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt, rows)
     return Views(clean, corrupted, rotation, masks)

@@ -50,14 +50,21 @@ def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_colle
     return normalise(view)
 
 
-def augment(key: jax.Array, images: jax.Array, image_size: int, config: ml_collections.ConfigDict) -> jax.Array:
+def augment(
+    key: jax.Array,
+    images: jax.Array,
+    image_size: int,
+    config: ml_collections.ConfigDict,
+    rows: jax.Array | None = None,
+) -> jax.Array:
     """Makes two independent views of every image.
 
     `images` is [B, H, W, 3] uint8. Returns [2B, image_size, image_size, 3] float32 in [-1, 1], interleaved: rows 2i
     and 2i+1 are the views of image i, so that a shard of the batch keeps both views of its images. `config` is the
-    section `views`: area, ratio, flip, brightness, contrast, saturation, hue, grayscale.
+    section `views`: area, ratio, flip, brightness, contrast, saturation, hue, grayscale. `rows` [2B] are the global
+    indices of the views where they are a part of a batch.
     """
-    keys = row_keys(key, 2 * len(images)).reshape(len(images), 2)
+    keys = row_keys(key, 2 * len(images) if rows is None else rows).reshape(len(images), 2)
     two_views = jax.vmap(lambda key, image: one_view(key, image, image_size, config), (0, None))
     views = jax.vmap(two_views)(keys, images)
     return views.reshape(2 * len(images), image_size, image_size, 3)

@@ -12,19 +12,20 @@ DONOR_IMAGES = 8
 
 
 def corrupt(
-    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict
+    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Corrupts views by grayscale, blur, recolour, random drop and random replace, in this order.
 
     `images` is [V, s, s, 3] float32 in [-1, 1], interleaved views (rows 2i and 2i+1 of one image). Returns the
     corrupted views, same shape and dtype, and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row
     depends on its own key and pixels alone, but for *replace*, which reads its donor. `config` is the section
-    `corrupt`.
+    `corrupt`; `rows` [V] are the global indices of the views where they are a part of a batch: whole donor groups.
     """
     masks, out = {}, images
+    keyed = len(images) if rows is None else rows
     for name, operation in OPERATIONS.items():
-        mask_keys = row_keys(named_key(key, f"{name}/mask"), len(images))
-        change_keys = row_keys(named_key(key, f"{name}/change"), len(images))
+        mask_keys = row_keys(named_key(key, f"{name}/mask"), keyed)
+        change_keys = row_keys(named_key(key, f"{name}/change"), keyed)
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
         changed = operation(change_keys, images if name == "replace" else out, config[name])
         out = jnp.where(masks[name][..., None], changed, out)

@@ -17,8 +17,11 @@ def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
     return jnp.where((k == 2) | (k == 3), images[:, :, ::-1], images)
 
 
-def random_rotation(key: jax.Array, views: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Turns every view at random; returns the turned views [V, s, s, 3] and the classes [V] int32 in 0..3."""
+def random_rotation(key: jax.Array, views: jax.Array, rows: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Turns every view at random; returns the turned views [V, s, s, 3] and the classes [V] int32 in 0..3.
+
+    `rows` [V] are their global indices where they are a part of a batch.
+    """
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))
-    quarters = draw(row_keys(key, len(views)))
+    quarters = draw(row_keys(key, len(views) if rows is None else rows))
     return rotate(views, quarters), quarters
