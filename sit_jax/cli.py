@@ -10,7 +10,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from sit_jax import config
-from sit_jax.errors import InputError, NonFiniteError
+from sit_jax.errors import InputError, NonFiniteError, SaveError
 from sit_jax.folders import user_cache
 
 DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75
@@ -76,6 +76,9 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
         return WRONG_INPUT
     except NonFiniteError as error:
         print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
+        return FAILED
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         finished = False

@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient is no longer finite; its message names the step and the metric."""
+
+
+class SaveError(OSError):
+    """The end of a run could not be saved; the message names the newest checkpoint, and the exit code is 1."""

@@ -3,16 +3,20 @@
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from sit_jax import cli
+from sit_jax import cli, hosts
 from sit_jax.errors import InputError
 from sit_jax.train.loop import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; the same command goes on from there.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, in a run of several processes.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are; found under Slurm and on Cloud TPU.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -41,12 +45,25 @@ def default_workdir() -> pathlib.Path:
 def pretrain(argv: list[str]) -> bool:
     """Trains as the command line says; returns whether it reached the end."""
     parse_flags(argv)
+    hosts.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     return train(CONFIG.value, pathlib.Path(WORKDIR.value or default_workdir()))
 
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(pretrain, argv)
+    try:
+        code = cli.run(pretrain, argv)
+    except Exception:
+        if not hosts.connected():
+            raise
+        traceback.print_exc()
+        print(
+            "error: this process failed, or another one of the run, whose message says why", file=sys.stderr
+        )
+        code = cli.FAILED
+    if hosts.connected() and code not in (cli.DONE, cli.PREEMPTED):
+        hosts.leave(code)
+    return code
 
 
 if __name__ == "__main__":

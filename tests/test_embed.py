@@ -14,8 +14,8 @@ from sit_jax.data.decode import decode
 from sit_jax.eval.features import make_encode
 from sit_jax.eval.restore import restore
 from sit_jax.mesh import make_mesh
-from sit_jax.train import checkpoint
 from sit_jax.train.announce import write_config
+from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,9 +30,9 @@ def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     write_config(path, config)
     config.seed = 1
-    manager = checkpoint.make_manager(path, keep_latest=1, keep_best=0)
-    checkpoint.save(manager, init_state(config, make_training(config), make_mesh()), 2, None)
-    manager.close()
+    checkpoints = Checkpoints(path, keep_latest=1, keep_best=0)
+    checkpoints.save(init_state(config, make_training(config), make_mesh()), 2, None)
+    checkpoints.close()
     return path
 
 

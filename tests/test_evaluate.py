@@ -19,8 +19,9 @@ from sit_jax.eval.evaluation import Settings, evaluate
 from sit_jax.eval.labels import Amount
 from sit_jax.eval.restore import restore
 from sit_jax.mesh import make_mesh
-from sit_jax.train import checkpoint, loop
+from sit_jax.train import loop
 from sit_jax.train.announce import write_config
+from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -60,9 +61,9 @@ def make_run(workdir, source, **values):
     state = init_state(later, make_training(config), mesh)
     if state.ema is not None:
         state = state.replace(ema=jax.tree.map(lambda x: x * 0.9, state.params))
-    manager = checkpoint.make_manager(workdir, 1, 0)
-    checkpoint.save(manager, state, 2, None)
-    manager.close()
+    checkpoints = Checkpoints(workdir, keep_latest=1, keep_best=0)
+    checkpoints.save(state, 2, None)
+    checkpoints.close()
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,6 @@ def test_test_labels_influence_no_choice(root, run, protocol, overrides):
 
 class StopAt:
     """Stands in for the signals: asks to stop after a number of updates."""
-
-    def __init__(self, manager):
-        pass
 
     def __enter__(self):
         return self

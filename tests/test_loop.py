@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import digits
 from sit_jax.errors import InputError
-from sit_jax.train import checkpoint, loop
+from sit_jax.train import loop
+from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import abstract_state, make_training
 
 SHORT = {
@@ -144,7 +145,7 @@ class StopAt:
     def __init__(self, step):
         self.step = step
 
-    def __call__(self, manager):
+    def __call__(self):
         return self
 
     def __enter__(self):
@@ -252,9 +253,8 @@ def test_best_checkpoint_survives_the_latest(tmp_path):
     training = make_training(config)
     abstract = abstract_state(config, training, mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
-    manager = checkpoint.make_manager(tmp_path, keep_latest=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=1)
     for step, loss in enumerate([3.0, 1.0, 2.0, None], start=1):
-        checkpoint.save(manager, state, step, loss and {"eval/loss": loss})
-    manager.wait_until_finished()
-    assert sorted(manager.all_steps()) == [2, 4]
-    manager.close()
+        checkpoints.save(state, step, loss and {"eval/loss": loss})
+    checkpoints.finish()
+    assert checkpoints.steps() == [2, 4]

@@ -17,8 +17,8 @@ from sit_jax.eval.reconstruction import ROWS, make_rebuild
 from sit_jax.keys import row_keys
 from sit_jax.mesh import make_mesh
 from sit_jax.pictures import GAP, LINE, labelled_grid, text_width
-from sit_jax.train import checkpoint
 from sit_jax.train.announce import write_config
+from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_graphdef, make_training
 from sit_jax.views import whole_images
 from sit_jax.views.corrupt import replace
@@ -52,9 +52,9 @@ def workdir(config, state, tmp_path_factory):
     """A work directory as a training leaves it, without the training."""
     path = tmp_path_factory.mktemp("run")
     write_config(path, config)
-    manager = checkpoint.make_manager(path, keep_latest=1, keep_best=0)
-    checkpoint.save(manager, state, 2, None)
-    manager.close()
+    checkpoints = Checkpoints(path, keep_latest=1, keep_best=0)
+    checkpoints.save(state, 2, None)
+    checkpoints.close()
     return path
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sit_jax.eval.features import put_rows
+from sit_jax.mesh import replicated
 
 QUERIES = 2048  # at a time, over all devices
 KEYS = 16_384  # training features at a time, on each device
@@ -51,7 +52,7 @@ def nearest(queries: np.ndarray, features: np.ndarray, k: int, mesh: Mesh) -> tu
             block = np.pad(features[first : first + keys], ((0, max(0, first + keys - len(features))), (0, 0)))
             found = nearest_of_block(batch, block, np.int32(first), np.int32(len(features)), k)
             best = found if best is None else merge(best, found, k)
-        results.append(jax.device_get(best))
+        results.append(jax.device_get(jax.device_put(best, replicated(mesh))))  # whole on every host
     similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*results, strict=True))
     return similarity, index
 

@@ -18,7 +18,8 @@ from sit_jax.errors import InputError
 from sit_jax.keys import named_key
 from sit_jax.mesh import make_mesh, state_shardings
 from sit_jax.model import resize_position_embedding
-from sit_jax.train.checkpoint import check_shapes, saved_shapes
+from sit_jax.train.checkpoint import check_shapes, check_sums, saved_checksums, saved_shapes, short_reason
+from sit_jax.train.checksums import checksums
 from sit_jax.train.metrics import say
 from sit_jax.train.state import make_model
 
@@ -143,25 +144,27 @@ def abstract_params(config: ml_collections.ConfigDict, mesh: Mesh, with_heads: b
 
 
 def read_params(workdir: pathlib.Path, step: int, weights: str, abstract: dict) -> dict:
-    """Reads the arrays that `abstract` names, and no others, in its shardings."""
-    directory = (workdir / "checkpoints").absolute()
-    path = directory / str(step) / "state"
+    """Reads the arrays that `abstract` names, and no others, in its shardings; their checksums are verified."""
+    path = (workdir / "checkpoints" / str(step)).absolute()
     try:
-        saved = saved_shapes(directory, step)
+        saved = saved_shapes(path / "state")
         if weights == "ema" and "ema" not in saved:
             raise InputError(f"{workdir}: the run kept no running average (optim.ema=0); use --weights=params")
-        check_shapes(path, {name: saved[weights]["model"].get(name, {}) for name in abstract}, abstract)
+        check_shapes(path / "state", {name: saved[weights]["model"].get(name, {}) for name in abstract}, abstract)
         tree = {weights: {"model": abstract}}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             arguments = ocp.args.PyTreeRestore(
                 item=tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
             )
-            return checkpointer.restore(path, args=arguments)[weights]["model"]
+            restored = checkpointer.restore(path / "state", args=arguments)
+        check_sums(saved_checksums(path), checksums(restored))
+        return restored[weights]["model"]
     except InputError:
         raise
     except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
-        reason = str(error).strip().split("\n")[0][:200]
-        raise InputError(f"{path}: cannot be read ({reason}); choose another checkpoint with --step") from error
+        raise InputError(
+            f"{path}: cannot be read ({short_reason(error)}); choose another checkpoint with --step"
+        ) from error
 
 
 def resized(params: dict, config: ml_collections.ConfigDict) -> dict:

@@ -9,17 +9,28 @@ import ml_collections
 from clu import parameter_overview
 
 from sit_jax.config import to_json
+from sit_jax.errors import InputError
+from sit_jax.hosts import wait_for_all
 from sit_jax.train.metrics import say
 
 
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the resolved configuration to `workdir/config.json`, whole or not at all; on the first host only."""
-    if jax.process_index():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    os.replace(temporary, workdir / "config.json")
+    """Writes the resolved configuration to `workdir/config.json`, whole or not at all; the first host does.
+
+    Raises InputError if that cannot be written, or on another host if it is not there.
+    """
+    path = workdir / "config.json"
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            temporary = workdir / "config.json.tmp"
+            temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --workdir") from error
+    wait_for_all("the configuration is written")
+    if not path.exists() or json.loads(path.read_text()) != to_json(config):
+        raise InputError(f"{workdir}: is not the folder of the first host; --workdir must be on a shared file system")
 
 
 def announce(config: ml_collections.ConfigDict, params: dict, start: int, workdir: pathlib.Path) -> None:

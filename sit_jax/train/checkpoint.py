@@ -2,30 +2,162 @@
 
 import itertools
 import pathlib
+import sys
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
-from sit_jax.errors import InputError
+from sit_jax.errors import InputError, SaveError
+from sit_jax.hosts import all_agree, wait_for_all
+from sit_jax.train.checksums import checksums
 from sit_jax.train.state import TrainState
 
+# How long a host waits for the others to finish a save, before it takes it for failed.
+SAVE_SECONDS = 600
 
-def make_manager(workdir: pathlib.Path, keep_latest: int, keep_best: int) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a work directory; the best are those of the lowest `eval/loss`.
+
+class Checkpoints:
+    """The checkpoints of a work directory; the best are those of the lowest `eval/loss`.
 
     `eval/loss` needs no labels: choosing by an accuracy on test images would be selection on the test set.
     """
-    keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
-    if keep_best:
-        keep.append(policies.BestN(get_metric_fn=goodness, n=keep_best, keep_checkpoints_without_metrics=False))
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep),
-        best_fn=goodness,  # without it orbax does not write the metrics, and a resumed run forgets which was best
-        cleanup_tmp_directories=True,
-    )
-    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+    def __init__(self, workdir: pathlib.Path, keep_latest: int, keep_best: int):
+        self.directory = (workdir / "checkpoints").absolute()
+        self.keep_latest, self.keep_best = keep_latest, keep_best
+        self.requested: int | None = None  # the step that was last asked to be saved
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        keep: list[policies.PreservationPolicy] = [policies.LatestN(self.keep_latest)]
+        if self.keep_best:
+            keep.append(
+                policies.BestN(get_metric_fn=goodness, n=self.keep_best, keep_checkpoints_without_metrics=False)
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            best_fn=goodness,  # without it orbax does not write the metrics, and a resumed run forgets which was best
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=SAVE_SECONDS),
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Returns the steps that are saved, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, step: int, eval_metrics: dict[str, float] | None) -> None:
+        """Starts to save the state of `step`; returns when its arrays are copied, before they are on disk.
+
+        A save that fails, as on a full disk, is said and does no harm to older checkpoints; the training goes on.
+        """
+        self._settle()
+        self.requested = step
+        tree = to_tree(state)
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
+        metrics = {"eval/loss": eval_metrics["eval/loss"]} if eval_metrics else None
+        failure: Exception | None = None
+        try:
+            if not self._manager.save(step, args=arguments, metrics=metrics):
+                raise RuntimeError(f"orbax skipped it: {self.directory} has {self.steps()}")
+        except Exception as error:  # a full disk shows as OSError, ValueError and others
+            failure = error
+        self._recover(failure)
+
+    def _settle(self) -> None:
+        """Waits for the save in the background; one that failed is said, and its leftovers are removed."""
+        failure: Exception | None = None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            failure = error
+        self._recover(failure)
+
+    def _recover(self, failure: Exception | None) -> None:
+        """Starts anew after a save that failed on any host, which also removes what is left of it."""
+        if all_agree(failure is None):
+            return
+        self._manager = self._open()
+        newest = max(self.steps(), default=None)
+        kept = "there is none yet" if newest is None else f"the newest is that of step {newest}"
+        reason = "it failed on another host" if failure is None else short_reason(failure)
+        line = f"the checkpoint of step {self.requested} could not be saved ({reason}); older ones are kept: {kept}"
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Waits for the save in the background, says if it failed, and ends the threads of orbax."""
+        self._settle()
+        self._manager.close()
+
+    def finish(self) -> None:
+        """Closes; raises SaveError if the step that was last asked for is not saved."""
+        self.close()
+        saved = self.steps()
+        if self.requested is not None and self.requested not in saved:
+            raise SaveError(
+                f"the state of step {self.requested} is not saved in {self.directory}, only {saved}; "
+                "make room on the disk and run the same command to go on from there"
+            )
+
+    def was_evaluated(self, step: int) -> bool:
+        """Tells whether the run had evaluated `step` when it saved it; the same answer on all hosts."""
+        return bool(self._manager.metrics(step))
+
+    def restore_latest(self, abstract: TrainState) -> tuple[TrainState, int] | None:
+        """Restores the newest checkpoint that is whole, in the shardings of `abstract`; None where there is none.
+
+        Damaged ones are named and set aside as `damaged-STEP-N`. Raises InputError if the newest is of another model,
+        with the names and shapes that differ, or if there are checkpoints and all of them are damaged.
+        """
+        steps, damaged = sorted(self.steps(), reverse=True), []
+        for step in steps:
+            try:
+                state = self._restore(step, abstract)
+            except DamageError as error:
+                logging.error("checkpoint %d is damaged, trying the one before: %s", step, error)
+                damaged.append(step)
+                continue
+            self._set_aside(damaged)
+            return state, step
+        if steps:
+            raise InputError(f"none of the checkpoints {steps} in {self.directory} can be read; move that folder away")
+        return None
+
+    def _restore(self, step: int, abstract: TrainState) -> TrainState:
+        """Restores one checkpoint; all hosts come to the same end, which is the state, InputError or DamageError."""
+        path, failure = self.directory / str(step), None
+        try:
+            check_fits(path / "state", abstract)
+            saved = saved_checksums(path)
+            # The handler and not the manager: that one waits for hosts which may have failed to read their part.
+            target = ocp.args.StandardRestore(to_tree(abstract))
+            tree = ocp.StandardCheckpointHandler().restore(path / "state", args=target)
+        except InputError:
+            raise
+        except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
+            failure = short_reason(error)
+        if not all_agree(failure is None):
+            raise DamageError(failure or "another host cannot read it")
+        check_sums(saved, checksums(tree))
+        return from_tree(tree)
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Renames damaged checkpoints, so that the steps can be saved anew; nothing is deleted."""
+        if not damaged:
+            return
+        if jax.process_index() == 0:
+            for step in damaged:
+                path = self.directory / str(step)
+                free = next(n for n in itertools.count() if not (self.directory / f"damaged-{step}-{n}").exists())
+                path.rename(self.directory / f"damaged-{step}-{free}")
+        wait_for_all("damaged checkpoints are set aside")
+        self._manager.reload()
+
+
+class DamageError(ValueError):
+    """A checkpoint cannot be read, or holds other numbers than were saved."""
 
 
 def goodness(metrics: dict[str, float]) -> float:
@@ -33,49 +165,38 @@ def goodness(metrics: dict[str, float]) -> float:
     return -metrics["eval/loss"]
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, step: int, eval_metrics: dict[str, float] | None) -> None:
-    """Starts to save the state of `step`; returns when its arrays are copied, before they are on disk."""
-    metrics = {"eval/loss": eval_metrics["eval/loss"]} if eval_metrics else None
-    arguments = ocp.args.Composite(state=ocp.args.StandardSave(to_tree(state)))
-    if not manager.save(step, args=arguments, metrics=metrics):  # orbax skips a step silently if a later one is there
-        raise RuntimeError(f"checkpoint {step} was not saved: {manager.directory} has {manager.all_steps()}")
+def short_reason(error: Exception) -> str:
+    """Returns what an error says, cut to a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "No space left on device" if "No space left on device" in text else text[:200]
 
 
-def restore_latest(manager: ocp.CheckpointManager, abstract: TrainState) -> tuple[TrainState, int] | None:
-    """Restores the newest checkpoint that can be read, in the shardings of `abstract`; None where there is none.
-
-    Damaged ones are named and set aside as `damaged-STEP-N`. Raises InputError if the newest is of another model, with
-    the names and shapes that differ, or if there are checkpoints and all of them are damaged.
-    """
-    steps, damaged = sorted(manager.all_steps(), reverse=True), []
-    for step in steps:
-        try:
-            check_fits(manager, step, abstract)
-            target = ocp.args.StandardRestore(to_tree(abstract))
-            state = from_tree(manager.restore(step, args=ocp.args.Composite(state=target)).state)
-        except InputError:
-            raise
-        except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
-            logging.error("checkpoint %d is damaged, trying the one before: %s", step, str(error)[:200].splitlines()[0])
-            damaged.append(step)
-            continue
-        set_aside(manager, damaged)
-        return state, step
-    if steps:
-        raise InputError(f"none of the checkpoints {steps} in {manager.directory} can be read; move that folder away")
-    return None
+def saved_checksums(path: pathlib.Path) -> dict[str, int]:
+    """Returns the checksums that the checkpoint at `path` was saved with; raises DamageError if there are none."""
+    try:
+        return ocp.JsonCheckpointHandler().restore(path / "checksums")
+    except Exception as error:
+        raise DamageError(f"its checksums cannot be read: {short_reason(error)}") from error
 
 
-def check_fits(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> None:
-    """Raises InputError, with names and shapes, if a checkpoint holds other parameters than `abstract`."""
-    check_shapes(
-        manager.directory / str(step) / "state", saved_shapes(manager.directory, step)["params"], abstract.params
-    )
+def check_sums(saved: dict[str, int], found: dict[str, int]) -> None:
+    """Raises DamageError unless the arrays that were read have the checksums that they were saved with."""
+    wrong = [name for name, value in found.items() if saved.get(name) != value]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DamageError(f"the checksum of {', '.join(wrong[:3])}{more} is wrong")
 
 
-def saved_shapes(directory: pathlib.Path, step: int) -> dict:
-    """Returns the tree of a checkpoint, with the shapes of its arrays at the leaves."""
-    return ocp.StandardCheckpointer().metadata(directory / str(step) / "state").item_metadata.tree
+def check_fits(path: pathlib.Path, abstract: TrainState) -> None:
+    """Raises InputError, with names and shapes, if the arrays at `path` are other parameters than in `abstract`."""
+    check_shapes(path, saved_shapes(path)["params"], abstract.params)
+
+
+def saved_shapes(path: pathlib.Path) -> dict:
+    """Returns the tree of the arrays at `path`, with their shapes at the leaves."""
+    return ocp.StandardCheckpointer().metadata(path).item_metadata.tree
 
 
 def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
@@ -97,23 +218,6 @@ def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a nested dictionary of arrays by their joined names."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {"/".join(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def set_aside(manager: ocp.CheckpointManager, damaged: list[int]) -> None:
-    """Renames damaged checkpoints, so that the steps can be saved anew; nothing is deleted."""
-    if not damaged:
-        return
-    if jax.process_index() == 0:
-        for step in damaged:
-            path = manager.directory / str(step)
-            free = next(n for n in itertools.count() if not (manager.directory / f"damaged-{step}-{n}").exists())
-            path.rename(manager.directory / f"damaged-{step}-{free}")
-    manager.reload()
-
-
-def was_evaluated(manager: ocp.CheckpointManager, step: int) -> bool:
-    """Tells whether the run had evaluated `step` when it saved it; the same answer on all hosts."""
-    return bool(manager.metrics(step))
 
 
 def to_tree(state: TrainState) -> dict:

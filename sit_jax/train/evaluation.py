@@ -14,7 +14,7 @@ from sit_jax.errors import InputError
 from sit_jax.eval.features import Encode, extract, make_encode, put_rows
 from sit_jax.eval.knn import knn_votes
 from sit_jax.eval.scores import score
-from sit_jax.pictures import grid, save_png
+from sit_jax.pictures import grid
 from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import TrainState
 
@@ -85,9 +85,7 @@ class Evaluation:
         metrics, picture = self.pretext_tasks(state.params)
         if self.data.labelled:
             metrics["eval/knn_top1"] = self.knn(state.params["model"], self.data.labelled)
-        if jax.process_index() == 0:
-            save_png(self.workdir / "reconstructions" / f"{step}.png", picture)
-            writer.write_image(step, "reconstructions", picture)
+        writer.write_image(step, "reconstructions", self.workdir / "reconstructions" / f"{step}.png", picture)
         return metrics
 
     def pretext_tasks(self, params: dict) -> tuple[dict[str, float], np.ndarray]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from sit_jax import checks
 from sit_jax.data import Batches, image_options, load_images, open_source
-from sit_jax.errors import InputError
+from sit_jax.errors import InputError, NonFiniteError
+from sit_jax.hosts import several
 from sit_jax.losses import TASKS
 from sit_jax.mesh import local_rows, make_mesh, put_batch
-from sit_jax.train import checkpoint
 from sit_jax.train.announce import announce, write_config
+from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.evaluation import EvalData, Evaluation, load_eval_data
 from sit_jax.train.metrics import Clock, MetricsWriter, fetch_finite, progress_line, say
 from sit_jax.train.state import TrainState, abstract_state, init_state, make_training
@@ -80,10 +81,10 @@ class Run:
         task: Task,
     ):
         self.config, self.batches, self.task, self.mesh = config, batches, task, mesh
-        self.manager = checkpoint.make_manager(workdir, config.keep_latest, config.keep_best)
-        restored = checkpoint.restore_latest(self.manager, task.abstract)
+        self.checkpoints = Checkpoints(workdir, config.keep_latest, config.keep_best)
+        restored = self.checkpoints.restore_latest(task.abstract)
         self.state, self.start = restored or (task.init(), 0)
-        self.already_evaluated = restored is not None and checkpoint.was_evaluated(self.manager, self.start)
+        self.already_evaluated = restored is not None and self.checkpoints.was_evaluated(self.start)
         self.writer = MetricsWriter(workdir, self.start)
         self.clock = Clock()
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last look at them
@@ -91,11 +92,17 @@ class Run:
     def loop(self) -> bool:
         """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
         stream = self.batches.iterate(self.start)
-        with StopSignal(self.manager) as stop:
+        with StopSignal() as stop:
             try:
-                return self.run(stream, stop)
-            finally:  # also after an error: the checkpoint that is being written must be finished
-                self.manager.close()
+                finished = self.run(stream, stop)
+                self.checkpoints.finish()
+                return finished
+            except BaseException as error:
+                # The save in flight is finished, unless other hosts must help with it that do not know of the error.
+                if not several() or isinstance(error, NonFiniteError):
+                    self.checkpoints.close()
+                raise
+            finally:
                 self.writer.close()
                 stream.close()
 
@@ -114,8 +121,8 @@ class Run:
                 return last
             try:
                 self.step(stream)
-            except InputError:  # an image that cannot be read, found in mid-training
-                if step > self.start and step != self.manager.latest_step():
+            except InputError:  # an image that cannot be read; of several hosts the others do not know of it
+                if not several() and step > self.start and step != self.checkpoints.requested:
                     self.save(step, None)
                 raise
             if step == 0 or (step + 1) % config.log_every == 0 or step + 1 == config.steps:
@@ -171,7 +178,7 @@ class Run:
         """Saves the state after `step` updates, whose losses and gradients were finite."""
         begin = self.drain()
         self.check(step)
-        checkpoint.save(self.manager, self.state, step, metrics)
+        self.checkpoints.save(self.state, step, metrics)
         self.clock.pause(time.perf_counter() - begin)
 
     def drain(self) -> float:

@@ -1,22 +1,27 @@
 """What a run reports: `metrics.jsonl` and TensorBoard events in the work directory, a progress line on screen."""
 
+import errno
 import json
 import math
 import os
 import pathlib
+import sys
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
-import tensorboardX
 
 from sit_jax.errors import NonFiniteError
+from sit_jax.pictures import save_png
+from sit_jax.train.board import Board
 
 
 class MetricsWriter:
     """Writes scalars as lines of `metrics.jsonl` and as TensorBoard events; on the first host only.
 
-    Lines after `start_step` are left over from a run that was killed and that is about to repeat them: they go.
+    Lines after `start_step` are left over from a run that was killed and that is about to repeat them: they go. Lines
+    that cannot be written, as on a full disk, wait for the next ones, which is said once.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
@@ -25,9 +30,11 @@ class MetricsWriter:
         if not self.enabled:
             return
         self._cut(start_step)
-        self.file = self.path.open("a")
-        purge = start_step + 1 if start_step else None
-        self.board = tensorboardX.SummaryWriter(str(workdir), purge_step=purge)
+        self.waiting = b""  # lines that are not written yet
+        self.failing = False
+        self.file = self.path.open("r+b", buffering=0)
+        self.size = self.file.seek(0, os.SEEK_END)  # up to here the file is whole
+        self.board = Board(workdir, start_step)
 
     def _cut(self, start_step: int) -> None:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -40,21 +47,41 @@ class MetricsWriter:
         """Writes one line; `metrics` are host floats by their full names, such as "train/loss"."""
         if not self.enabled:
             return
-        self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
-        self.file.flush()
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
+        line = json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n"
+        self.waiting += line.encode()
+        self._try(self._flush)
+        self._try(lambda: self.board.write(step, metrics))
 
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a picture [H, W, 3] uint8 in TensorBoard."""
+    def write_image(self, step: int, name: str, path: pathlib.Path, image: np.ndarray) -> None:
+        """Writes a picture [H, W, 3] uint8 as a file and for TensorBoard, in which it is called `name`."""
         if self.enabled:
-            self.board.add_image(name, image, step, dataformats="HWC")
+            self._try(lambda: save_png(path, image))
+            self._try(lambda: self.board.write(step, {}, {name: image}))
+
+    def _flush(self) -> None:
+        """Writes the waiting lines; what a full disk cut short is written anew the next time."""
+        self.file.seek(self.size)
+        self.file.truncate()
+        written = self.file.write(self.waiting)
+        if written != len(self.waiting):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size, self.waiting = self.size + written, b""
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if not self.failing:
+                line = f"metrics and pictures cannot be written ({error.strerror or error}); the training goes on"
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+            self.failing = True
 
     def close(self) -> None:
-        """Closes both files."""
+        """Writes what still waits, and closes both files."""
         if self.enabled:
+            self._try(self._flush)
+            self._try(self.board.close)
             self.file.close()
-            self.board.close()
 
 
 def parse_line(line: str) -> dict | None:

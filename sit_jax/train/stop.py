@@ -1,27 +1,30 @@
 """Signals that ask a run to stop: it saves first, so that the same command goes on from there."""
 
+import os
 import signal
 import threading
 from types import FrameType
 
-import jax
-import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from sit_jax import hosts
 
 
 class StopSignal:
     """Catches SIGTERM and Ctrl-C while it is entered; a second Ctrl-C interrupts at once.
 
-    With several processes JAX's preemption service listens to SIGTERM instead, and all hosts agree on the step.
+    Where processes are connected, JAX's preemption service listens to SIGTERM, and all hosts agree on the step.
     """
 
-    def __init__(self, manager: ocp.CheckpointManager):
-        self.manager, self.received = manager, False
-        self.own = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    def __init__(self) -> None:
+        self.received, self.shared = False, hosts.connected()
         self.before: dict = {}
 
     def __enter__(self) -> "StopSignal":
-        if self.own:
-            self.before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        # Where the service listens to SIGTERM its handler must stay; elsewhere than in the main thread none can be set.
+        numbers = (signal.SIGINT,) if self.shared else (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -30,9 +33,12 @@ class StopSignal:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = True
         signal.signal(number, self.before[number])
+        if self.shared:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.received = True
 
     def requested(self, step: int) -> bool:
         """Tells whether to stop after `step` updates; the same answer on all hosts."""
-        return self.received or (not self.own and self.manager.reached_preemption(step))
+        return multihost_utils.reached_preemption_sync_point(step) if self.shared else self.received
