@@ -1,5 +1,6 @@
 """Whole runs: what they write, that they resume bit for bit, how they stop."""
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from configs import digits
 from sit_jax.errors import InputError
 from sit_jax.train import loop
 from sit_jax.train.checkpoint import Checkpoints
+from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import abstract_state, make_training
 
 SHORT = {
@@ -258,3 +260,39 @@ def test_best_checkpoint_survives_the_latest(tmp_path):
         checkpoints.save(state, step, loss and {"eval/loss": loss})
     checkpoints.finish()
     assert checkpoints.steps() == [2, 4]
+
+
+def full_disk(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullFile:
+    """A file on a full disk: takes some bytes and refuses the rest, until there is room."""
+
+    def __init__(self, file):
+        self.file, self.room = file, 10
+
+    def write(self, data):
+        return self.file.write(data[: self.room])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch, capsys):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, 0.1, {"train/loss": 1.0})
+    writer.file = FullFile(writer.file)
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full_disk)
+    for step in (2, 3):
+        writer.write(step, 0.1 * step, {"train/loss": 1.0})
+    assert capsys.readouterr().err.count("cannot be written (No space left on device); the training goes on") == 1
+    writer.file.room = 10**9
+    monkeypatch.undo()
+    writer.write(4, 0.4, {"train/loss": 4.0})
+    writer.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 4]

@@ -37,8 +37,10 @@ def first_step(chunks, devices=1, fsdp=1):
         state = init_state(config, training, mesh)
         train_step, _ = compile_steps(training, config, abstract_state(config, training, mesh), mesh)
         state, metrics = train_step(state, {"image": jax.device_put(images(), batch_sharding(mesh))})
-    moments = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state) if ".mu" in str(path)]
-    return jax.device_get(moments), jax.device_get(metrics)
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state.opt_state))
+    moments = [leaf for path, leaf in leaves if ".mu[" in jax.tree_util.keystr(path)]
+    assert len(moments) == len(jax.tree.leaves(state.params))
+    return moments, jax.device_get(metrics)
 
 
 @pytest.mark.parametrize("chunks,devices,fsdp", [(8, 1, 1), (2, 4, 2)])

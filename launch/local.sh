@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# Pre-trains with several processes on this machine and starts them again when they were preempted; see --help.
+set -euo pipefail
+
+MAX_RESTARTS=100
+GRACE_SECONDS=${GRACE_SECONDS:-60}
+PYTHON=${PYTHON:-python}
+PREEMPTED=75 # the exit code of a training that was stopped by a signal and has saved
+
+usage() {
+  cat <<'EOF'
+Usage: launch/local.sh N [OPTION]... -- ARGS...
+
+Runs N processes of `python -m sit_jax.main ARGS` on this machine as one training.
+
+  --cpu              use no GPU
+  --devices=K        simulate K devices in each process (CPU only)
+  --port=P           port of process 0, where the others find it; default: a free one
+  --max-restarts=R   start again at most R times after a preemption; default: 100
+  --dry-run          print the commands and run none
+  --help             show this help
+
+Examples:
+  launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one for each process
+  launch/local.sh 2 --cpu --devices=2 -- --config=configs/digits.py:runlocal
+  launch/local.sh 1 -- --config=configs/digits.py                 one process, started again when preempted
+
+What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
+it uses the CPU. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
+- All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
+- One fails: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again later SIGKILL. The exit
+  code is that of the first that failed.
+- Ctrl-C, SIGTERM or SIGHUP: all get SIGTERM, save and end; the exit code is theirs, usually 75, and nothing is started
+  again. A second Ctrl-C kills them.
+Relative paths in ARGS begin at the root of the project, where the processes run.
+
+Environment: PYTHON (default: python), GRACE_SECONDS (default: 60), CUDA_VISIBLE_DEVICES.
+EOF
+}
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+say() { echo "local.sh: $*" >&2 || true; } # the terminal may be gone
+
+check_number() { # NAME VALUE LEAST: wrong input unless VALUE is a whole number from LEAST
+  if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then fail "$1 must be a whole number from $3, not '$2'"; fi
+}
+
+parse() {
+  processes='' cpu=0 devices='' port='' max_restarts=$MAX_RESTARTS dry_run=0 args=()
+  while (($#)); do
+    case $1 in
+      -h | --help) usage && exit 0 ;;
+      --cpu) cpu=1 ;;
+      --devices=*) devices=${1#*=} && check_number --devices "$devices" 1 ;;
+      --port=*) port=${1#*=} && check_number --port "$port" 1 ;;
+      --max-restarts=*) max_restarts=${1#*=} && check_number --max-restarts "$max_restarts" 0 ;;
+      --dry-run) dry_run=1 ;;
+      --) shift && args=("$@") && break ;;
+      --devices | --port | --max-restarts) fail "$1 needs a value: $1=NUMBER" ;;
+      -*) fail "$1 is not understood; the arguments of the training go after --, and --help lists the options" ;;
+      *)
+        [[ -z $processes ]] || fail "'$1' is not understood; the arguments of the training go after --"
+        processes=$1 && check_number "the number of processes" "$processes" 1
+        ;;
+    esac
+    shift
+  done
+  [[ -n $processes ]] || fail "the number of processes is missing; for one: launch/local.sh 2 -- --config=..."
+  ((${#args[@]})) || fail "the arguments of the training are missing; give them after --, at least --config=..."
+  check_number GRACE_SECONDS "$GRACE_SECONDS" 0
+}
+
+check_python() {
+  command -v "$PYTHON" > /dev/null || fail "there is no '$PYTHON'; activate the environment or set PYTHON"
+}
+
+find_gpus() { # sets gpus to the names of those that may be used
+  local count=0
+  gpus=()
+  [[ $cpu == 0 ]] || return 0
+  if [[ $dry_run == 1 ]]; then # runs nothing, so it looks at the device files
+    count=$(compgen -G '/dev/nvidia[0-9]*' | wc -l) || true
+  else
+    count=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU ') || return 0
+  fi
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    [[ $CUDA_VISIBLE_DEVICES == -1 ]] || IFS=, read -ra gpus <<< "$CUDA_VISIBLE_DEVICES"
+  else
+    for ((i = 0; i < count; i++)); do gpus+=("$i"); done
+  fi
+}
+
+check_devices() {
+  ((${#gpus[@]} % processes == 0)) ||
+    fail "${#gpus[@]} GPUs are not shared equally by $processes processes; change N or CUDA_VISIBLE_DEVICES"
+  [[ -z $devices || ${#gpus[@]} -eq 0 ]] || fail "--devices simulates CPU devices, and there are GPUs; add --cpu"
+}
+
+build_command() { # PROCESS PORT: sets command
+  local share=$((${#gpus[@]} / processes))
+  command=(env PYTHONUNBUFFERED=1) # what a process printed before it was killed must not stay in its buffer
+  if ((share == 0)); then
+    command+=(JAX_PLATFORMS=cpu)
+    [[ -z $devices ]] || command+=("JAX_NUM_CPU_DEVICES=$devices")
+  else
+    command+=("CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:$1*share:share}")")
+  fi
+  command+=("$PYTHON" -m sit_jax.main "${args[@]}")
+  ((processes == 1)) || command+=("--coordinator=127.0.0.1:$2" "--num_processes=$processes" "--process_id=$1")
+}
+
+print_commands() {
+  local line
+  for ((i = 0; i < processes; i++)); do
+    build_command "$i" "${port:-PORT}"
+    printf -v line '%q ' "${command[@]}"
+    echo "${line% }"
+  done
+}
+
+free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+prefix() { # PROCESS: passes lines on until the process has closed its output, whatever signals come
+  trap '' INT TERM HUP
+  local line
+  while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line" >&2 || true; done
+}
+
+start_one() { # PROCESS: runs command in the background; its output goes to the file descriptors 3 and 4
+  # With job control it leads a process group of its own: Ctrl-C and a closed terminal reach it through this script
+  # only, and whatever it starts can be ended with it.
+  set -m
+  "${guard[@]}" "${command[@]}" < /dev/null >&3 2>&4 3>&- 4>&- &
+  set +m
+  pids[$1]=$!
+}
+
+start_all() {
+  local address=$port
+  pids=() filters=() # pids: those that run, by number
+  [[ -n $address || $processes == 1 ]] || address=$(free_port) || fail "'$PYTHON' does not work; set PYTHON"
+  for ((i = 0; i < processes; i++)); do
+    build_command "$i" "$address"
+    if ((i == 0)); then
+      start_one "$i" 3>&1 4>&2
+    else
+      exec 3> >(prefix "$i") 4>&3
+      filters+=($!)
+      start_one "$i"
+      exec 3>&- 4>&-
+    fi
+  done
+}
+
+end_all() { # SIGNAL: the processes save at SIGTERM; SIGKILL is also for all that they have started
+  local pid
+  for pid in "${pids[@]}"; do
+    if [[ $1 == KILL ]]; then kill -KILL -- "-$pid"; else kill "-$1" "$pid"; fi 2> /dev/null || true
+  done
+}
+
+reap() { # takes the processes that have ended out of pids, and their exit codes into result
+  local process pid code
+  for process in "${!pids[@]}"; do
+    pid=${pids[process]} code=0
+    if kill -0 "$pid" 2> /dev/null; then continue; fi
+    wait "$pid" 2> /dev/null || code=$?
+    unset "pids[process]"
+    kill -KILL -- "-$pid" 2> /dev/null || true # helpers that it has left behind
+    if ((code != 0 && code != PREEMPTED && !failed)); then
+      failed=1 result=$code deadline=$((SECONDS + GRACE_SECONDS))
+      say "process $process failed with exit code $code; the others are ended"
+    elif ((code == PREEMPTED && !failed)); then
+      result=$PREEMPTED
+    fi
+  done
+}
+
+wait_for_all() { # sets result: the code of the first that failed, else 75 if one was preempted, else 0
+  local asked=0
+  result=0 failed=0 deadline=0
+  reap
+  while ((${#pids[@]})); do
+    if ((!asked && (stopping || failed && SECONDS >= deadline))); then
+      asked=1 deadline=$((SECONDS + GRACE_SECONDS))
+      end_all TERM
+    elif ((killing || failed && asked && SECONDS >= deadline)); then
+      end_all KILL
+    fi
+    sleep 0.2 || true # Ctrl-C ends it too
+    reap
+  done
+  wait_for_lines
+}
+
+wait_for_lines() { # until the last lines of all processes are passed on
+  local pid tries=0
+  for pid in "${filters[@]}"; do
+    while kill -0 "$pid" 2> /dev/null && ((tries++ < 100)); do sleep 0.05 || true; done
+  done
+}
+
+interrupt() {
+  killing=$stopping # the second time
+  stopping=1
+  if ((killing)); then say "killing the processes"; else say "the processes save and end; Ctrl-C again kills them"; fi
+}
+
+guard_processes() {
+  stopping=0 killing=0 pids=() guard=()
+  trap 'stopping=1' TERM HUP # several of them are usual when a terminal or a machine goes, so they never kill
+  trap interrupt INT
+  trap 'end_all KILL' EXIT
+  # If this script itself is killed, the processes save and end all the same (Linux).
+  ! setpriv --pdeathsig TERM true 2> /dev/null || guard=(setpriv --pdeathsig TERM)
+  # How many processes there are is said here, even inside a job of Slurm or MPI.
+  unset SLURM_NTASKS OMPI_COMM_WORLD_SIZE
+}
+
+run_all() {
+  local restarts=0
+  while ((!stopping)); do
+    start_all
+    wait_for_all
+    ((result == PREEMPTED && !stopping)) || break
+    ((restarts++ < max_restarts)) || { say "preempted; it was started again $max_restarts times already" && break; }
+    say "preempted; starting again ($restarts of at most $max_restarts)"
+    sleep 1 || true # a machine that is shut down may signal the processes first, then this script
+  done
+  exit "$result"
+}
+
+main() {
+  ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "bash $BASH_VERSION is too old; 4.4 or newer is needed"
+  parse "$@"
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  find_gpus
+  check_devices
+  if [[ $dry_run == 1 ]]; then
+    print_commands
+  else
+    check_python
+    guard_processes
+    run_all
+  fi
+}
+
+main "$@"

@@ -1,0 +1,54 @@
+import pytest
+
+from sit_jax import main
+from sit_jax.errors import InputError
+from sit_jax.hosts import find_cluster
+
+SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "3", "SLURM_JOB_ID": "7"}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+
+
+def test_a_single_process_is_not_connected():
+    assert find_cluster(None, None, None, {}) is None
+    assert find_cluster(None, None, None, {"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node1"}) is None
+    # A batch script sees the number of tasks, but only srun starts them.
+    assert find_cluster(None, None, None, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None
+
+
+def test_flags_go_before_what_is_detected():
+    expected = {"coordinator_address": "host:1234", "num_processes": 2, "process_id": 1}
+    expected["cluster_detection_method"] = "deactivate"
+    assert find_cluster("host:1234", 2, 1, {}) == expected
+    assert find_cluster("host:1234", 2, 1, SLURM) == expected
+
+
+def test_slurm_and_open_mpi():
+    assert find_cluster(None, None, None, SLURM) == {}  # JAX knows the rest
+    assert find_cluster("host:1", None, None, SLURM) == {"coordinator_address": "host:1"}
+    assert find_cluster(None, None, None, OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}) == {}
+    found = find_cluster("host:1", None, None, OPEN_MPI)
+    assert found == {"coordinator_address": "host:1", "num_processes": 4, "process_id": 2, "local_device_ids": [1]}
+
+
+@pytest.mark.parametrize(
+    "arguments,env,message",
+    [
+        (("host:1", 2, None), {}, "go together; give all three"),
+        ((None, 2, 0), {}, "go together; give all three"),
+        (("host:1", 2, 2), {}, "--process_id=2 must be from 0 to 1, of 2"),
+        (("host", 2, 0), {}, "--coordinator=host must be HOST:PORT"),
+        (("host:99999", 2, 0), {}, "must be HOST:PORT"),
+        (("host:1", None, None), {}, "needs --num_processes=N and --process_id=I"),
+        ((None, None, None), OPEN_MPI, "Open MPI 5 does not say where rank 0 is; give --coordinator=HOST:PORT"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said(arguments, env, message):
+    with pytest.raises(InputError, match=message):
+        find_cluster(*arguments, env)
+
+
+def test_the_command_says_it_in_a_line(run_module):
+    done = run_module(main.__name__, "--config=configs/digits.py", "--num_processes=2")
+    assert done.returncode == 2
+    line = "error: --coordinator=HOST:PORT, --num_processes=N, --process_id=I go together; give all three\n"
+    assert done.stderr == line
