@@ -29,12 +29,14 @@ Runs `python -m sit_jax.main ARGS` on all workers of the Cloud TPU called NAME, 
   --project=PROJECT  Google Cloud project; default: that of gcloud
   --spot             a spot TPU: much cheaper, may be taken away at any time (create, up)
   --version=VERSION  runtime version; default: the usual one for the type (create, up)
+  --mount=COMMAND    shell command that mounts --workdir and the data, run on all workers at each setup (setup, up)
   --yes              do not ask before something is deleted (delete, up)
   --dry-run          print the commands and run none
   --help             show this help
 
 Examples:
-  launch/tpu_vm.sh up my-tpu --zone=us-west4-a --type=v5litepod-16 --spot -- \
+  launch/tpu_vm.sh up my-tpu --zone=us-west4-a --type=v5litepod-16 --spot \
+    --mount='sudo mkdir -p /mnt/shared && { mountpoint -q /mnt/shared || sudo mount 10.0.0.2:/share /mnt/shared; }' -- \
     --config=configs/stl10.py --workdir=/mnt/shared/stl10
   launch/tpu_vm.sh logs my-tpu --zone=us-west4-a
   launch/tpu_vm.sh delete my-tpu --zone=us-west4-a
@@ -44,7 +46,8 @@ again). `up` starts it again itself, at most MAX_RESTARTS times: on the same TPU
 taken away; what is left of that one is deleted, and `up` asks for the permission once, at its start. It needs this
 machine all along; the training does not. A TPU costs money until `delete`, also when the training has ended.
 --workdir must be a folder that all workers see under the same path, such as a mounted Filestore share or a bucket
-mounted with gcsfuse; paths that begin with gs:// are not supported. On each worker the project is in ~/sit_jax, where
+mounted with gcsfuse; paths that begin with gs:// are not supported. A new TPU has no mounts: with --spot give --mount,
+or the training would begin anew in an empty folder. On each worker the project is in ~/sit_jax, where
 relative paths in ARGS begin, and its output in ~/sit_jax/run.log. The workers need the internet for setup.
 
 Environment: POLL_SECONDS (default: 30) between two looks at the state, MAX_RESTARTS (default: 100).
@@ -76,7 +79,7 @@ run() { # runs a command, or prints it
 # --- the command line ---
 
 parse() {
-  action='' name='' zone='' type='' project='' spot=0 version='' yes=0 dry_run=0 args=()
+  action='' name='' zone='' type='' project='' spot=0 version='' mount='' yes=0 dry_run=0 args=()
   while (($#)); do
     case $1 in
       -h | --help) usage && exit 0 ;;
@@ -84,11 +87,12 @@ parse() {
       --type=?*) type=${1#*=} ;;
       --project=?*) project=${1#*=} ;;
       --version=?*) version=${1#*=} ;;
+      --mount=?*) mount=${1#*=} ;;
       --spot) spot=1 ;;
       --yes) yes=1 ;;
       --dry-run) dry_run=1 ;;
       --) shift && args=("$@") && break ;;
-      --zone* | --type* | --project* | --version*) fail "${1%%=*} needs a value: ${1%%=*}=VALUE" ;;
+      --zone* | --type* | --project* | --version* | --mount*) fail "${1%%=*} needs a value: ${1%%=*}=VALUE" ;;
       -*) fail "$1 is not understood; the arguments of the training go after --, and --help lists the options" ;;
       *) take_word "$1" ;;
     esac
@@ -238,7 +242,7 @@ setup() {
   run mkdir -p build &&
     run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements.txt &&
     tpu tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all &&
-    remote all "$unpack && bash $REMOTE/launch/tpu_vm.sh on-worker setup"
+    remote all "$unpack && bash $REMOTE/launch/tpu_vm.sh on-worker setup${mount:+" && { $mount; }"}"
 }
 
 status() {

@@ -513,6 +513,12 @@ def test_tpu_setup_status_stop_are_these_commands(cloud):
     assert cloud.calls[len(SETUP) :] == [describe, on_worker("all", "state"), on_worker("all", "stop")]
 
 
+def test_tpu_setup_also_mounts(cloud):
+    mount = "mountpoint -q /mnt || sudo mount 10.0.0.2:/share /mnt"
+    assert tpu(cloud, "setup", f"--mount={mount}").returncode == 0
+    assert cloud.calls == [*SETUP[:-1], ssh("all", f"{UNPACK} && {{ {mount}; }}")]
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
 def test_tpu_run_ends_with_the_code_of_the_training(cloud, code):
     cloud.answer(("on-worker code", 0, str(code)))
