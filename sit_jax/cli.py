@@ -66,7 +66,7 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
 
     `command` gets the command line and returns whether it came to its end.
     """
-    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without metrics, which is usual here
+    logging.set_verbosity(logging.FATAL)  # orbax warns of what is usual here, and logs the errors that it raises
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         enable_compilation_cache()

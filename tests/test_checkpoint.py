@@ -85,7 +85,7 @@ def remove_the_checksums(path):
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit_in_the_largest_file, change_a_checksum, remove_the_checksums])
-def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, caplog):
+def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, capsys):
     run = copy_of(saved, tmp_path)
     damage(run / "checkpoints" / "2")
     checkpoints = Checkpoints(run, keep_latest=2, keep_best=0)
@@ -93,11 +93,21 @@ def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, caplog):
     assert step == 1
     np.testing.assert_array_equal(state.params["model"]["w"], array((256, 1024), 1))
     assert state.params["model"]["w"].sharding.spec == P(None, "fsdp")
-    assert "checkpoint 2 is damaged" in caplog.text
+    assert "warning: checkpoint 2 is damaged, trying the one before: " in capsys.readouterr().err
     assert (run / "checkpoints" / "damaged-2-0").is_dir()
     checkpoints.save(make_state(2), 2, None)  # the step can be saved again
     checkpoints.finish()
     assert checkpoints.steps() == [1, 2]
+
+
+def test_damaged_metrics_do_no_harm(saved, tmp_path, capsys):
+    run = copy_of(saved, tmp_path)
+    (run / "checkpoints" / "2" / "metrics").mkdir()
+    (run / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"eval/loss": 1.')
+    checkpoints = Checkpoints(run, keep_latest=2, keep_best=1)
+    assert checkpoints.restore_latest(abstract(1))[1] == 2
+    assert not checkpoints.was_evaluated(2)
+    assert "metrics is damaged; the checkpoint is evaluated anew" in capsys.readouterr().err
 
 
 def test_all_damaged_is_an_error_and_deletes_nothing(saved, tmp_path):

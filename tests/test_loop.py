@@ -266,6 +266,14 @@ def full_disk(*args):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_lines_that_are_about_to_be_repeated_go(tmp_path):
+    rows = [{"step": 0, "eval/loss": 3.0}, {"step": 4, "train/loss": 2.0}, {"step": 4, "eval/loss": 2.0}, {"step": 5}]
+    for start, already_evaluated, kept in [(0, False, 0), (4, False, 2), (4, True, 3)]:
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 6')
+        MetricsWriter(tmp_path, start, already_evaluated).close()
+        assert metrics_of(tmp_path) == rows[:kept]
+
+
 class FullFile:
     """A file on a full disk: takes some bytes and refuses the rest, until there is room."""
 
@@ -280,7 +288,7 @@ class FullFile:
 
 
 def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch, capsys):
-    writer = MetricsWriter(tmp_path, 0)
+    writer = MetricsWriter(tmp_path, 0, False)
     writer.write(1, 0.1, {"train/loss": 1.0})
     writer.file = FullFile(writer.file)
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full_disk)

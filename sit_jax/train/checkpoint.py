@@ -1,17 +1,17 @@
 """Checkpoints by orbax under `WORKDIR/checkpoints/<step>/`: the latest ones and the best, saved in the background."""
 
 import itertools
+import json
 import pathlib
-import sys
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sit_jax.errors import InputError, SaveError
 from sit_jax.hosts import all_agree, wait_for_all
 from sit_jax.train.checksums import checksums
+from sit_jax.train.metrics import warn
 from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
@@ -28,6 +28,7 @@ class Checkpoints:
         self.directory = (workdir / "checkpoints").absolute()
         self.keep_latest, self.keep_best = keep_latest, keep_best
         self.requested: int | None = None  # the step that was last asked to be saved
+        set_damaged_metrics_aside(self.directory)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -83,8 +84,7 @@ class Checkpoints:
         newest = max(self.steps(), default=None)
         kept = "there is none yet" if newest is None else f"the newest is that of step {newest}"
         reason = "it failed on another host" if failure is None else short_reason(failure)
-        line = f"the checkpoint of step {self.requested} could not be saved ({reason}); older ones are kept: {kept}"
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn(f"the checkpoint of step {self.requested} could not be saved ({reason}); older ones are kept: {kept}")
 
     def close(self) -> None:
         """Waits for the save in the background, says if it failed, and ends the threads of orbax."""
@@ -116,7 +116,7 @@ class Checkpoints:
             try:
                 state = self._restore(step, abstract)
             except DamageError as error:
-                logging.error("checkpoint %d is damaged, trying the one before: %s", step, error)
+                warn(f"checkpoint {step} is damaged, trying the one before: {error}")
                 damaged.append(step)
                 continue
             self._set_aside(damaged)
@@ -154,6 +154,18 @@ class Checkpoints:
                 path.rename(self.directory / f"damaged-{step}-{free}")
         wait_for_all("damaged checkpoints are set aside")
         self._manager.reload()
+
+
+def set_damaged_metrics_aside(directory: pathlib.Path) -> None:
+    """Renames metrics of checkpoints that cannot be read, which orbax would stop at; those steps are evaluated anew."""
+    if jax.process_index() == 0:
+        for path in directory.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                warn(f"{path} is damaged; the checkpoint is evaluated anew")
+                path.parent.rename(path.parents[1] / "damaged-metrics")
+    wait_for_all("metrics are checked")
 
 
 class DamageError(ValueError):

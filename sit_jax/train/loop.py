@@ -85,7 +85,7 @@ class Run:
         restored = self.checkpoints.restore_latest(task.abstract)
         self.state, self.start = restored or (task.init(), 0)
         self.already_evaluated = restored is not None and self.checkpoints.was_evaluated(self.start)
-        self.writer = MetricsWriter(workdir, self.start)
+        self.writer = MetricsWriter(workdir, self.start, self.already_evaluated)
         self.clock = Clock()
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last look at them
 

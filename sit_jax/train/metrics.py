@@ -20,25 +20,28 @@ from sit_jax.train.board import Board
 class MetricsWriter:
     """Writes scalars as lines of `metrics.jsonl` and as TensorBoard events; on the first host only.
 
-    Lines after `start_step` are left over from a run that was killed and that is about to repeat them: they go. Lines
-    that cannot be written, as on a full disk, wait for the next ones, which is said once.
+    Lines after `start_step` are left over from a run that was killed and that is about to repeat them: they go, and
+    so does the evaluation of that step, unless it was `already_evaluated`. Lines that cannot be written, as on a full
+    disk, wait for the next ones, which is said once.
     """
 
-    def __init__(self, workdir: pathlib.Path, start_step: int):
+    def __init__(self, workdir: pathlib.Path, start_step: int, already_evaluated: bool):
         self.path = workdir / "metrics.jsonl"
         self.enabled = jax.process_index() == 0
         if not self.enabled:
             return
-        self._cut(start_step)
+        self._cut(start_step, already_evaluated)
         self.waiting = b""  # lines that are not written yet
         self.failing = False
         self.file = self.path.open("r+b", buffering=0)
         self.size = self.file.seek(0, os.SEEK_END)  # up to here the file is whole
         self.board = Board(workdir, start_step)
 
-    def _cut(self, start_step: int) -> None:
+    def _cut(self, start_step: int, already_evaluated: bool) -> None:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         rows = [row for row in map(parse_line, lines) if row and row["step"] <= start_step]
+        if not already_evaluated:
+            rows = [row for row in rows if row["step"] < start_step or "eval/loss" not in row]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(temporary, self.path)
@@ -72,8 +75,7 @@ class MetricsWriter:
             write()
         except OSError as error:
             if not self.failing:
-                line = f"metrics and pictures cannot be written ({error.strerror or error}); the training goes on"
-                print(f"warning: {line}", file=sys.stderr, flush=True)
+                warn(f"metrics and pictures cannot be written ({error.strerror or error}); the training goes on")
             self.failing = True
 
     def close(self) -> None:
@@ -150,6 +152,11 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def warn(line: str) -> None:
+    """Prints a line about something that is wrong and does not stop the run."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
