@@ -157,7 +157,7 @@ def main() -> int:
         expected = run_case(REFERENCE, pathlib.Path(folder))
         print(f"largest differences from one device, {STEPS} steps of {BATCH} images\n", flush=True)
         print(
-            "| mesh | masks and rotations | pixels | losses | gradients of the first step | |\n|---|---|---|---|---|---|"
+            "| mesh | masks, rotations | pixels | losses | gradients of the first step | |\n|---|---|---|---|---|---|"
         )
         for name, case in {**CASES, "8 devices, NT-Xent of each shard alone": LOCAL}.items():
             found = differences(run_case(case, pathlib.Path(folder)), expected)

@@ -1,0 +1,214 @@
+"""The collectives of a compiled program: what is sent, over which axes of the mesh, how often, and what is unwanted."""
+
+import collections
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from sit_jax.compiled.hlo import COLLECTIVES, Array, Executed, Instruction, Program, operation
+
+Groups = list[tuple[int, ...]]  # of positions in the flattened mesh
+
+
+class Collective(NamedTuple):
+    """One collective of the program, as one device sees it."""
+
+    kind: str
+    axes: str  # of the mesh, such as "data x fsdp"
+    group: int  # devices that take part
+    slices: int  # how many slices its group spans
+    times: int  # executions a step
+    arrays: tuple[Array, ...]  # what one execution combines: the gathered, or that to be reduced or moved
+    operation: str
+    source: str
+
+    @property
+    def bytes(self) -> int:
+        """Returns the bytes of one execution: of what is gathered, reduced or moved."""
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Returns the bytes of all executions in a step."""
+        return self.bytes * self.times
+
+    @property
+    def sent_in_slice(self) -> float:
+        """Returns the least bytes a step that each device sends to others of its slice."""
+        return self.times * _sent(self.kind, self.bytes, self.group // self.slices)
+
+    @property
+    def sent_across(self) -> float:
+        """Returns the least bytes a step that each device sends to other slices, shared out in its slice."""
+        return self.times * _sent(self.kind, self.bytes, self.slices) / (self.group // self.slices)
+
+
+def _sent(kind: str, size: int, group: int) -> float:
+    """Returns what each of a group must send for a collective on `size` bytes."""
+    if group == 1:
+        return 0.0
+    if kind in ("collective-permute", "collective-broadcast"):
+        return float(size)
+    return size * (group - 1) / group * (2 if kind == "all-reduce" else 1)
+
+
+def find_collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """Returns the collectives of one run; one that is split into start, parts and end counts once."""
+    found, chains = [], set()
+    for done in program.executed():
+        instruction = done.instruction
+        kind = instruction.opcode.removesuffix("-start")
+        if instruction.opcode == "send" and "_xla_megascale_transfer_type" in instruction.attributes:
+            found.append(_between_slices(program, done, mesh_shape))
+        if kind not in COLLECTIVES:
+            continue
+        # The parts of an asynchronous collective that is fused into computations repeat it, with one channel.
+        if instruction.attribute(r'chain_id="(\d+)"'):
+            channel = instruction.attribute(r"channel_id=(\d+)")
+            if channel in chains:
+                continue
+            chains.add(channel)
+        found.append(_one_collective(program, done, kind, mesh_shape))
+    return sorted((c for c in found if c.group > 1), key=lambda c: -c.bytes_per_step)
+
+
+def _one_collective(program: Program, done: Executed, kind: str, mesh_shape: Mapping[str, int]) -> Collective:
+    instruction, computation, times, _ = done
+    groups = replica_groups(instruction.attributes, math.prod(mesh_shape.values()))
+    axes, slices = describe_groups(groups, mesh_shape)
+    size = len(groups[0])
+    if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"  # so a TPU writes it: each device keeps its slice of the sum
+    arrays = tuple(array for operand in computation.operands(instruction) for array in operand.arrays)
+    if kind == "all-gather":
+        axis = int(instruction.attribute(r"dimensions=\{(\d+)") or 0)
+        arrays = tuple(
+            array._replace(dims=(*array.dims[:axis], array.dims[axis] * size, *array.dims[axis + 1 :]))
+            for array in arrays
+        )
+    if kind == "collective-permute":
+        axes = axes.removeprefix("part of ")  # pairs never fill an axis
+    told = _with_name(program, done)
+    return Collective(kind, axes, size, slices, times, arrays, operation(told), program.source(told))
+
+
+def _between_slices(program: Program, done: Executed, mesh_shape: Mapping[str, int]) -> Collective:
+    """Returns the collective that a TPU hands to its host, to be done over the network of the data centre."""
+    instruction, slices, told = done.instruction, mesh_shape["slice"], _with_name(program, done)
+    kind = (instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"') or "").lower().replace("_", "-")
+    sent = done.computation.operands(instruction)[0].arrays
+    if kind == "all-gather":
+        sent = tuple(array._replace(dims=(slices, *array.dims)) for array in sent)
+    return Collective(kind, "slice", slices, slices, done.times, sent, operation(told), program.source(told))
+
+
+def _with_name(program: Program, done: Executed) -> Instruction:
+    """Returns the instruction that tells where a collective comes from: itself, its fusion or what these read."""
+    outer = done.fusion or done.instruction
+    home = next(one for one in program.computations.values() if one.instructions.get(outer.name) is outer)
+    near = [done.instruction, outer]
+    while near and not any("op_name" in one.attributes for one in near):
+        near = [operand for one in near for operand in home.operands(one)][:100]
+    return next((one for one in near if "op_name" in one.attributes), outer)
+
+
+def replica_groups(attributes: str, num_devices: int) -> Groups:
+    """Reads the groups of devices of a collective, in any of the notations of XLA.
+
+    They are lists `{{0,1},{2,3}}`, a reshaped range `[2,2]<=[2,2]T(1,0)`, axes of a mesh `mesh['a'=2,'b'=2] {'b'}`
+    with or without an order of devices, or pairs of source and target.
+    """
+    if found := re.search(r"source_target_pairs=\{(\{.*?\})\}", attributes):
+        pairs = [tuple(map(int, pair.split(","))) for pair in re.findall(r"\{([\d,]+)\}", found[1])]
+        return [pair for pair in pairs if pair[0] != pair[1]] or [(0,)]
+    if found := re.search(r"replica_groups=\{(\{.*?\})\}", attributes):
+        return [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", found[1])]
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
+        return [tuple(row) for row in _reshaped_range(found[2]).reshape(_numbers(found[1])).tolist()]
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{([^}]*)\}", attributes):
+        return _mesh_groups(found[1], found[2], found[3])
+    return [tuple(range(num_devices))]
+
+
+def _mesh_groups(mesh: str, order: str | None, axes: str) -> Groups:
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    parts = {name: (int(before), int(size)) for name, before, size in re.findall(r"'(\w+)':\((\d+)\)(\d+)", axes)}
+    names = re.findall(r"'(\w+)'", axes)
+    ids = _reshaped_range(order) if order else np.arange(math.prod(sizes.values()))
+    shape: list[int] = []
+    chosen: list[int] = []
+    for name, size in sizes.items():  # a part of an axis is that axis split into (before, part, after)
+        before, part = parts.get(name, (1, size))
+        if name in names:
+            chosen.append(len(shape) + 1)
+        shape += [before, part, size // before // part]
+    rest = [axis for axis in range(len(shape)) if axis not in chosen]
+    moved = ids.reshape(shape).transpose(rest + chosen)
+    return [tuple(row) for row in moved.reshape(-1, math.prod(shape[axis] for axis in chosen)).tolist()]
+
+
+def _reshaped_range(text: str) -> np.ndarray:
+    """Reads `[4,2]T(1,0)`: the numbers from 0 in that shape, transposed."""
+    shape, _, order = text.partition("T")
+    ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return ids.transpose(_numbers(order)) if order else ids
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def describe_groups(groups: Groups, mesh_shape: Mapping[str, int]) -> tuple[str, int]:
+    """Returns the axes of the mesh that the groups run over ("part of ..." if they do not fill them), and the slices.
+
+    Where the numbers reach one slice only, they are those of each slice.
+    """
+    shape = dict(mesh_shape)
+    if max(map(max, groups)) < math.prod(shape.values()) // shape.get("slice", 1):
+        shape["slice"] = 1
+    ids = np.arange(math.prod(shape.values())).reshape(tuple(shape.values()))
+    per_slice = ids.size // shape["slice"]
+    slices = max(len({member // per_slice for member in group}) for group in groups)
+    wanted = {frozenset(group) for group in groups}
+    for axes in _subsets(tuple(name for name, size in shape.items() if size > 1)):
+        order = [name for name in shape if name not in axes] + list(axes)
+        size = math.prod(shape[name] for name in axes)
+        lines = ids.transpose([list(shape).index(name) for name in order]).reshape(-1, size).tolist()
+        line_of = {member: i for i, line in enumerate(lines) for member in line}
+        if wanted == {frozenset(line) for line in lines}:
+            return " x ".join(axes), slices
+        if all(len({line_of[member] for member in group}) == 1 for group in groups):
+            return f"part of {' x '.join(axes)}", slices
+    return "one device", slices
+
+
+def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(1, len(names) + 1))
+
+
+def merge(found: list[Collective]) -> list[Collective]:
+    """Adds up the executions of collectives that differ in nothing but the operation they come from."""
+    merged: dict[tuple, list[Collective]] = collections.defaultdict(list)
+    for one in found:
+        merged[one.kind, one.axes, one.group, one.slices, one.arrays].append(one)
+    return [same[0]._replace(times=sum(one.times for one in same)) for same in merged.values()]
+
+
+def suspicions(one: Collective, image_bytes: int, image_shapes: set[tuple[int, ...]], expected: set[int]) -> list[str]:
+    """Returns what is wrong with a collective; nothing for parameters, gradients and embeddings.
+
+    `image_bytes` is the size of the uint8 images of one device, `image_shapes` the (height, width, channels) of
+    images and views, `expected` the numbers of elements that parameters and embeddings have, whole or in parts.
+    """
+    found = ["all-to-all"] if "all-to-all" in one.kind else []
+    for array in one.arrays:
+        shapes = {tuple(n for n in array.dims[i : i + 3]) for i in range(len(array.dims) - 2)}
+        if (array.dtype == "u8" and array.elements > 1) or shapes & image_shapes:
+            found.append("moves images")
+        elif array.bytes >= image_bytes and array.elements not in expected:
+            found.append("moves as much as the images of a chip, and neither parameters nor embeddings")
+    return sorted(set(found))

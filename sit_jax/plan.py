@@ -1,0 +1,220 @@
+"""Plans: `python -m sit_jax.plan --config=configs/x.py[:args] --topology=v5e:16x16 [--out=FILE.json] [--config.a.b=v]`.
+
+Compiles the training step for TPUs that need not be there, or for N devices of this CPU (`--topology=cpu:8`), and
+reports what one chip holds, computes and sends. No data is read. Exit code 0: it fits; 1: it does not.
+"""
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import flags
+from jax.sharding import Mesh
+from ml_collections import config_flags
+
+from sit_jax import checks, cli
+from sit_jax.compiled import collectives, costs, hlo, report
+from sit_jax.compiled.chips import Chip, open_devices, parse_topology
+from sit_jax.errors import InputError
+from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.train.state import TrainState, abstract_state, make_training
+from sit_jax.train.step import compile_steps
+
+NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
+
+
+def make_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    description = "A file of configs/, with arguments after a colon; --config.<key>=value changes it."
+    config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("topology", None, "v4, v5e, v5p or v6e with a shape, as v5e:4x4; or cpu:N.", flag_values=values)
+    flags.DEFINE_string("out", None, "A JSON file for all figures.", flag_values=values)
+    return values
+
+
+def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | None]:
+    """Returns configuration, topology and the file to write; raises InputError where the command line is wrong."""
+    values = make_flags(argv)
+    try:
+        cli.parse(values, argv, ("config", "topology"), __doc__ or "")
+        values.config.lock()  # a file that could not be loaded says so at the first use
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if values.out and not pathlib.Path(values.out).resolve().parent.is_dir():
+        raise InputError(f"--out={values.out}: there is no such folder")
+    return values.config, values.topology, values.out
+
+
+def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+    """Returns all that is known of a step on a topology, as plain JSON values; see `sit_jax.compiled.report`.
+
+    To be called before JAX starts its devices. Raises InputError for a topology that is not known and for a
+    configuration that cannot work on it.
+    """
+    kind, _ = parse_topology(topology)
+    if kind != "cpu":  # what is compiled for another machine could be stored, but not be read again
+        jax.config.update("jax_enable_compilation_cache", False)
+    chip, devices = open_devices(topology, config.mesh.slices or 1)
+    config.data.source = config.data.source or "not read"
+    checks.check_config(config, len(devices))
+    if config.dtype == "auto":
+        config.dtype = "float32" if kind == "cpu" else "bfloat16"
+    config = checks.resolve(config, NUM_EXAMPLES)
+    mesh = make_mesh(**config.mesh, devices=devices)
+    with jax.set_mesh(mesh):
+        training = make_training(config)
+        abstract, batch = abstract_state(config, training, mesh), abstract_batch(config, mesh)
+        step: Any = compile_steps(training, config, abstract, mesh)[0]
+        print(f"compiling for {mesh.size} x {chip.name}; takes a minute or two", flush=True)
+        begin = time.perf_counter()
+        compiled, reason = compile_or_say_why(lambda: step.lower(abstract, batch).compile())
+    plan = describe(config, topology, chip, mesh) | {"compile_seconds": round(time.perf_counter() - begin, 1)}
+    memory = {"capacity": int(chip.memory)} | argument_memory(abstract, batch)
+    if compiled is None:
+        memory |= out_of_memory(reason)
+    else:
+        memory |= compiled_memory(compiled, memory)
+        plan |= measure(compiled, config, chip, mesh, expected_elements(abstract, config, mesh))
+    fits = compiled is not None and memory["total"] <= chip.memory
+    todo = [] if fits else report.advice(config, mesh.shape, memory, topology)
+    return plan | {"memory": memory, "fits": fits, "advice": todo}
+
+
+def compile_or_say_why(compile_: Callable[[], Any]) -> tuple[Any, str]:
+    """Returns what `compile_` returns, or None and the message of a compiler that ran out of memory of the chip."""
+    try:
+        return compile_(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, str(error)
+
+
+def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and shardings of one batch of a resolved configuration."""
+    shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
+    return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
+
+
+def describe(config: ml_collections.ConfigDict, topology: str, chip: Chip, mesh: Mesh) -> dict[str, Any]:
+    """Returns what was compiled, and by which versions."""
+    model, names = config.model, {"jax", "jaxlib"} | ({"libtpu"} if chip.flops else set())
+    return {
+        "topology": topology,
+        "chip": chip.name,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "model": f"{model.size}/{model.patch_size}, {model.image_size} px",
+        "batch_size": config.batch_size,
+        "microbatches": config.microbatches,
+        "remat": model.remat,
+        "dtype": config.dtype,
+        "versions": {name: importlib.metadata.version(name) for name in sorted(names)},
+    }
+
+
+def chip_bytes(tree: object) -> int:
+    """Returns the bytes that each device holds of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
+    """Returns the bytes a chip of the state and the batch."""
+    rest = chip_bytes(abstract) - chip_bytes(abstract.params) - chip_bytes(abstract.opt_state)
+    return {
+        "parameters": chip_bytes(abstract.params),
+        "optimizer": chip_bytes(abstract.opt_state),
+        "other_state": rest,
+        "batch": chip_bytes(batch),
+    }
+
+
+def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, int]:
+    """Returns the bytes a chip of a compiled step beside its arguments, and the total."""
+    stats = compiled.memory_analysis()
+    logical = sum(arguments[name] for name in ("parameters", "optimizer", "other_state", "batch"))
+    parts = {
+        "padding": stats.argument_size_in_bytes - logical,
+        "temporaries": stats.temp_size_in_bytes,
+        "output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "program": stats.generated_code_size_in_bytes,
+    }
+    return parts | {"total": logical + sum(parts.values())}
+
+
+def out_of_memory(message: str) -> dict[str, int]:
+    """Reads what a compiler says that ran out of memory: the bytes that it needs and those that it has."""
+    sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", message)
+    found = [int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) for number, unit in sizes]
+    return dict(zip(("needed", "available"), found, strict=False))
+
+
+def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> set[int]:
+    """Returns the numbers of elements that collectives may move: parameters and embeddings, whole or in parts."""
+    whole = {leaf.size for leaf in jax.tree.leaves(abstract.params)}
+    blocks = jax.tree.leaves(abstract.params["model"]["encoder"]["blocks"])
+    layers = {leaf.size // leaf.shape[0] for leaf in blocks}
+    embeddings = {2 * config.batch_size * config.model.embedding_size}
+    parts = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
+    return {size // n for size in whole | layers | embeddings for n in parts}
+
+
+def measure(
+    compiled: Any, config: ml_collections.ConfigDict, chip: Chip, mesh: Mesh, expected: set[int]
+) -> dict[str, Any]:
+    """Returns what one chip computes and sends in a step, and how long that takes at the least."""
+    program = hlo.parse(compiled.as_text())
+    found = collectives.merge(collectives.find_collectives(program, mesh.shape))
+    sides = (config.data.image_size, config.model.image_size)
+    images = config.batch_size // mesh.size * sides[0] ** 2 * 3
+    shapes: set[tuple[int, ...]] = {(side, side, 3) for side in sides}
+    work = {
+        "model_flops": costs.model_flops(config),
+        "compiled_flops_per_chip": costs.compiled_flops(program),
+        "matrix_flops_per_chip": costs.compiled_flops(program, matrix_passes=True),
+        "memory_bytes_per_chip": costs.memory_traffic(program),
+        "link_bytes_per_chip": sum(one.sent_in_slice for one in found),
+        "network_bytes_per_chip": sum(one.sent_across for one in found),
+        "loops_counted_once": program.unknown_loops(),
+    }
+    return {
+        "work": work,
+        "bound": costs.lower_bound(work, chip, config.batch_size),
+        "collectives": [
+            report.collective_json(one, collectives.suspicions(one, images, shapes, expected)) for one in found
+        ],
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code: 0 fits, 1 does not fit, 2 wrong input."""
+    fits = True
+
+    def command(argv: list[str]) -> bool:
+        nonlocal fits
+        config, topology, out = parse_flags(argv)
+        plan = make_plan(config, topology)
+        fits = plan["fits"]
+        print(report.text(plan))
+        if out:
+            pathlib.Path(out).write_text(json.dumps(plan, indent=2) + "\n")
+        return True
+
+    code = cli.run(command, argv)
+    return cli.FAILED if code == cli.DONE and not fits else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
