@@ -33,7 +33,8 @@ class StopSignal:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(number, self.before[number])
+        if number == signal.SIGINT:  # SIGTERM may well come twice, from a launcher and from the system
+            signal.signal(number, self.before[number])
         if self.shared:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
