@@ -138,8 +138,9 @@ def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == f"{line}: the newest is that of step 1\n"
     assert checkpoints.steps() == [1]
     with monkeypatch.context() as patch:
-        patch.setattr("orbax.checkpoint.StandardCheckpointHandler.async_save", full_disk)
+        patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
         checkpoints.save(make_state(3), 3, None)
+    assert "step 3 could not be saved (No space left on device: it needs 1.0 MB); " in capsys.readouterr().err
     with pytest.raises(SaveError, match=r"step 3 is not saved in .*, only \[1\]; make room on the disk"):
         checkpoints.finish()
     checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)

@@ -84,7 +84,8 @@ def run_and_signal(workdir, number, at_step):
     with subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith(f"step {at_step}/"):
-                os.kill(process.pid, number)
+                for _ in range(2 if number == signal.SIGTERM else 1):  # launchers and systems may both send it
+                    os.kill(process.pid, number)
         return process.wait(timeout=100)
 
 

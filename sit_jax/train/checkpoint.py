@@ -1,8 +1,11 @@
 """Checkpoints by orbax under `WORKDIR/checkpoints/<step>/`: the latest ones and the best, saved in the background."""
 
+import errno
 import itertools
 import json
+import os
 import pathlib
+import shutil
 
 import jax
 import orbax.checkpoint as ocp
@@ -59,13 +62,20 @@ class Checkpoints:
         tree = to_tree(state)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
         metrics = {"eval/loss": eval_metrics["eval/loss"]} if eval_metrics else None
-        failure: Exception | None = None
+        failure: Exception | None = self._lack_of_room(tree)
         try:
-            if not self._manager.save(step, args=arguments, metrics=metrics):
+            if not failure and not self._manager.save(step, args=arguments, metrics=metrics):
                 raise RuntimeError(f"orbax skipped it: {self.directory} has {self.steps()}")
         except Exception as error:  # a full disk shows as OSError, ValueError and others
             failure = error
         self._recover(failure)
+
+    def _lack_of_room(self, tree: dict) -> OSError | None:
+        """Returns the error that a save would end in, on all hosts: orbax itself finds out late, in many lines."""
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(self.directory).free
+        if all_agree(free >= needed):
+            return None
+        return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs {needed / 1e6:.1f} MB")
 
     def _settle(self) -> None:
         """Waits for the save in the background; one that failed is said, and its leftovers are removed."""
@@ -98,7 +108,7 @@ class Checkpoints:
         if self.requested is not None and self.requested not in saved:
             raise SaveError(
                 f"the state of step {self.requested} is not saved in {self.directory}, only {saved}; "
-                "make room on the disk and run the same command to go on from there"
+                "make room on the disk and run the same command to go on from the newest of these"
             )
 
     def was_evaluated(self, step: int) -> bool:
