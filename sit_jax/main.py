@@ -1,5 +1,6 @@
 """Pre-trains: `python -m sit_jax.main --config=configs/stl10.py[:args] [--workdir=DIR] [--config.a.b=value]`."""
 
+import os
 import pathlib
 import re
 import signal
@@ -8,7 +9,7 @@ import traceback
 
 if __name__ == "__main__":
     # Before the imports that take seconds: who is stopped during them has nothing to save.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(75))
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(75))
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -70,4 +71,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that comes while Python ends must not change the exit code
+    sys.exit(code)

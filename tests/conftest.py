@@ -24,9 +24,11 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """For files whose time goes into compilation: without optimisations it takes half as long."""
+    """For files whose time goes into compilation, here and in commands: without optimisations it takes half as long."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 2000  # more than are ever done
 BOUND = 90  # seconds within which a process must end after another one died: 60 without a sign of life, and the rest
 
@@ -30,7 +31,6 @@ def launch(workdir, processes, devices):
     if processes > 1:
         command += [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the time goes into compilation
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT, "env": env}
     ids = [[f"--process_id={i}"] if processes > 1 else [] for i in range(processes)]
     return [subprocess.Popen([*command, *flags], **pipes) for flags in ids]

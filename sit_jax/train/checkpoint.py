@@ -72,8 +72,8 @@ class Checkpoints:
 
     def _lack_of_room(self, tree: dict) -> OSError | None:
         """Returns the error that a save would end in, on all hosts: orbax itself finds out late, in many lines."""
-        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(self.directory).free
-        if all_agree(free >= needed):
+        needed, disk = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(self.directory)
+        if all_agree(disk.free >= needed or disk.total == 0):  # some network file systems report nothing
             return None
         return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs {needed / 1e6:.1f} MB")
 
