@@ -80,11 +80,17 @@ def change_a_checksum(path):
     file.write_text(json.dumps(sums))
 
 
+def replace_the_checksums(path):
+    (path / "checksums" / "metadata").write_text("[1, 2]")
+
+
 def remove_the_checksums(path):
     (path / "checksums" / "metadata").unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit_in_the_largest_file, change_a_checksum, remove_the_checksums])
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit_in_the_largest_file, change_a_checksum, replace_the_checksums, remove_the_checksums]
+)
 def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, capsys):
     run = copy_of(saved, tmp_path)
     damage(run / "checkpoints" / "2")
@@ -100,13 +106,20 @@ def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, capsys):
     assert checkpoints.steps() == [1, 2]
 
 
-def test_damaged_metrics_do_no_harm(saved, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "metrics",
+    ['{"eval/loss": 1.', "{}", '{"eval/lost": 1.0}', '{"eval/loss": "1"}', '{"eval/loss": NaN}', "null", "[1]"],
+)
+def test_damaged_metrics_do_no_harm(saved, tmp_path, capsys, metrics):
     run = copy_of(saved, tmp_path)
     (run / "checkpoints" / "2" / "metrics").mkdir()
-    (run / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"eval/loss": 1.')
+    (run / "checkpoints" / "2" / "metrics" / "metrics").write_text(metrics)
     checkpoints = Checkpoints(run, keep_latest=2, keep_best=1)
     assert checkpoints.restore_latest(abstract(1))[1] == 2
     assert not checkpoints.was_evaluated(2)
+    checkpoints.save(make_state(3), 3, {"eval/loss": 1.0})
+    checkpoints.finish()
+    assert checkpoints.steps() == [2, 3]
     assert "metrics is damaged; the checkpoint is evaluated anew" in capsys.readouterr().err
 
 
@@ -128,6 +141,10 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def stale_disk(path):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, capsys):
     checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
     checkpoints.save(make_state(1), 1, None)
@@ -141,7 +158,11 @@ def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, caps
         patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
         checkpoints.save(make_state(3), 3, None)
     assert "step 3 could not be saved (No space left on device: it needs 1.0 MB); " in capsys.readouterr().err
-    with pytest.raises(SaveError, match=r"step 3 is not saved in .*, only \[1\]; make room on the disk"):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", stale_disk)
+        checkpoints.save(make_state(3), 3, None)
+    assert "step 3 could not be saved (Stale file handle); older ones are kept" in capsys.readouterr().err
+    with pytest.raises(SaveError, match=r"step 3 is not saved in .*, only \[1\]; the warning above says why"):
         checkpoints.finish()
     checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
     assert checkpoints.restore_latest(abstract(4))[1] == 1

@@ -18,9 +18,10 @@ from sit_jax.errors import InputError
 from sit_jax.keys import named_key
 from sit_jax.mesh import make_mesh, state_shardings
 from sit_jax.model import resize_position_embedding
-from sit_jax.train.checkpoint import check_shapes, check_sums, saved_checksums, saved_shapes, short_reason
+from sit_jax.train.checkpoint import check_sums, saved_checksums, short_reason
 from sit_jax.train.checksums import checksums
 from sit_jax.train.metrics import say
+from sit_jax.train.shapes import check_shapes, saved_shapes
 from sit_jax.train.state import make_model
 
 # What an evaluation may change of the configuration of a run; all else is fixed by its weights.

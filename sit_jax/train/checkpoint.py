@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ from sit_jax.errors import InputError, SaveError
 from sit_jax.hosts import all_agree, wait_for_all
 from sit_jax.train.checksums import checksums
 from sit_jax.train.metrics import warn
+from sit_jax.train.shapes import check_fits
 from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
@@ -72,10 +74,14 @@ class Checkpoints:
 
     def _lack_of_room(self, tree: dict) -> OSError | None:
         """Returns the error that a save would end in, on all hosts: orbax itself finds out late, in many lines."""
-        needed, disk = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(self.directory)
-        if all_agree(disk.free >= needed or disk.total == 0):  # some network file systems report nothing
-            return None
-        return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs {needed / 1e6:.1f} MB")
+        needed, failure = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), None
+        try:
+            disk = shutil.disk_usage(self.directory)
+            if disk.free < needed and disk.total:  # some network file systems report nothing
+                failure = OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs {needed / 1e6:.1f} MB")
+        except OSError as error:
+            failure = error
+        return None if all_agree(failure is None) else failure or OSError("it failed on another host")
 
     def _settle(self) -> None:
         """Waits for the save in the background; one that failed is said, and its leftovers are removed."""
@@ -107,8 +113,8 @@ class Checkpoints:
         saved = self.steps()
         if self.requested is not None and self.requested not in saved:
             raise SaveError(
-                f"the state of step {self.requested} is not saved in {self.directory}, only {saved}; "
-                "make room on the disk and run the same command to go on from the newest of these"
+                f"the state of step {self.requested} is not saved in {self.directory}, only {saved}; the warning above "
+                "says why: when that is mended, run the same command to go on from the newest of these"
             )
 
     def was_evaluated(self, step: int) -> bool:
@@ -167,15 +173,21 @@ class Checkpoints:
 
 
 def set_damaged_metrics_aside(directory: pathlib.Path) -> None:
-    """Renames metrics of checkpoints that cannot be read, which orbax would stop at; those steps are evaluated anew."""
+    """Renames metrics that cannot be compared, which no later save would survive; those steps are evaluated anew."""
     if jax.process_index() == 0:
         for path in directory.glob("*/metrics/metrics"):
-            try:
-                json.loads(path.read_text())
-            except ValueError:
+            if not holds_a_loss(path):
                 warn(f"{path} is damaged; the checkpoint is evaluated anew")
                 path.parent.rename(path.parents[1] / "damaged-metrics")
     wait_for_all("metrics are checked")
+
+
+def holds_a_loss(path: pathlib.Path) -> bool:
+    """Tells whether a file of metrics has an `eval/loss` that others can be compared with."""
+    try:
+        return math.isfinite(json.loads(path.read_text())["eval/loss"])
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return False
 
 
 class DamageError(ValueError):
@@ -198,9 +210,12 @@ def short_reason(error: Exception) -> str:
 def saved_checksums(path: pathlib.Path) -> dict[str, int]:
     """Returns the checksums that the checkpoint at `path` was saved with; raises DamageError if there are none."""
     try:
-        return ocp.JsonCheckpointHandler().restore(path / "checksums")
+        saved = ocp.JsonCheckpointHandler().restore(path / "checksums")
     except Exception as error:
         raise DamageError(f"its checksums cannot be read: {short_reason(error)}") from error
+    if not isinstance(saved, dict):
+        raise DamageError("its checksums have no names")
+    return saved
 
 
 def check_sums(saved: dict[str, int], found: dict[str, int]) -> None:
@@ -209,37 +224,6 @@ def check_sums(saved: dict[str, int], found: dict[str, int]) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise DamageError(f"the checksum of {', '.join(wrong[:3])}{more} is wrong")
-
-
-def check_fits(path: pathlib.Path, abstract: TrainState) -> None:
-    """Raises InputError, with names and shapes, if the arrays at `path` are other parameters than in `abstract`."""
-    check_shapes(path, saved_shapes(path)["params"], abstract.params)
-
-
-def saved_shapes(path: pathlib.Path) -> dict:
-    """Returns the tree of the arrays at `path`, with their shapes at the leaves."""
-    return ocp.StandardCheckpointer().metadata(path).item_metadata.tree
-
-
-def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
-    """Raises InputError, with a table of names and shapes, unless both trees of parameters hold the same arrays."""
-    in_file, in_model = shapes_by_name(saved), shapes_by_name(wanted)
-    differing = [name for name in sorted(in_file.keys() | in_model.keys()) if in_file.get(name) != in_model.get(name)]
-    if differing:
-        rows = [("array", "in the checkpoint", "in the model")]
-        rows += [(name, str(in_file.get(name, "absent")), str(in_model.get(name, "absent"))) for name in differing]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        raise InputError(
-            f"{path} is of another model than its configuration says, {len(differing)} arrays differ; "
-            f"choose another --workdir\n{table}"
-        )
-
-
-def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a nested dictionary of arrays by their joined names."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
-    return {"/".join(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def to_tree(state: TrainState) -> dict:

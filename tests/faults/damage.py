@@ -91,6 +91,11 @@ def flip_bit(path: pathlib.Path, rng: np.random.Generator) -> None:
     path.write_bytes(data)
 
 
+def wrong_key(path: pathlib.Path, rng: np.random.Generator) -> None:
+    """Makes JSON of a file that can be read, and says nothing that is asked for."""
+    path.write_text('{"eval/lost": 1.0}')
+
+
 def delete_all(pattern: str) -> Damage:
     """Returns a damage that deletes all files that match a pattern; there may be none."""
 
@@ -135,6 +140,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
     ("state/ deleted", MUST, pick("state", delete)),
     ("metrics/ deleted", MAY, pick("metrics", delete)),
     ("metrics cut", MAY, pick("metrics/metrics", cut)),
+    ("metrics of a wrong key", MAY, pick("metrics/metrics", wrong_key)),
     ("checksums deleted", MUST, pick("checksums", delete)),
     ("checksums cut", MUST, pick("checksums/metadata", cut)),
     ("empty folder of a newer step", MAY, empty_newer),

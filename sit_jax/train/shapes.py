@@ -1,0 +1,40 @@
+"""The names and shapes of the arrays of a checkpoint, compared with those of a model."""
+
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from sit_jax.errors import InputError
+from sit_jax.train.state import TrainState
+
+
+def check_fits(path: pathlib.Path, abstract: TrainState) -> None:
+    """Raises InputError, with names and shapes, if the arrays at `path` are other parameters than in `abstract`."""
+    check_shapes(path, saved_shapes(path)["params"], abstract.params)
+
+
+def saved_shapes(path: pathlib.Path) -> dict:
+    """Returns the tree of the arrays at `path`, with their shapes at the leaves."""
+    return ocp.StandardCheckpointer().metadata(path).item_metadata.tree
+
+
+def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
+    """Raises InputError, with a table of names and shapes, unless both trees of parameters hold the same arrays."""
+    in_file, in_model = shapes_by_name(saved), shapes_by_name(wanted)
+    differing = [name for name in sorted(in_file.keys() | in_model.keys()) if in_file.get(name) != in_model.get(name)]
+    if differing:
+        rows = [("array", "in the checkpoint", "in the model")]
+        rows += [(name, str(in_file.get(name, "absent")), str(in_model.get(name, "absent"))) for name in differing]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        raise InputError(
+            f"{path} is of another model than its configuration says, {len(differing)} arrays differ; "
+            f"choose another --workdir\n{table}"
+        )
+
+
+def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a nested dictionary of arrays by their joined names."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    return {"/".join(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}
