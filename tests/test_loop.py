@@ -277,6 +277,13 @@ def test_lines_that_are_about_to_be_repeated_go(tmp_path):
         assert metrics_of(tmp_path) == rows[:kept]
 
 
+@pytest.mark.parametrize("damage", [b"12", b"null", b'{"epoch": 1}', b'{"step": "1"}', b'{"step": \xff', b"\xff\x00"])
+def test_damaged_lines_go(tmp_path, damage):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
+    MetricsWriter(tmp_path, 4, True).close()
+    assert metrics_of(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
 class FullFile:
     """A file on a full disk: takes some bytes and refuses the rest, until there is room."""
 
@@ -304,6 +311,16 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch,
     writer.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert capsys.readouterr().err == ""
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 4]
+
+
+def test_lines_that_are_lost_at_the_end_are_counted(tmp_path, capsys):
+    writer = MetricsWriter(tmp_path, 0, False)
+    writer.file = FullFile(writer.file)
+    for step in (1, 2):
+        writer.write(step, 0.1, {"train/loss": 1.0})
+    writer.close()
+    assert f"2 lines of {tmp_path / 'metrics.jsonl'} could not be written and are lost" in capsys.readouterr().err

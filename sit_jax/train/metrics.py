@@ -38,7 +38,7 @@ class MetricsWriter:
         self.board = Board(workdir, start_step)
 
     def _cut(self, start_step: int, already_evaluated: bool) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
         rows = [row for row in map(parse_line, lines) if row and row["step"] <= start_step]
         if not already_evaluated:
             rows = [row for row in rows if row["step"] < start_step or "eval/loss" not in row]
@@ -82,16 +82,19 @@ class MetricsWriter:
         """Writes what still waits, and closes both files."""
         if self.enabled:
             self._try(self._flush)
+            if self.waiting:
+                warn(f"{len(self.waiting.splitlines())} lines of {self.path} could not be written and are lost")
             self._try(self.board.close)
             self.file.close()
 
 
 def parse_line(line: str) -> dict | None:
-    """Returns the object of a line of `metrics.jsonl`; None for one that a kill cut short."""
+    """Returns the object of a line of `metrics.jsonl`; None for one that a kill cut short or that is damaged."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]], losses: tuple[str, ...]) -> dict[str, float]:
