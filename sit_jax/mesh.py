@@ -22,19 +22,25 @@ def make_mesh(
 
     `slices` groups of devices, each with fast links of its own, hold the whole parameters each, so that only gradients
     and embeddings pass between them; None takes the TPU slices that are there, and one group elsewhere. Raises
-    InputError if the axes do not multiply to the number of devices.
+    InputError if the axes do not multiply to the number of devices, or if a group would span TPU slices.
     """
     devices = sorted(devices or jax.devices(), key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
-    groups = slices or len({getattr(device, "slice_index", 0) for device in devices})
-    here = f"the {len(devices)} devices here" + (f" in {groups} slices" if groups > 1 else "")
-    if groups < 1 or len(devices) % groups:
-        raise InputError(f"mesh.slices={slices} does not divide {here}; leave it out to take the slices that are there")
+    # Elsewhere a slice_index, which GPUs may have too, is no limit: a group that spans nodes is slow, but works.
+    found = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
+    groups = found if slices is None else slices
+    if groups < 1 or len(devices) % groups or groups % found:
+        multiple = f" and be a multiple of their {found} TPU slices" if found > 1 else ""
+        raise InputError(
+            f"mesh.slices={slices} must divide the {len(devices)} devices here{multiple}; "
+            "leave it out to take the slices that are there"
+        )
     size = len(devices) // groups
     if data == -1 and fsdp > 0:
         data = size // fsdp
     elif fsdp == -1 and data > 0:
         fsdp = size // data
     if data * fsdp != size or data < 1:
+        here = f"the {len(devices)} devices here" + (f" in {groups} slices" if groups > 1 else "")
         raise InputError(
             f"mesh.data={data} x mesh.fsdp={fsdp} does not give {here}; set one of them to -1 to take the rest"
         )

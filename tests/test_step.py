@@ -1,5 +1,6 @@
 """The step on one device and on four, against independent pieces, and whether it learns."""
 
+import dataclasses
 import functools
 
 import jax
@@ -138,11 +139,38 @@ def test_mesh_must_multiply_to_the_devices():
     assert make_mesh(-1, 2).shape == {"slice": 1, "data": 2, "fsdp": 2}
     assert make_mesh(1, -1).shape == {"slice": 1, "data": 1, "fsdp": 4}
     assert make_mesh(-1, 2, slices=2).shape == {"slice": 2, "data": 1, "fsdp": 2}
-    with pytest.raises(InputError, match=r"mesh.slices=3 does not divide the 4 devices"):
-        make_mesh(slices=3)
+    for slices in (3, 0, -1):
+        with pytest.raises(InputError, match=rf"mesh.slices={slices} must divide the 4 devices here; leave it out"):
+            make_mesh(slices=slices)
     for data, fsdp in [(3, 1), (-1, 3), (8, 1), (-1, -1), (0, 4)]:
         with pytest.raises(InputError, match="4 devices"):
             make_mesh(data, fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str
+    process_index: int = 0
+    device_kind: str = "a chip"
+    core_on_chip: int = 0
+
+    @property
+    def coords(self):
+        return (self.id % 2, self.id // 2 % 2, 0)
+
+
+def test_groups_never_span_tpu_slices():
+    chips = [Chip(i, i // 4, "tpu") for i in range(8)]
+    for slices in (1, 3, 0):
+        with pytest.raises(InputError, match=rf"mesh.slices={slices} must .* be a multiple of their 2 TPU slices"):
+            make_mesh(devices=chips, slices=slices)
+    assert make_mesh(devices=chips).shape["slice"] == 2
+    nodes = [dataclasses.replace(chip, platform="gpu") for chip in chips]
+    assert make_mesh(fsdp=8, devices=nodes).shape == {"slice": 1, "data": 1, "fsdp": 8}
 
 
 def start_of(config):
