@@ -22,7 +22,10 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
     flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their average.", flag_values=values)
     description = "Changes of the configuration of the run, as --config.<key>=value."
-    config_flags.DEFINE_config_dict("config", config.defaults(), description, flag_values=values, sys_argv=argv)
+    try:
+        config_flags.DEFINE_config_dict("config", config.defaults(), description, flag_values=values, sys_argv=argv)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(one_line(error)) from error
     values["config"].default_as_str = "that of the run"  # for --help; all keys are in sit_jax/config.py
     return values
 
@@ -38,7 +41,7 @@ def parse(values: flags.FlagValues, argv: list[str], required: tuple[str, ...], 
     try:
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
     if values.help:
         print(f"{description}\n{values.get_help()}")
         raise SystemExit(DONE)
@@ -47,6 +50,15 @@ def parse(values: flags.FlagValues, argv: list[str], required: tuple[str, ...], 
     for name in required:
         if values[name].value in (None, "", []):
             raise InputError(f"--{name} is missing; --help lists all options")
+
+
+def one_line(error: Exception) -> str:
+    """Returns what an error of the command line says, on one line."""
+    while error.args and isinstance(error.args[0], Exception):  # ml_collections puts one into another
+        error = error.args[0]
+    # A KeyError shows its message as Python would write it, with escaped quotes.
+    text = f"no such key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split())
 
 
 def overrides(values: flags.FlagValues) -> dict[str, object]:

@@ -33,7 +33,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if CONFIG.value is not None:
             CONFIG.value.lock()  # a file that could not be loaded says so at the first use
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(cli.one_line(error)) from error
     if CONFIG.value is None:
         raise InputError("--config is missing; for one: --config=configs/digits.py")
     if rest[1:]:

@@ -29,6 +29,8 @@ from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
 
+TOPOLOGY = """v4, v5e, v5p or v6e with a shape, as v5e:4x4; or cpu:N.
+With --config.mesh.slices=N, N TPU slices of that shape: N times the chips."""
 NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
 
 
@@ -38,7 +40,7 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
     description = "A file of configs/, with arguments after a colon; --config.<key>=value changes it."
     config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("topology", None, "v4, v5e, v5p or v6e with a shape, as v5e:4x4; or cpu:N.", flag_values=values)
+    flags.DEFINE_string("topology", None, TOPOLOGY, flag_values=values)
     flags.DEFINE_string("out", None, "A JSON file for all figures.", flag_values=values)
     return values
 
@@ -50,9 +52,11 @@ def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | 
         cli.parse(values, argv, ("config", "topology"), __doc__ or "")
         values.config.lock()  # a file that could not be loaded says so at the first use
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(cli.one_line(error)) from error
     if values.out and not pathlib.Path(values.out).resolve().parent.is_dir():
         raise InputError(f"--out={values.out}: there is no such folder")
+    if values.out and pathlib.Path(values.out).is_dir():
+        raise InputError(f"--out={values.out} is a folder; give the name of a file")
     return values.config, values.topology, values.out
 
 

@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
     [
         ([], "--config is missing"),
         (["--config=configs/nothing.py"], "configs/nothing.py"),
-        ([CONFIG, "--config.modle.size=S"], "modle"),
+        ([CONFIG, "--config.modle.size=S"], 'error: no such key: \'modle\' Did you mean "model" instead of "modle"?'),
         ([CONFIG, "--config.batch_size=many"], "batch_size"),
         ([CONFIG, "--confg=1"], "confg"),
         ([CONFIG, "extra"], "'extra' is not understood"),

@@ -43,7 +43,7 @@ def parse_topology(topology: str) -> tuple[str, str]:
     """Splits `v5e:4x4` or `cpu:8`; raises InputError for one that is not known, with those that are."""
     kind, _, shape = topology.partition(":")
     if kind == "cpu":
-        if not shape.isdigit() or not 1 <= int(shape) <= 4096:
+        if not shape.isdecimal() or not 1 <= int(shape) <= 4096:
             raise InputError(f"--topology={topology} must be cpu:N with N devices from 1 to 4096, such as cpu:8")
     elif kind not in CHIPS:
         raise InputError(
