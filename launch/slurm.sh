@@ -30,9 +30,11 @@ Examples:
     --config=configs/folder.py --config.data.source=folder:/shared/pictures --workdir=/shared/me/pictures
 
 What it does: checks the input, runs sbatch, and prints what it says. The log is slurm-JOBID.out in the folder where you
-are. SAVE_SECONDS before the time limit, and when Slurm preempts the job, the training saves and ends with exit code 75;
-the job then puts itself back into the queue, at most MAX_REQUEUES times, and goes on from there. Any other exit code is
-that of the job. A job that scancel ends stays ended, having saved what KillWait of the cluster gives time for.
+are. SAVE_SECONDS before the time limit the training saves and ends with exit code 75; the job then puts itself back
+into the queue, at most MAX_REQUEUES times, and goes on from there. Any other exit code is that of the job.
+A preemption signals the training, which saves, and kills it after GraceTime of the partition (KillWait of the cluster
+where that is 0). With PreemptMode=REQUEUE Slurm then puts the job back into the queue; with CANCEL it does not: submit
+it again, and it goes on. A job that scancel ends stays ended, having saved what KillWait gives time for.
 --workdir must be on a file system that all nodes share, as must this project and its Python environment; activate it
 before. Relative paths in ARGS begin at the root of the project.
 

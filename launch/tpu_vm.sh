@@ -8,6 +8,8 @@ PREEMPTED=75     # the exit code of a training that was stopped by a signal and 
 SAVE_SECONDS=300 # how long the workers may take to save and end
 REMOTE=sit_jax   # the project on each worker, in the home folder
 TRIES=3          # of what fails although the machine is there
+PATIENCE=120     # tries once gcloud has worked: then it is the network of this machine, which may be away for an hour
+tries=$TRIES     # of questions to gcloud
 
 usage() {
   cat <<'EOF'
@@ -44,7 +46,8 @@ Examples:
 What it does: `run` ends with the exit code of the training on worker 0: 0 done, 2 wrong input, 75 preempted (run it
 again). `up` starts it again itself, at most MAX_RESTARTS times: on the same TPU, or on a new one where the old one was
 taken away; what is left of that one is deleted, and `up` asks for the permission once, at its start. It needs this
-machine all along; the training does not. A TPU costs money until `delete`, also when the training has ended.
+machine all along, whose network may be away for up to an hour; the training does not need it. A TPU costs money until
+`delete`, also when the training has ended.
 --workdir must be a folder that all workers see under the same path, such as a mounted Filestore share or a bucket
 mounted with gcsfuse; paths that begin with gs:// are not supported. A new TPU has no mounts: with --spot give --mount,
 or the training would begin anew in an empty folder. On each worker the project is in ~/sit_jax, where
@@ -188,11 +191,12 @@ get_state() { # sets state: that of the queued resource, or MISSING
     tpu queued-resources describe "$name" '--format=value(state.state)'
     return
   fi
-  for ((try = 1; try <= TRIES; try++)); do
-    output=$(tpu queued-resources describe "$name" '--format=value(state.state)' 2>&1) && find_state "$output" && return
-    [[ $output != *NOT_FOUND* ]] || { state=MISSING && return; }
-    say "$output"
-    ((try == TRIES)) || sleep "$POLL_SECONDS"
+  for ((try = 1; try <= tries; try++)); do
+    output=$(tpu queued-resources describe "$name" '--format=value(state.state)' 2>&1) && find_state "$output" &&
+      tries=$PATIENCE && return
+    [[ $output != *NOT_FOUND* ]] || { state=MISSING tries=$PATIENCE && return; }
+    say "$output (try $try of $tries)"
+    ((try == tries)) || sleep "$POLL_SECONDS"
   done
   die "the state of $name cannot be asked for; what gcloud says is above"
 }
@@ -238,11 +242,12 @@ delete() {
 
 setup() {
   local archive=build/$REMOTE-$name.tar.gz
+  local end=$'\n' # of the mount, which may end in a semicolon or a comment
   local unpack="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   run mkdir -p build &&
     run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements.txt &&
     tpu tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all &&
-    remote all "$unpack && bash $REMOTE/launch/tpu_vm.sh on-worker setup${mount:+" && { $mount; }"}"
+    remote all "$unpack && bash $REMOTE/launch/tpu_vm.sh on-worker setup${mount:+" && { $mount$end}"}"
 }
 
 status() {
@@ -253,11 +258,11 @@ status() {
 # --- the training ---
 
 start() {
-  on_worker all start -- "${args[@]}"
+  on_worker all start -- "${args[@]}" && tries=$PATIENCE
 }
 
 follow() { # shows the output of worker 0; sets code to the exit code of the training, or to "gone"
-  local answer misses=0
+  local answer misses=0 limit=$tries
   code=''
   trap 'leave_it_running' INT
   while [[ -z $code ]]; do
@@ -269,7 +274,7 @@ follow() { # shows the output of worker 0; sets code to the exit code of the tra
       code=$answer
     elif [[ $answer != running ]] && is_gone; then
       code=gone
-    elif [[ $answer != running ]] && ((++misses >= TRIES)); then
+    elif [[ $answer == none ]] || { [[ $answer != running ]] && ((++misses >= limit)); }; then
       die "worker 0 of $name does not say how the training is; see: launch/tpu_vm.sh status $name --zone=$zone"
     else
       say "the connection was lost; its last lines again"
@@ -403,11 +408,15 @@ worker_train() { # ARGS: runs the training and keeps its exit code
 
 worker_logs() { tail -n 100 "--pid=$(cat run.pid)" -f run.log; }
 
-worker_code() { # prints the exit code of the training, or "running"
-  if worker_running; then echo running; else cat run.exit; fi
+worker_code() { # prints the exit code of the training, "running", or "none": there is no training, or it was killed
+  if worker_running; then echo running; else cat run.exit 2> /dev/null || echo none; fi
 }
 
-worker_state() { echo "$(hostname): $(worker_code 2> /dev/null || echo "no training, or it was killed")"; }
+worker_state() {
+  local code
+  code=$(worker_code)
+  echo "$(hostname): ${code/none/no training, or it was killed}"
+}
 
 worker_stop() { worker_end 0; }
 

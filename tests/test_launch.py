@@ -516,7 +516,14 @@ def test_tpu_setup_status_stop_are_these_commands(cloud):
 def test_tpu_setup_also_mounts(cloud):
     mount = "mountpoint -q /mnt || sudo mount 10.0.0.2:/share /mnt"
     assert tpu(cloud, "setup", f"--mount={mount}").returncode == 0
-    assert cloud.calls == [*SETUP[:-1], ssh("all", f"{UNPACK} && {{ {mount}; }}")]
+    assert cloud.calls == [*SETUP[:-1], ssh("all", f"{UNPACK} && {{ {mount}\n}}")]
+
+
+@pytest.mark.parametrize("end", ["", ";", " # here"])
+def test_tpu_a_mount_may_end_in_anything(cloud, end):
+    assert tpu(cloud, "setup", f"--mount=echo mounted{end}").returncode == 0
+    command = cloud.calls[-1][-3].removeprefix(f"--command={UNPACK} && ")
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout == "mounted\n"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75])
@@ -537,6 +544,29 @@ def test_tpu_a_lost_connection_is_taken_up_again(cloud):
     assert done.returncode == 0
     assert cloud.calls == [LOGS, CODE, DESCRIBE, NODE, LOGS, CODE, LOGS, CODE, END]
     assert done.stderr.count("the connection was lost") == 2
+
+
+def test_tpu_up_outlives_a_network_that_is_away(cloud):
+    outage = [("on-worker code", 255, ""), *[(STATE, 1, "ERROR: no network")] * 5, ACTIVE, ("value(state)", 0, "READY")]
+    cloud.answer(ACTIVE, ("on-worker code", 0, "running"), *outage * 4, ("on-worker code", 0, "0"))
+    done = up(cloud, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert cloud.calls == [DESCRIBE, CODE, START, *[LOGS, CODE, *[DESCRIBE] * 6, NODE] * 4, LOGS, CODE, END]
+    assert "tpu_vm.sh: ERROR: no network (try 5 of 120)" in done.stderr
+
+
+def test_tpu_a_mistake_ends_up_soon(cloud):
+    cloud.answer(*[(STATE, 1, "ERROR: PERMISSION_DENIED")] * 3)
+    done = up(cloud, "--yes")
+    assert (done.returncode, cloud.calls) == (1, [DESCRIBE] * 3)
+    assert done.stderr.splitlines()[-1].startswith("error: the state of my-tpu cannot be asked for")
+
+
+def test_tpu_a_training_that_was_killed_is_not_waited_for(cloud):
+    cloud.answer(("on-worker code", 0, "none"), ACTIVE, ("value(state)", 0, "READY"))
+    done = tpu(cloud, "run", "--", *TRAINING)
+    assert (done.returncode, cloud.calls) == (1, [START, LOGS, CODE, DESCRIBE, NODE])
+    assert "worker 0 of my-tpu does not say how the training is" in done.stderr
 
 
 @pytest.mark.parametrize("action", ["delete", "up"])
@@ -627,6 +657,8 @@ def worker(stage):
 
 def test_tpu_worker_runs_the_training_detached(stage, worker):
     stage.plan(p0=["wait", 3])
+    assert worker("code").stdout == "none\n"
+    assert worker("state").stdout.endswith(": no training, or it was killed\n")
     assert worker("start", "--", *TRAINING).returncode == 0
     stage.wait_for_calls(1)
     assert worker("start", "--", *TRAINING).returncode == 0  # repeated by gcloud: nothing more
