@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from sit_jax.views.augment import random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.color import grayscale, jitter, rotate_hue
 from sit_jax.views.corrupt import OPERATIONS, blur, replace
+from sit_jax.views.noise import noise
 
 SEEDS = given(seed=st.integers(0, 2**31))
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -305,6 +307,34 @@ def test_blur_by_hand():
     np.testing.assert_allclose(blurred.sum(), 3.0, rtol=1e-5)
     constant = jnp.full((1, 8, 8, 3), 0.3)
     np.testing.assert_allclose(blur(jax.random.split(jax.random.key(0), 1), constant, c), constant, rtol=1e-5)
+
+
+def test_blur_equals_a_renormalised_gaussian_at_the_border():
+    c = only().blur
+    c.update(kernel=(7, 7), sigma=(2.0, 2.0))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    distance = np.abs(np.arange(8)[:, None] - np.arange(8))
+    matrix = np.exp(-0.5 * (distance / 2.0) ** 2) * (distance <= 3)
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    expected = np.einsum("ij,vjkc,lk->vilc", matrix, images, matrix)
+    blurred = blur(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), c)
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (50, 50, 40)])
+def test_noise_is_normal_and_independent(shape):
+    draws = np.asarray(jax.vmap(lambda key: noise(key, shape))(jax.random.split(jax.random.key(0), 1000 // shape[0])))
+    assert draws.shape[1:] == shape and draws.dtype == np.float32
+    flat = draws.reshape(len(draws), -1)
+    for sample in (draws[:, 0, 0, 0], flat[0], flat.ravel()):
+        if sample.size > 100:
+            assert scipy.stats.kstest(sample, "norm").pvalue > 1e-3
+    assert np.abs(flat).max() < 4.4
+    # The four numbers of a hash, which lie a quarter of the array apart, and neighbours are not related.
+    for lag in (1, flat.shape[1] // 4, flat.shape[1] // 2):
+        correlation = np.corrcoef(flat[:, lag:].ravel(), flat[:, :-lag].ravel())[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(flat[:, lag:].size)
+    assert not np.array_equal(draws[0], draws[1])
 
 
 def test_drop_fills():

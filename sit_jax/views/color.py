@@ -3,25 +3,32 @@
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 LUMA = (0.299, 0.587, 0.114)
 # RGB <-> YIQ: in YIQ a turn of the hue is a rotation of the last two axes.
-RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+RGB_TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)))
+YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
+
+
+def luma(image: jax.Array) -> jax.Array:
+    """Returns the brightness [..., 1] of pixels [..., 3] (ITU-R 601)."""
+    # Written out: as a reduction or a product with a matrix this takes 30 times as long on CPU.
+    return LUMA[0] * image[..., 0:1] + LUMA[1] * image[..., 1:2] + LUMA[2] * image[..., 2:3]
 
 
 def grayscale(image: jax.Array) -> jax.Array:
     """Removes the colour of [..., 3]; the three channels of the result are equal (ITU-R 601 luma)."""
-    luma = jnp.sum(image * jnp.array(LUMA, image.dtype), axis=-1, keepdims=True)
-    return jnp.broadcast_to(luma, image.shape)
+    return jnp.broadcast_to(luma(image), image.shape)
 
 
 def rotate_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     """Rotates the hue of [h, w, 3] by `turn` (1 is a full circle), keeping the luma."""
-    to_yiq = jnp.array(RGB_TO_YIQ, image.dtype)
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
     one, zero = jnp.ones_like(cos), jnp.zeros_like(cos)
     rotation = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos]).reshape(3, 3)
-    return image @ (jnp.linalg.inv(to_yiq) @ rotation @ to_yiq).T
+    matrix = jnp.array(YIQ_TO_RGB, image.dtype) @ rotation @ jnp.array(RGB_TO_YIQ, image.dtype)
+    return matrix[:, 0] * image[..., 0:1] + matrix[:, 1] * image[..., 1:2] + matrix[:, 2] * image[..., 2:3]
 
 
 def jitter(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
@@ -41,9 +48,10 @@ def jitter(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) 
     if config.brightness:
         image = blend(image, 0.0, factor(keys[0], config.brightness))
     if config.contrast:
-        image = blend(image, grayscale(image).mean(), factor(keys[1], config.contrast))
+        mean_luma = luma(image.mean(axis=0).mean(axis=0))  # equal to the mean of the luma, and quicker
+        image = blend(image, mean_luma, factor(keys[1], config.contrast))
     if config.saturation:
-        image = blend(image, grayscale(image), factor(keys[2], config.saturation))
+        image = blend(image, luma(image), factor(keys[2], config.saturation))
     if config.hue:
         turn = jax.random.uniform(keys[3], minval=-config.hue, maxval=config.hue)
         image = jnp.clip(rotate_hue(image, turn), 0.0, 1.0)

@@ -7,6 +7,7 @@ import ml_collections
 from sit_jax.keys import named_key, row_keys
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.color import grayscale, jitter
+from sit_jax.views.noise import noise
 
 DONOR_IMAGES = 8
 
@@ -49,20 +50,28 @@ def blur(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) 
 
     The kernel is cut and renormalised at the border, so that a constant image stays constant.
     """
-    position = jnp.arange(images.shape[1])
-    distance = jnp.abs(position[:, None] - position[None, :])
-    low, high = (side // 2 for side in config.kernel)
+    # Sums of shifted copies: half the time of products with banded matrices on CPU, a tenth of a convolution's.
+    radius, size = config.kernel[1] // 2, images.shape[1]
+    offset = jnp.arange(-radius, radius + 1)
 
-    def blur_matrix(key: jax.Array) -> jax.Array:
+    def gaussian(key: jax.Array) -> jax.Array:
         sigma_key, radius_key = jax.random.split(key)
         sigma = jax.random.uniform(sigma_key, minval=config.sigma[0], maxval=config.sigma[1])
-        radius = jax.random.randint(radius_key, (), low, high + 1)
-        weight = jnp.exp(-0.5 * (distance / sigma) ** 2) * (distance <= radius)
-        return weight / weight.sum(axis=1, keepdims=True)
+        own_radius = jax.random.randint(radius_key, (), config.kernel[0] // 2, radius + 1)
+        return jnp.exp(-0.5 * (offset / sigma) ** 2) * (jnp.abs(offset) <= own_radius)
 
-    matrix = jax.vmap(blur_matrix)(keys)
-    rows = jnp.einsum("vij,vjkc->vikc", matrix, images, precision="highest")
-    return jnp.einsum("vij,vkjc->vkic", matrix, rows, precision="highest")
+    kernels = jax.vmap(gaussian)(keys)
+    position = jnp.arange(size)[:, None] + offset
+    inside = ((position >= 0) & (position < size)).astype(kernels.dtype)
+    total = jnp.einsum("vk,sk->vs", kernels, inside, precision="highest")
+
+    def along(images: jax.Array, axis: int) -> jax.Array:
+        padded = jnp.pad(images, [(radius, radius) if a == axis else (0, 0) for a in range(4)])
+        shifted = (jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(2 * radius + 1))
+        blurred = sum(kernels[:, k, None, None, None] * copy for k, copy in enumerate(shifted))
+        return blurred / jnp.expand_dims(total, [a for a in range(1, 4) if a != axis])
+
+    return along(along(images, 1), 2)
 
 
 def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
@@ -74,7 +83,7 @@ def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDi
 def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
     """Returns what fills dropped blocks, [V, s, s, 3]: `noise` N(0, 1), `zeros`, or the `mean` colour of the image."""
     if config.fill == "noise":
-        return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+        return jax.vmap(lambda key: noise(key, images.shape[1:]))(keys).astype(images.dtype)
     if config.fill == "zeros":
         return jnp.zeros_like(images)
     return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
@@ -91,7 +100,7 @@ def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDic
 
     def pick(key: jax.Array, row: jax.Array) -> jax.Array:
         shift_key, view_key = jax.random.split(key)
-        shift = jax.random.randint(shift_key, (), 1, max(group, 2))
+        shift = 1 + jnp.floor(jax.random.uniform(shift_key) * (max(group, 2) - 1)).astype(jnp.int32)
         return 2 * ((row // 2 + shift) % group) + jax.random.randint(view_key, (), 0, 2)
 
     index = jax.vmap(pick)(keys, jnp.arange(len(images)) % (2 * group)).reshape(-1, 2 * group)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sit_jax.views.corrupt import group_size
+from sit_jax.views.noise import noise
 
 ERASED_AREA = (0.02, 1 / 3)  # share of the image (arXiv 1708.04896)
 ERASED_RATIO = (0.3, 1 / 0.3)
@@ -21,7 +22,7 @@ def random_erase(keys: jax.Array, images: jax.Array, probability: float) -> jax.
         sides = jnp.minimum(jnp.sqrt(area * jnp.stack([ratio, 1 / ratio])), 1.0)
         start = jax.random.uniform(centre_key, (2,)) * (1 - sides)
         mask = inside(start, start + sides, size) & jax.random.bernoulli(use_key, probability)
-        return jnp.where(mask[..., None], jax.random.normal(noise_key, image.shape, image.dtype), image)
+        return jnp.where(mask[..., None], noise(noise_key, image.shape).astype(image.dtype), image)
 
     return jax.vmap(erase)(keys, images)
 

@@ -11,10 +11,14 @@ def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
 
     `images` is [V, s, s, 3], square; `quarters` is [V] int32 in 0..3. Same shape and dtype, the pixels untouched.
     """
-    k = quarters[:, None, None, None]
-    images = jnp.where(k % 2 == 1, images.swapaxes(1, 2), images)
-    images = jnp.where((k == 1) | (k == 2), images[:, ::-1], images)
-    return jnp.where((k == 2) | (k == 3), images[:, :, ::-1], images)
+    size = images.shape[1]
+    row, column = jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")
+    last = size - 1
+    sources = [(row, column), (column, last - row), (last - row, last - column), (last - column, row)]
+    source = jnp.stack([(y * size + x).ravel() for y, x in sources])[quarters]
+    # A gather reads each pixel once; a choice among flipped copies computes what they are made of up to eight times.
+    pixels = images.reshape(len(images), size * size, -1)
+    return jnp.take_along_axis(pixels, source[..., None], axis=1, mode="promise_in_bounds").reshape(images.shape)
 
 
 def random_rotation(key: jax.Array, views: jax.Array, rows: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
