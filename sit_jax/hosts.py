@@ -4,6 +4,7 @@ import glob
 import importlib.util
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ def join(arguments: dict) -> None:
     what = "the other processes of the run"
     if "num_processes" in arguments:
         what = f"{arguments['num_processes']} processes at {arguments['coordinator_address']}"
+        if arguments["process_id"] == 0:
+            check_port(arguments["coordinator_address"])
     print(f"waiting for {what}", file=sys.stderr, flush=True)
     limit = threading.Timer(CONNECT_SECONDS, give_up, [what])
     limit.daemon = True
@@ -122,6 +125,16 @@ def check_address(address: str) -> str:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={address} must be HOST:PORT, such as 10.0.0.1:1234")
     return address
+
+
+def check_port(address: str) -> None:
+    """Raises InputError if another program listens at the port, of which JAX would crash."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a run that has ended leaves is no obstacle
+        try:
+            probe.bind(("", int(address.rpartition(":")[2])))
+        except OSError as error:
+            raise InputError(f"--coordinator={address}: {error.strerror}; choose another port") from error
 
 
 def on_tpu(env: Mapping[str, str]) -> bool:

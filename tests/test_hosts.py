@@ -1,4 +1,5 @@
 import signal
+import socket
 import subprocess
 import sys
 
@@ -109,6 +110,13 @@ def test_others_that_never_come_are_waited_for_in_vain(process, when, code, free
     assert first.startswith("waiting for 2 processes at 127.0.0.1:")
     message = "error: waited 1 s for 2 processes at 127.0.0.1:"
     assert [line[: len(message)] for line in rest] == ([message] if code == 2 else [])
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"--coordinator=127.0.0.1:{port}: Address already in use; choose another"):
+            hosts.connect(f"127.0.0.1:{port}", 2, 0)
 
 
 def test_ctrl_c_asks_all_processes_and_then_interrupts(monkeypatch):
