@@ -28,8 +28,8 @@ Examples:
 What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
 it uses the CPU. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
 - All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
-- One fails: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again later SIGKILL. The exit
-  code is that of the first that failed.
+- One fails, or exits with 75 alone: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again
+  later SIGKILL. The exit code is that of the first that failed; after 75 they are started again.
 - Ctrl-C, SIGTERM or SIGHUP: all get SIGTERM, save and end; the exit code is theirs, usually 75, and nothing is started
   again. A second Ctrl-C kills them.
 Relative paths in ARGS begin at the root of the project, where the processes run.
@@ -45,8 +45,10 @@ fail() {
 
 say() { echo "local.sh: $*" >&2 || true; } # the terminal may be gone
 
-check_number() { # NAME VALUE LEAST: wrong input unless VALUE is a whole number from LEAST
-  if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then fail "$1 must be a whole number from $3, not '$2'"; fi
+check_number() { # NAME VALUE LEAST [MOST]: wrong input unless VALUE is a whole number from LEAST
+  if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3 || $2 > ${4:-$2})); then
+    fail "$1 must be a whole number from $3${4:+ to $4}, not '$2'"
+  fi
 }
 
 parse() {
@@ -56,7 +58,7 @@ parse() {
       -h | --help) usage && exit 0 ;;
       --cpu) cpu=1 ;;
       --devices=*) devices=${1#*=} && check_number --devices "$devices" 1 ;;
-      --port=*) port=${1#*=} && check_number --port "$port" 1 ;;
+      --port=*) port=${1#*=} && check_number --port "$port" 1 65535 ;;
       --max-restarts=*) max_restarts=${1#*=} && check_number --max-restarts "$max_restarts" 0 ;;
       --dry-run) dry_run=1 ;;
       --) shift && args=("$@") && break ;;
@@ -171,10 +173,12 @@ reap() { # takes the processes that have ended out of pids, and their exit codes
     wait "$pid" 2> /dev/null || code=$?
     unset "pids[process]"
     kill -KILL -- "-$pid" 2> /dev/null || true # helpers that it has left behind
-    if ((code != 0 && code != PREEMPTED && !failed)); then
-      failed=1 result=$code deadline=$((SECONDS + GRACE_SECONDS))
+    ((code != 0)) || continue
+    ((result)) || deadline=$((SECONDS + GRACE_SECONDS))
+    if ((code != PREEMPTED && !failed && !overdue)); then
+      failed=1 result=$code
       say "process $process failed with exit code $code; the others are ended"
-    elif ((code == PREEMPTED && !failed)); then
+    elif ((!failed)); then
       result=$PREEMPTED
     fi
   done
@@ -182,13 +186,14 @@ reap() { # takes the processes that have ended out of pids, and their exit codes
 
 wait_for_all() { # sets result: the code of the first that failed, else 75 if one was preempted, else 0
   local asked=0
-  result=0 failed=0 deadline=0
+  result=0 failed=0 deadline=0 overdue=0
   reap
   while ((${#pids[@]})); do
-    if ((!asked && (stopping || failed && SECONDS >= deadline))); then
+    if ((result && SECONDS >= deadline)); then overdue=1; fi # what comes from here on is the doing of this script
+    if ((!asked && (stopping || overdue))); then
       asked=1 deadline=$((SECONDS + GRACE_SECONDS))
       end_all TERM
-    elif ((killing || failed && asked && SECONDS >= deadline)); then
+    elif ((killing || overdue && SECONDS >= deadline)); then
       end_all KILL
     fi
     sleep 0.2 || true # Ctrl-C ends it too

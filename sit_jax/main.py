@@ -1,6 +1,5 @@
 """Pre-trains: `python -m sit_jax.main --config=configs/stl10.py[:args] [--workdir=DIR] [--config.a.b=value]`."""
 
-import os
 import pathlib
 import re
 import signal
@@ -8,8 +7,9 @@ import sys
 import traceback
 
 if __name__ == "__main__":
-    # Before the imports that take seconds: who is stopped during them has nothing to save.
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(75))
+    # From before the imports, which take seconds, until the end of `hosts.connect`: a SIGTERM waits. A process that
+    # ended here alone would leave the others of its run waiting for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -21,7 +21,7 @@ from sit_jax.train.loop import train
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; the same command goes on from there.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, in a run of several processes.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are; found under Slurm and on Cloud TPU.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are; Slurm, Open MPI, Cloud TPU say it.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 

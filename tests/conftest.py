@@ -1,6 +1,7 @@
 """Test set-up: four simulated devices, so that sharded code is compared with one device in one process."""
 
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -30,6 +31,18 @@ def quick_compilation():
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Finds ports for runs of several processes."""
+
+    def find():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return free.getsockname()[1]
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ KINDS = {
     "term": (term_trials, 10, 1),
     "damage": (damage_trials, len(DAMAGES), 1),
     "disk_full": (disk_trials, 4, 1),
-    "process_killed": (process_trials, 4, 0),
+    "process_killed": (process_trials, 8, 0),
 }
 STATES = ("passed", "failed", "skipped", "missed")
 ATTEMPTS = 6  # for a trial whose fault comes too late; then it counts as missed

@@ -145,6 +145,25 @@ def stale_disk(path):
     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
+def test_with_other_hosts_a_save_that_fails_at_its_start_ends_this_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    monkeypatch.setattr("sit_jax.train.checkpoint.several", lambda: True)
+    monkeypatch.setattr("sit_jax.train.checkpoint.all_agree", lambda good: good)
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointHandler.async_save", full_disk)
+    with pytest.raises(SaveError, match="the checkpoint of step 2 could not be saved: No space left on device"):
+        checkpoints.save(make_state(2), 2, None)
+
+
+@pytest.mark.parametrize("host,failure,said", [(0, None, True), (1, None, False), (1, OSError("no"), True)])
+def test_a_failed_save_is_said_where_it_failed_and_by_host_0(tmp_path, monkeypatch, capsys, host, failure, said):
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    monkeypatch.setattr("jax.process_index", lambda: host)
+    monkeypatch.setattr("sit_jax.train.checkpoint.all_agree", lambda good: False)
+    monkeypatch.setattr(checkpoints, "_open", lambda: checkpoints._manager)
+    checkpoints._recover(failure)
+    assert ("could not be saved" in capsys.readouterr().err) == said
+
+
 def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, capsys):
     checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
     checkpoints.save(make_state(1), 1, None)

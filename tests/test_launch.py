@@ -190,6 +190,7 @@ UP = ["up", "my-tpu", "--zone=z", "--type=v5litepod-16"]
         (LOCAL, ["2", "3", "--", "x"], "'3' is not understood"),
         (LOCAL, ["2", "--config=x"], "--config=x is not understood; the arguments of the training go after --"),
         (LOCAL, ["2", "--devices", "2", "--", "x"], "--devices needs a value"),
+        (LOCAL, ["2", "--port=99999", "--", "x"], "--port must be a whole number from 1 to 65535, not '99999'"),
         (LOCAL, ["2", "--devices=0", "--", "x"], "--devices must be a whole number from 1"),
         (LOCAL, ["3", "--", "x"], "4 GPUs are not shared equally by 3 processes"),
         (LOCAL, ["2", "--devices=2", "--", "x"], "--devices simulates CPU devices, and there are GPUs; add --cpu"),
@@ -331,6 +332,14 @@ def test_local_when_one_fails_the_others_are_ended(stage, other):
     assert "process 1 failed with exit code 3" in done.stderr and "[1] last words of 1" in done.stderr
     assert ("saved 0" in done.stdout) == (other == "wait")
     assert len(stage.calls) == 3 and not stage.running()
+
+
+def test_local_when_one_is_preempted_the_others_do_not_hang(stage):
+    stage.plan(p0=["ignore", 0], p1=[75, 0])
+    done = stage.run(LOCAL, "2", "--cpu", "--", "x", env={"GRACE_SECONDS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "preempted; starting again (1 of at most 100)" in done.stderr and "failed" not in done.stderr
+    assert len(stage.calls) == 4 and not stage.running()
 
 
 def test_local_leaves_no_helper_behind(stage):

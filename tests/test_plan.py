@@ -14,7 +14,7 @@ from sit_jax import config, losses, plan
 from sit_jax.checks import resolve
 from sit_jax.compiled import chips, collectives, costs, hlo, report
 from sit_jax.errors import InputError
-from sit_jax.mesh import make_mesh
+from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import make_model
 
 ONE_SLICE = {"slice": 1, "data": 2, "fsdp": 2}
@@ -419,7 +419,7 @@ def test_a_program_for_tpus_is_compiled_without_one():
     pytest.importorskip("libtpu")
     chip, devices = chips.open_devices("v5e:2x2", 1)
     mesh = make_mesh(fsdp=4, devices=devices)
-    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=NamedSharding(mesh, P("data")))
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=batch_sharding(mesh))
     weights = jax.ShapeDtypeStruct((5, 256, 256), jnp.bfloat16, sharding=NamedSharding(mesh, P(None, "fsdp")))
 
     def function(x, weights):
@@ -429,4 +429,4 @@ def test_a_program_for_tpus_is_compiled_without_one():
     assert chip.flops == 197e12
     found = collectives.find_collectives(program, mesh.shape)
     assert {one.axes for one in found} == {"fsdp"}
-    assert costs.compiled_flops(program) in (5 * 2 * 256**3, 5 * 2 * 256**3 // 4)
+    assert costs.compiled_flops(program) == 5 * 2 * 256**3 // 4  # of the rows, a fourth on each chip

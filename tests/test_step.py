@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import digits
 from sit_jax import losses
 from sit_jax.checks import resolve
 from sit_jax.errors import InputError
-from sit_jax.mesh import batch_sharding, make_mesh, state_shardings
+from sit_jax.mesh import AXES, batch_sharding, local_rows, make_mesh, put_batch, state_shardings
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps, make_eval_step
 
@@ -171,6 +172,22 @@ def test_groups_never_span_tpu_slices():
     assert make_mesh(devices=chips).shape["slice"] == 2
     nodes = [dataclasses.replace(chip, platform="gpu") for chip in chips]
     assert make_mesh(fsdp=8, devices=nodes).shape == {"slice": 1, "data": 1, "fsdp": 8}
+
+
+def test_rows_follow_the_devices_and_not_the_hosts(monkeypatch):
+    mesh = Mesh(np.array(jax.devices())[[0, 2, 3, 1]].reshape(1, 4, 1), AXES)
+    batch = np.arange(24, dtype=np.uint8).reshape(8, 3)
+    np.testing.assert_array_equal(put_batch(batch, local_rows(mesh, 8), 8, mesh), batch)
+    # As if this host had only the first two devices, which hold the first and the last rows.
+    here = {d: index for d, index in batch_sharding(mesh).devices_indices_map((8,)).items() if d.id < 2}
+    monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", lambda self, shape: here)
+    rows = local_rows(mesh, 8)
+    assert rows.tolist() == [0, 1, 6, 7]
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, _, part: (shape, *map(part, here.values())))
+    shape, *parts = put_batch(batch[rows], rows, 8, mesh)
+    assert shape == (8, 3)
+    for part, index in zip(parts, here.values(), strict=True):
+        np.testing.assert_array_equal(part, batch[index])
 
 
 def start_of(config):

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sit_jax.errors import InputError, SaveError
-from sit_jax.hosts import all_agree, wait_for_all
+from sit_jax.hosts import all_agree, several, wait_for_all
 from sit_jax.train.checksums import checksums
 from sit_jax.train.metrics import warn
 from sit_jax.train.shapes import check_fits
@@ -58,6 +58,7 @@ class Checkpoints:
         """Starts to save the state of `step`; returns when its arrays are copied, before they are on disk.
 
         A save that fails, as on a full disk, is said and does no harm to older checkpoints; the training goes on.
+        Raises SaveError if there are several hosts and the start of it fails on this one, though there is room.
         """
         self._settle()
         self.requested = step
@@ -69,6 +70,8 @@ class Checkpoints:
             if not failure and not self._manager.save(step, args=arguments, metrics=metrics):
                 raise RuntimeError(f"orbax skipped it: {self.directory} has {self.steps()}")
         except Exception as error:  # a full disk shows as OSError, ValueError and others
+            if several():  # the others are within orbax's own agreement, and cannot be asked; they end without this one
+                raise SaveError(f"the checkpoint of step {step} could not be saved: {short_reason(error)}") from error
             failure = error
         self._recover(failure)
 
@@ -97,6 +100,8 @@ class Checkpoints:
         if all_agree(failure is None):
             return
         self._manager = self._open()
+        if failure is None and jax.process_index() != 0:
+            return  # it is said where it failed, and by host 0
         newest = max(self.steps(), default=None)
         kept = "there is none yet" if newest is None else f"the newest is that of step {newest}"
         reason = "it failed on another host" if failure is None else short_reason(failure)

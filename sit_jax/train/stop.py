@@ -1,6 +1,5 @@
 """Signals that ask a run to stop: it saves first, so that the same command goes on from there."""
 
-import os
 import signal
 import threading
 from types import FrameType
@@ -13,7 +12,7 @@ from sit_jax import hosts
 class StopSignal:
     """Catches SIGTERM and Ctrl-C while it is entered; a second Ctrl-C interrupts at once.
 
-    Where processes are connected, JAX's preemption service listens to SIGTERM, and all hosts agree on the step.
+    Where processes are connected, JAX's preemption service has listened since, and all hosts agree on the step.
     """
 
     def __init__(self) -> None:
@@ -21,10 +20,9 @@ class StopSignal:
         self.before: dict = {}
 
     def __enter__(self) -> "StopSignal":
-        # Where the service listens to SIGTERM its handler must stay; elsewhere than in the main thread none can be set.
-        numbers = (signal.SIGINT,) if self.shared else (signal.SIGTERM, signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._receive) for number in numbers}
+        # Where the service listens its handler must stay; elsewhere than in the main thread none can be set.
+        if not self.shared and threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -35,10 +33,7 @@ class StopSignal:
         del frame
         if number == signal.SIGINT:  # SIGTERM may well come twice, from a launcher and from the system
             signal.signal(number, self.before[number])
-        if self.shared:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            self.received = True
+        self.received = True
 
     def requested(self, step: int) -> bool:
         """Tells whether to stop after `step` updates; the same answer on all hosts."""

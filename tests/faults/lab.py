@@ -230,10 +230,11 @@ class Run:
         return int(found[1]) if found else None
 
     def catches(self, number: int) -> bool:
-        """Tells whether it has a handler for a signal: before Python is up it has none, and the signal just ends it."""
+        """Tells whether it handles or blocks a signal: before Python is up it does not, and the signal just ends it."""
         try:
             status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-            return bool(int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (number - 1) & 1)
+            masks = re.findall(r"^Sig(?:Cgt|Blk):\s*(\w+)", status, re.M)
+            return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
         except FileNotFoundError:  # no Linux: from the first line on it has one
             return bool(self.out())
 

@@ -17,15 +17,17 @@ TOLERANCE = 1e-5  # of the losses, against one process, which sums in another or
 
 
 def process_trials(lab: Lab, count: int) -> list[Trial]:
-    """SIGKILL to either of two processes, as they train or as they compile, and SIGTERM to one."""
+    """SIGKILL to either of two processes, as they train or as they compile, and SIGTERM to one, as it starts too."""
     together = Together(lab)
     cases = [
         (1, signal.SIGKILL, "training"),
         (0, signal.SIGKILL, "training"),
         (1, signal.SIGTERM, "training"),
+        (1, signal.SIGTERM, "starting"),
         (1, signal.SIGKILL, "compiling"),
         (0, signal.SIGTERM, "training"),
         (0, signal.SIGKILL, "compiling"),
+        (0, signal.SIGTERM, "starting"),
     ]
     trials = [Trial("process_killed", "two processes, undisturbed", together.undisturbed, 5.0)]
     for i in range(count):
@@ -86,6 +88,9 @@ class Together:
         step = int(rng.integers(1, STEPS - 12))
         if where == "training":
             runs[0].until(lambda: runs[0].step() >= step)  # the second one prints no steps
+        elif where == "starting":
+            struck.until(lambda: struck.catches(signal.SIGTERM))
+            time.sleep(rng.uniform(0, 3))  # it imports, waits for the other one, reads the data
         else:
             runs[0].until(lambda: "compiling" in runs[0].out())
             time.sleep(rng.uniform(0, 2))
