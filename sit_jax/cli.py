@@ -1,11 +1,13 @@
 """What the commands share: their flags, their exit codes, where compiled programs are kept."""
 
 import os
+import pathlib
 import signal
 import sys
 from collections.abc import Callable
 
 import jax
+import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -34,6 +36,32 @@ def add_workdir_flags(values: flags.FlagValues) -> None:
     """Adds the flags that name one checkpoint."""
     flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
     flags.DEFINE_integer("step", None, "The checkpoint to use; default: the newest.", flag_values=values)
+
+
+def make_config_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of a command on a configuration file, with `--config.<key>=value` as in `argv`."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    description = "A file of configs/, with arguments after a colon; --config.<key>=value changes it."
+    config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("out", None, "A JSON file for all figures.", flag_values=values)
+    return values
+
+
+def parse_config(
+    values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str
+) -> ml_collections.ConfigDict:
+    """Parses flags of `make_config_flags` and returns the configuration; raises InputError where they are wrong."""
+    try:
+        parse(values, argv, required, description)
+        values.config.lock()  # a file that could not be loaded says so at the first use
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(one_line(error)) from error
+    if values.out and not pathlib.Path(values.out).resolve().parent.is_dir():
+        raise InputError(f"--out={values.out}: there is no such folder")
+    if values.out and pathlib.Path(values.out).is_dir():
+        raise InputError(f"--out={values.out} is a folder; give the name of a file")
+    return values.config
 
 
 def parse(values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str) -> None:

@@ -110,13 +110,14 @@ class Encoder(nnx.Module):
         image_size: int,
         drop_path: float,
         remat: bool,
+        unroll: bool,
         attention: str,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         width, depth, mlp, heads = SIZES[size]
         self.width, self.depth, self.patch_size = width, depth, patch_size
-        self.drop_path, self.remat, self.dtype = drop_path, remat, dtype
+        self.drop_path, self.remat, self.unroll, self.dtype = drop_path, remat, unroll, dtype
         patches = (image_size // patch_size) ** 2
         self.patch_embedding = linear(patch_size * patch_size * 3, width, rngs, dtype)
         self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, width)))
@@ -158,7 +159,7 @@ class Encoder(nnx.Module):
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
         layer = jax.checkpoint(layer, prevent_cse=False) if self.remat else layer
-        return jax.lax.scan(layer, x, jax.tree.map(lambda leaf: leaf[:count], layers))[0]
+        return jax.lax.scan(layer, x, jax.tree.map(lambda leaf: leaf[:count], layers), unroll=self.unroll)[0]
 
 
 class ReconstructionHead(nnx.Module):
@@ -178,8 +179,8 @@ class SiT(nnx.Module):
     """The encoder and its three heads (SiT, section 3).
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
-    last layer; `remat` recomputes each layer in the backward pass; `attention` is "xla" or "cudnn"; `dtype` is the
-    type of the computation (parameters are float32).
+    last layer; `remat` recomputes each layer in the backward pass; `unroll` compiles each layer for itself instead of a
+    loop; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation (parameters are float32).
     """
 
     def __init__(
@@ -190,12 +191,13 @@ class SiT(nnx.Module):
         drop_path: float = 0.1,
         embedding_size: int = 512,
         remat: bool = False,
+        unroll: bool = False,
         attention: str = "xla",
         dtype: jnp.dtype = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
-        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, attention, dtype, rngs)
+        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, unroll, attention, dtype, rngs)
         width = self.encoder.width
         self.rotation = linear(width, 4, rngs, dtype)
         self.contrastive = linear(width, embedding_size, rngs, dtype)

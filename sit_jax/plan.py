@@ -19,12 +19,10 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
 from sit_jax import checks, cli
 from sit_jax.compiled import collectives, costs, hlo, report
 from sit_jax.compiled.chips import Chip, open_devices, parse_topology
-from sit_jax.errors import InputError
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
@@ -36,28 +34,16 @@ NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
-    values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
-    description = "A file of configs/, with arguments after a colon; --config.<key>=value changes it."
-    config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
+    values = cli.make_config_flags(argv)
     flags.DEFINE_string("topology", None, TOPOLOGY, flag_values=values)
-    flags.DEFINE_string("out", None, "A JSON file for all figures.", flag_values=values)
     return values
 
 
 def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | None]:
     """Returns configuration, topology and the file to write; raises InputError where the command line is wrong."""
     values = make_flags(argv)
-    try:
-        cli.parse(values, argv, ("config", "topology"), __doc__ or "")
-        values.config.lock()  # a file that could not be loaded says so at the first use
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(cli.one_line(error)) from error
-    if values.out and not pathlib.Path(values.out).resolve().parent.is_dir():
-        raise InputError(f"--out={values.out}: there is no such folder")
-    if values.out and pathlib.Path(values.out).is_dir():
-        raise InputError(f"--out={values.out} is a folder; give the name of a file")
-    return values.config, values.topology, values.out
+    config = cli.parse_config(values, argv, ("config", "topology"), __doc__ or "")
+    return config, values.topology, values.out
 
 
 def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
@@ -74,6 +60,8 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
     checks.check_config(config, len(devices))
     if config.dtype == "auto":
         config.dtype = "float32" if kind == "cpu" else "bfloat16"
+    if config.model.unroll is None:
+        config.model.unroll = kind == "cpu" and not config.model.remat
     config = checks.resolve(config, NUM_EXAMPLES)
     mesh = make_mesh(**config.mesh, devices=devices)
     with jax.set_mesh(mesh):

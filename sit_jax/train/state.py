@@ -36,7 +36,10 @@ class Training(NamedTuple):
 
 def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
     """Makes the model of a resolved configuration."""
-    return SiT(**config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
+    model = config.model.to_dict()
+    if model["unroll"] is None:
+        model["unroll"] = jax.default_backend() == "cpu" and not config.model.remat
+    return SiT(**model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
 
 
 def make_graphdef(config: ml_collections.ConfigDict, part: str | None = None) -> nnx.GraphDef:

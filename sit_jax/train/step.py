@@ -97,16 +97,20 @@ def make_train_step(
 
         chunks = stack_chunks(batch["image"], config)
         (_, metrics), grads = value_and_grad(run, functools.partial(combine, config=config), state.params, chunks)
-        updates, opt_state = training.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - config.optim.ema)
-        metrics |= {f"log_var_{task}": value for task, value in params["log_var"].items()}
+        new_state = update(state, grads, training, config)
+        metrics |= {f"log_var_{task}": value for task, value in new_state.params["log_var"].items()}
         metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return new_state, metrics
 
     return train_step
+
+
+def update(state: TrainState, grads: dict, training: Training, config: ml_collections.ConfigDict) -> TrainState:
+    """Returns the state after one update by the gradients."""
+    updates, opt_state = training.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - config.optim.ema)
+    return TrainState(state.step + 1, params, opt_state, ema)
 
 
 def make_eval_step(

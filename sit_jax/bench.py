@@ -1,0 +1,89 @@
+"""Benchmarks: `python -m sit_jax.bench --config=configs/x.py[:args] [--random_images=N] [--out=FILE.json]`.
+
+Measures the training step on the devices that are here: source images per second, the time of each part, compilation,
+memory, and the share of what the machine can do, which is measured in the same run. Run it on a quiet machine.
+"""
+
+if __name__ == "__main__":
+    from sit_jax.hugepages import use_huge_pages
+
+    use_huge_pages()
+
+import json
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+
+from sit_jax import checks, cli
+from sit_jax.errors import InputError
+from sit_jax.timing import machine, report
+from sit_jax.timing.clock import measure
+from sit_jax.timing.images import open_images
+from sit_jax.timing.step import Step
+
+
+def make_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
+    values = cli.make_config_flags(argv)
+    random = "Train on so many random images in memory instead of data.source."
+    flags.DEFINE_integer("random_images", None, random, lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("repeats", 10, "How often each program is timed.", lower_bound=2, flag_values=values)
+    flags.DEFINE_boolean("parts", True, "Time each part of the step too.", flag_values=values)
+    flags.DEFINE_boolean("reading", True, "Time the step on batches that are read as in training.", flag_values=values)
+    flags.DEFINE_string("trace", None, "A folder for a profile of three steps, for TensorBoard.", flag_values=values)
+    return values
+
+
+def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[str, Any]:
+    """Measures a configuration and returns all figures as plain JSON values; see `sit_jax.timing.report`."""
+    config.data.source = config.data.source or "random"
+    checks.check_config(config, jax.device_count())
+    if values.parts and config.microbatches > 1:
+        raise InputError(f"microbatches={config.microbatches}: the parts are those of a whole batch; add --noparts")
+    described = machine.describe()
+    images = open_images(config, values.random_images)
+    config = checks.resolve(config, len(images))
+    step = Step(config, images)
+    with jax.set_mesh(step.mesh):
+        compiled = step.compile()
+        jax.block_until_ready(step.train())
+        startup = machine.seconds_since_start()
+        times = measure({"step": step.train}, values.repeats)
+        result = {
+            "config": report.describe(config, len(images)),
+            "machine": described,
+            "ceilings": machine.ceilings(config.dtype, values.repeats),
+            "compiled": compiled | {"startup_seconds": startup},
+            "step": times["step"],
+            "reading": step.time_reading(values.repeats) if values.reading else None,
+            "memory": {"host_peak": machine.peak_host_bytes(), "device_peak": machine.peak_device_bytes()},
+            "parts": step.time_parts(values.repeats) if values.parts else None,
+        }
+        if values.trace:
+            with jax.profiler.trace(values.trace):
+                jax.block_until_ready([step.train() for _ in range(3)])
+    return result | {"rates": report.rates(result, config.batch_size)}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+
+    def command(argv: list[str]) -> bool:
+        values = make_flags(argv)
+        config = cli.parse_config(values, argv, ("config",), __doc__ or "")
+        result = bench(config, values) | {"command": shlex.join(["python", "-m", "sit_jax.bench", *argv[1:]])}
+        print(report.text(result))
+        if values.out:
+            pathlib.Path(values.out).write_text(json.dumps(result, indent=2) + "\n")
+        return True
+
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,80 @@
+"""What the machine is and can do: its ceilings, measured, and what a program took of its memory."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sit_jax.timing.clock import measure
+
+IMPORTED = time.perf_counter()
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Returns what a figure depends on: devices, processors, load, versions, settings."""
+    return {
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "platform": jax.default_backend(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "settings": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
+    }
+
+
+def processor() -> str:
+    """Returns the name of the processor."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def ceilings(dtype: str, repeats: int) -> dict[str, float]:
+    """Measures one device: FLOP/s of a large matrix product in `dtype`, bytes/s of adding 1 to a large array.
+
+    The best of the repeats: a ceiling is what is possible.
+    """
+    small = jax.default_backend() == "cpu"
+    side, elements = (2048, 2**26) if small else (8192, 2**28)
+    device = jax.devices()[0]
+    matrix = jax.device_put(jnp.ones((side, side), dtype), device)
+    array = jax.device_put(jnp.ones(elements, jnp.float32), device)
+    product, copy = jax.jit(lambda m: m @ m), jax.jit(lambda a: a + 1)
+    times = measure({"product": lambda: product(matrix), "copy": lambda: copy(array)}, repeats)
+    return {
+        "flops_per_second": 2 * side**3 / times["product"]["least"],
+        "bytes_per_second": 2 * array.nbytes / times["copy"]["least"],
+    }
+
+
+def seconds_since_start() -> float:
+    """Returns how long this process has run, imports included; where the system does not tell, without them."""
+    try:
+        # Field 22, counted from 1, of which the second one, the name in brackets, may hold spaces.
+        ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.perf_counter() - IMPORTED
+
+
+def peak_host_bytes() -> int:
+    """Returns the most memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_device_bytes() -> int | None:
+    """Returns the most memory that was held on the first device; None where it does not say, as on CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

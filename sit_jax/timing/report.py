@@ -1,0 +1,96 @@
+"""What a benchmark says: rates and shares, and the text for the screen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from sit_jax.timing.parts import PARTS
+
+
+def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, Any]:
+    """Returns what was measured."""
+    model = config.model
+    return {
+        "model": f"{model.size}/{model.patch_size}, {model.image_size} px",
+        "batch_size": config.batch_size,
+        "microbatches": config.microbatches,
+        "dtype": config.dtype,
+        "remat": model.remat,
+        "attention": model.attention,
+        "source": config.data.source,
+        "num_images": num_images,
+    }
+
+
+def rates(result: Mapping[str, Any], batch_size: int) -> dict[str, float]:
+    """Returns images per second, FLOP/s of the model, and the shares of what the machine can do."""
+    seconds, devices = result["step"]["median"], int(result["machine"]["devices"].split()[0])
+    flops = result["compiled"]["model_flops"] / seconds
+    moved = result["compiled"]["memory_traffic_bytes"] / seconds
+    return {
+        "images_per_second": batch_size / seconds,
+        "model_flops_per_second": flops,
+        "share_of_matrix_ceiling": flops / result["ceilings"]["flops_per_second"] / devices,
+        "memory_bytes_per_second": moved,
+        "share_of_memory_ceiling": moved / result["ceilings"]["bytes_per_second"] / devices,
+    }
+
+
+def part_shares(parts: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Returns for each part (its time alone, the time that the step saves without it), as shares of the whole step."""
+    median = {name: time["median"] for name, time in parts.items()}
+    saved = {name: median["whole"] - median[f"without {name}"] for name in PARTS}
+    # Without the forward pass there is no backward pass either.
+    saved["forward"] -= saved["backward"]
+    return {name: (median[name] / median["whole"], saved[name] / median["whole"]) for name in PARTS}
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """Returns the report for the screen."""
+    config, machine, compiled, rates = (result[name] for name in ("config", "machine", "compiled", "rates"))
+    ceilings, memory = result["ceilings"], result["memory"]
+    device = memory["device_peak"] or compiled["program_bytes"]
+    lines = [
+        f"{config['model']}, batch {config['batch_size']}, {config['dtype']}, {config['num_images']} images from "
+        f"{config['source']}",
+        f"{machine['devices']} ({machine['processor']}, {machine['cores']} cores, load {machine['load']}), "
+        f"jax {machine['versions']['jax']}",
+        "",
+        f"step                {spread(result['step'])}, {rates['images_per_second']:.1f} source images/s",
+        f"model FLOPs         {giga(compiled['model_flops'])} by formula, {giga(compiled['compiled_flops'])} in the "
+        "compiled program with its views",
+        f"achieved            {giga(rates['model_flops_per_second'])}FLOP/s, {rates['share_of_matrix_ceiling']:.1%} "
+        f"of the {giga(ceilings['flops_per_second'])}FLOP/s of a large product",
+        f"memory traffic      {giga(rates['memory_bytes_per_second'])}B/s, {rates['share_of_memory_ceiling']:.1%} "
+        f"of the {giga(ceilings['bytes_per_second'])}B/s of a copy",
+        f"peak memory         host {giga(memory['host_peak'])}B, device {giga(device)}B"
+        + ("" if memory["device_peak"] else " (arguments and temporaries of the step)"),
+        f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, of which tracing "
+        f"{compiled['trace_seconds']:.1f} s and compiling {compiled['compile_seconds']:.1f} s",
+    ]
+    if result["reading"]:
+        reading = result["reading"]
+        lines.append(
+            f"with reading        {reading['images_per_second']:.1f} source images/s, waiting for data "
+            f"{reading['data_wait_fraction']:.2%} of the time"
+        )
+    return "\n".join(lines + (_parts(result["parts"]) if result["parts"] else []))
+
+
+def _parts(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = ["", f"{'part':14}{'alone':>28}{'share':>8}{'saved without it':>19}"]
+    for name, (alone, saved) in part_shares(parts).items():
+        lines.append(f"{name:14}{spread(parts[name]):>28}{alone:>8.1%}{saved:>19.1%}")
+    return [*lines, f"{'whole':14}{spread(parts['whole']):>28}"]
+
+
+def spread(time: Mapping[str, float]) -> str:
+    """Returns a time for people: "12.3 ms (12.1 to 13.0)"."""
+    scale, unit = (1e3, "ms") if time["median"] < 1 else (1, "s")
+    return f"{time['median'] * scale:.2f} {unit} ({time['least'] * scale:.2f} to {time['most'] * scale:.2f})"
+
+
+def giga(number: float) -> str:
+    """Returns a number in units of 10^9: "12.3 G"."""
+    return f"{number / 1e9:.1f} G" if number < 1e12 else f"{number / 1e12:.1f} T"
