@@ -73,7 +73,8 @@ def mask(u: dict[str, Tensor], name: str, size: int, section: dict) -> Tensor:
     sides = between(u[f"{name}/sides"].unflatten(1, (2, -1)), *section["block"])
     start = u[f"{name}/start"].unflatten(1, (2, -1))
     if "fraction" in section:
-        return many_blocks(u[f"{name}/share"], sides, start, u[f"{name}/tiles"], size, section)
+        share = between(u[f"{name}/share"], *section["fraction"])
+        return many_blocks(share, sides, start, u[f"{name}/tiles"], size, section)
     sides = (sides * size).round().clamp(1, size)
     rows, columns = inside((start * (size - sides + 1)).floor(), sides, size)
     used = u[f"{name}/use"] < section["probability"]
