@@ -35,8 +35,9 @@ class Contender:
 
     def __init__(self, name: str):
         self.name = name
-        # Two frameworks on one GPU: JAX would take three quarters of its memory.
-        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", **os.environ}
+        # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
+        # a thread of OpenMP that spins as it waits keeps the other from its work.
+        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", **os.environ}
         command = [sys.executable, "-m", "benchmarks.worker", name]
         pipe = subprocess.PIPE
         # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
@@ -132,8 +133,9 @@ def alternate(ours: Contender, peer: Contender, feed: str, values: flags.FlagVal
     """Lets both work in turns; returns for each round steps and seconds of both."""
     steps = {}
     for contender in (ours, peer):
-        contender.ask("run", steps=2, feed=feed)  # warm-up
-        rate = 2 / contender.ask("run", steps=2, feed=feed)
+        contender.ask("run", steps=1, feed=feed)  # warm-up
+        if not values.steps:
+            rate = 2 / contender.ask("run", steps=2, feed=feed)
         steps[contender] = values.steps or max(2, math.ceil(values.seconds * rate))
     rounds = []
     for _ in range(values.rounds):
