@@ -1,0 +1,200 @@
+"""Times the training step of sit_jax against its PyTorch peers, in turns, each in a process of its own.
+
+python benchmarks/compare.py --config=configs/cifar10.py[:args] [--config.a.b=value] [--peers=torch,library]
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+from ml_collections import config_flags
+
+from benchmarks.equality import largest_difference
+from sit_jax import cli
+from sit_jax.checks import check_config
+from sit_jax.config import to_json
+from sit_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PEERS = ("torch", "library")
+FEEDS = {"torch": "arrays", "library": "stream"}  # what ours gets: as much work on the host as the peer has
+
+
+class Contender:
+    """A process that waits for commands and stands still between them."""
+
+    def __init__(self, name: str):
+        self.name = name
+        # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
+        # a thread of OpenMP that spins as it waits keeps the other from its work.
+        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", **os.environ}
+        command = [sys.executable, "-m", "benchmarks.worker", name]
+        pipe = subprocess.PIPE
+        # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment, process_group=0
+        )
+
+    def ask(self, command: str, **arguments):
+        """Sends a command and returns its result; raises InputError for wrong input, RuntimeError if it failed."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        print(json.dumps([command, arguments]), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline() or "{}")
+        if "error" in answer:
+            raise InputError(answer["error"])
+        if "result" not in answer:
+            raise RuntimeError(f"the process of {self.name} ended; what it printed is above")
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        return answer["result"]
+
+    def close(self) -> None:
+        """Ends the process and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def make_flags() -> flags.FlagValues:
+    """Returns the flags of this command."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config", None, "A file of configs/, with arguments after a colon.", flag_values=values
+    )
+    flags.DEFINE_list("peers", ["torch"], "torch, library, or both.", flag_values=values)
+    flags.DEFINE_enum(
+        "data", "synthetic", ["synthetic", "source"], "Random images, or data.source.", flag_values=values
+    )
+    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "The same as --config.dtype.", flag_values=values)
+    flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1, flag_values=values)
+    flags.DEFINE_float("seconds", 20.0, "Length of a turn.", 0.0, flag_values=values)
+    flags.DEFINE_integer("steps", None, "Steps in a turn, instead of seconds.", 1, flag_values=values)
+    flags.DEFINE_string("out", None, "A JSON file to write all figures to.", flag_values=values)
+    modes = ["default", "reduce-overhead", "max-autotune-no-cudagraphs", "none"]
+    flags.DEFINE_enum("compile", "default", modes, "The mode of torch.compile; none is eager.", flag_values=values)
+    flags.DEFINE_integer("workers", 2, "Processes of the DataLoader of the library peer.", 1, flag_values=values)
+    return values
+
+
+def parse(values: flags.FlagValues, argv: list[str]) -> dict:
+    """Parses the command line into `values` and returns the configuration; raises InputError where it is wrong."""
+    try:
+        cli.parse(values, argv, ("config",), __doc__)
+        values.config.lock()  # a file that could not be loaded says so at the first use
+    except OSError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    for peer in values.peers:
+        if peer not in PEERS:
+            raise InputError(f"--peers={peer} is unknown; the peers are {', '.join(PEERS)}")
+    if not values.peers:
+        raise InputError(f"--peers is empty; the peers are {', '.join(PEERS)}")
+    if values.dtype:
+        with values.config.unlocked():
+            values.config.dtype = values.dtype
+    if values.config.microbatches != 1:
+        raise InputError(f"microbatches={values.config.microbatches}: the peers have no gradient accumulation; set 1")
+    check_config(values.config, 1)
+    return to_json(values.config)
+
+
+def compare(values: flags.FlagValues, config: dict) -> dict:
+    """Runs the comparison and returns its figures."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        exchange = os.path.join(folder, "exchange.npz")
+        names = ("ours", *values.peers)
+        contenders = {name: stack.enter_context(contextlib.closing(Contender(name))) for name in names}
+        setup = {"ours": contenders["ours"].ask("setup", config=config, data=values.data, exchange=exchange)}
+        config = setup["ours"].pop("config")
+        options = {"compile_mode": values.compile, "workers": values.workers}
+        figures = {"config": config, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
+        for name in values.peers:
+            peer = contenders[name]
+            setup[name] = peer.ask("setup", config=config, data=values.data, exchange=exchange, **options)
+            difference = largest_difference(setup["ours"], setup[name])
+            say(f"{name}: {setup[name]['parameters']:,} parameters as ours, losses equal to {difference:.1e}")
+        for name in values.peers:
+            turns = alternate(contenders["ours"], contenders[name], FEEDS[name], values)
+            figures["peers"][name] = summary(turns, config["batch_size"])
+        return figures
+
+
+def alternate(ours: Contender, peer: Contender, feed: str, values: flags.FlagValues) -> list[dict]:
+    """Lets both work in turns; returns for each round steps and seconds of both."""
+    steps = {}
+    for contender in (ours, peer):
+        contender.ask("run", steps=1, feed=feed)  # warm-up
+        if not values.steps:
+            rate = 2 / contender.ask("run", steps=2, feed=feed)
+        steps[contender] = values.steps or max(2, math.ceil(values.seconds * rate))
+    rounds = []
+    for _ in range(values.rounds):
+        seconds = [contender.ask("run", steps=count, feed=feed) for contender, count in steps.items()]
+        rounds.append({"steps": list(steps.values()), "seconds": seconds, "load": os.getloadavg()[0]})
+    return rounds
+
+
+def summary(rounds: list[dict], batch_size: int) -> dict:
+    """Returns images/s of both and the ratio ours / theirs, each as median, lowest and highest, and the rounds."""
+    speeds = [
+        [steps * batch_size / seconds for steps, seconds in zip(turn["steps"], turn["seconds"], strict=True)]
+        for turn in rounds
+    ]
+
+    def spread(values: list[float]) -> list[float]:
+        return [statistics.median(values), min(values), max(values)]
+
+    ours, theirs = zip(*speeds, strict=True)
+    ratio = spread([mine / other for mine, other in speeds])
+    return {"ours": spread(ours), "theirs": spread(theirs), "ratio": ratio, "rounds": rounds}
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+def report(figures: dict) -> None:
+    """Prints the figures as a table."""
+    config = figures["config"]
+    model = config["model"]
+    say(
+        f"ViT-{model['size']}/{model['patch_size']}, images of {config['data']['image_size']} px -> "
+        f"{model['image_size']} px, batch {config['batch_size']}, {config['dtype']}; load {figures['load']:.1f}"
+    )
+    for name, setup in figures["setup"].items():
+        say(f"{name}: {setup['device']}; ready after {setup['setup_seconds']:.0f} s")
+    say(f"{'source images/s':<24}{'median':>10}{'lowest':>10}{'highest':>10}")
+    for name, peer in figures["peers"].items():
+        for label, values in ((f"ours ({FEEDS[name]})", peer["ours"]), (name, peer["theirs"])):
+            say(f"{label:<24}" + "".join(f"{value:>10.4g}" for value in values))
+        say(f"{f'ours / {name}':<24}" + "".join(f"{value:>10.3f}" for value in peer["ratio"]))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code: 2 for wrong input."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    values = make_flags()
+    try:
+        figures = compare(values, parse(values, argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return cli.WRONG_INPUT
+    report(figures)
+    if values.out:
+        pathlib.Path(values.out).write_text(json.dumps(figures, indent=1) + "\n")
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
