@@ -24,6 +24,7 @@ from sit_jax import cli
 from sit_jax.checks import check_config
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
+from sit_jax.hugepages import TUNABLE
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
@@ -37,7 +38,9 @@ class Contender:
         self.name = name
         # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
         # a thread of OpenMP that spins as it waits keeps the other from its work.
-        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", **os.environ}
+        # Huge pages are for all alike.
+        settings = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": TUNABLE}
+        environment = settings | os.environ
         command = [sys.executable, "-m", "benchmarks.worker", name]
         pipe = subprocess.PIPE
         # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
@@ -98,9 +101,11 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
             raise InputError(f"--peers={peer} is unknown; the peers are {', '.join(PEERS)}")
     if not values.peers:
         raise InputError(f"--peers is empty; the peers are {', '.join(PEERS)}")
-    if values.dtype:
-        with values.config.unlocked():
+    with values.config.unlocked():
+        if values.dtype:
             values.config.dtype = values.dtype
+        if values.data == "synthetic":
+            values.config.data.source = "random"
     if values.config.microbatches != 1:
         raise InputError(f"microbatches={values.config.microbatches}: the peers have no gradient accumulation; set 1")
     check_config(values.config, 1)

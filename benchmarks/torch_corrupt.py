@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from sit_jax.views.blocks import MAX_RANDOM_BLOCKS, _cells
-from sit_jax.views.color import LUMA, RGB_TO_YIQ
+from sit_jax.views.color import LUMA, RGB_TO_YIQ, YIQ_TO_RGB
 from sit_jax.views.corrupt import group_size
-
-YIQ_TO_RGB = torch.tensor(RGB_TO_YIQ, dtype=torch.float64).inverse().tolist()
 
 
 def wide(x: Tensor) -> Tensor:
@@ -49,8 +47,8 @@ def jitter(x: Tensor, u: Tensor, config: dict) -> Tensor:
 
 def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Rotates the hue of [V, h, 3, w] by `turn` [V] full circles, keeping the luma."""
-    to_yiq = torch.tensor(RGB_TO_YIQ, device=x.device)
-    from_yiq = torch.tensor(YIQ_TO_RGB, device=x.device)
+    to_yiq = torch.tensor(RGB_TO_YIQ, dtype=x.dtype, device=x.device)
+    from_yiq = torch.tensor(YIQ_TO_RGB, dtype=x.dtype, device=x.device)
     cos, sin = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
     one, zero = torch.ones_like(cos), torch.zeros_like(cos)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).reshape(-1, 3, 3)

@@ -1,11 +1,14 @@
 """The Vision Transformer with a rotation token and a contrastive token, and its three heads (SiT, section 3)."""
 
+import math
+
 # The array_api variant never looks for other frameworks, such as a TensorFlow that cannot be imported.
 import einops.array_api as einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sit_jax.attention import attend, softmax_weights
 from sit_jax.mesh import pin_batch
 
 # Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
@@ -50,8 +53,7 @@ class Attention(nnx.Module):
             x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
             return self.out(einops.rearrange(x, "v t h d -> v t (h d)"))
         q, k, v = self.project(x)
-        weights = softmax_weights(q, k).astype(self.dtype)
-        x = jnp.einsum("vhts,vhsd->vhtd", weights, v)
+        x = attend(q, k, v)
         kernel, bias = kernel_and_bias(self.out, self.dtype)
         return jnp.einsum("vhtd,hdc->vtc", x, einops.rearrange(kernel, "(h d) c -> h d c", h=self.heads)) + bias
 
@@ -69,12 +71,6 @@ class Attention(nnx.Module):
         return softmax_weights(q, k)
 
 
-def softmax_weights(q: jax.Array, k: jax.Array) -> jax.Array:
-    """Returns the softmax of the scaled products of queries and keys [V, heads, T, d], float32 [V, heads, T, T]."""
-    logits = jnp.einsum("vhtd,vhsd->vhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    return jax.nn.softmax(logits, axis=-1)
-
-
 class Block(nnx.Module):
     """One pre-norm transformer layer, [V, T, D] to [V, T, D], with stochastic depth."""
 
@@ -88,8 +84,28 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Runs the layer; `rate` [] is its drop-path rate, `keys` [V] one key a row, None in evaluation."""
         x = x + drop_path(self.attention(self.norm1(x)), rate, keys, 0)
-        hidden = jax.nn.gelu(self.mlp_in(self.norm2(x)), approximate=False)
+        hidden = gelu(self.mlp_in(self.norm2(x)))
         return x + drop_path(self.mlp_out(hidden), rate, keys, 1)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns x times the distribution function of the standard normal distribution at x; keeps only x to go back."""
+    return (x * normal_cdf(x.astype(jnp.float32))).astype(x.dtype)
+
+
+def normal_cdf(x: jax.Array) -> jax.Array:
+    """Returns the distribution function of the standard normal distribution."""
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+    return ((gradient * (normal_cdf(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
 def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, branch: int) -> jax.Array:

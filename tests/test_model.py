@@ -6,7 +6,7 @@ from flax import nnx
 
 from sit_jax import config
 from sit_jax.checks import resolve
-from sit_jax.model import SIZES, SiT, patchify, resize_position_embedding, unpatchify
+from sit_jax.model import SIZES, SiT, gelu, patchify, resize_position_embedding, unpatchify
 from sit_jax.train.state import make_state, make_training
 
 # With the three heads and the three log variances, patch 16 at 224 px (mu and XS: patch 4 at 32 px).
@@ -119,16 +119,29 @@ def test_rotation_logits_read_the_first_token_and_the_embedding_the_second():
     np.testing.assert_allclose(out["patches"], model.reconstruction(tokens[:, 2:]), rtol=1e-6)
 
 
-def test_remat_changes_nothing():
+def test_remat_and_unrolling_change_nothing():
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     keys = jax.random.split(jax.random.key(1), 4)
 
-    def gradient(remat):
-        graphdef, params = nnx.split(make("XS", remat=remat, drop_path=0.3), nnx.Param)
+    def gradient(**kwargs):
+        graphdef, params = nnx.split(make("XS", drop_path=0.3, **kwargs), nnx.Param)
         loss = lambda p: jnp.mean(nnx.merge(graphdef, p)(images, keys)["patches"] ** 2)  # noqa: E731
         return nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), gradient(False), gradient(True))
+    expected = gradient()
+    for found in (gradient(remat=True), gradient(unroll=True)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, expected)
+
+
+def test_gelu_and_its_gradient_equal_the_library():
+    x = jnp.linspace(-6, 6, 1001)
+    library = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
+    np.testing.assert_allclose(gelu(x), library(x), atol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: gelu(x).sum())(x), jax.grad(lambda x: library(x).sum())(x), atol=1e-6)
+    rounded = x.astype(jnp.bfloat16)
+    exact = library(rounded.astype(jnp.float32))
+    assert gelu(rounded).dtype == jnp.bfloat16
+    np.testing.assert_allclose(gelu(rounded).astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_drop_path_drops_by_row_and_is_off_without_keys():
