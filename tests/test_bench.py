@@ -1,0 +1,122 @@
+"""The benchmark: its figures add up, its parts are those of the step, and wrong input is one line."""
+
+import json
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from sit_jax import bench, hugepages
+from sit_jax.timing import clock, parts, report
+from sit_jax.timing.step import Step
+from sit_jax.train.step import make_train_step
+
+CONFIG = "--config=configs/digits.py:runlocal"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    code = bench.main(["bench", CONFIG, "--random_images=40", "--repeats=2", f"--out={out}"])
+    return code, json.loads(out.read_text())
+
+
+def test_a_benchmark_says_all_there_is(result):
+    code, figures = result
+    assert code == 0
+    assert set(figures["parts"]) == {"whole", "forward and backward", *parts.PARTS} | {
+        f"without {name}" for name in parts.PARTS
+    }
+    times = [figures["step"], *figures["parts"].values()]
+    assert all(0 < time["least"] <= time["median"] <= time["most"] for time in times)
+    compiled = figures["compiled"]
+    # Views are work too, but the model is all that the formula counts.
+    assert compiled["compiled_flops"] > 0.98 * compiled["model_flops"] > 0
+    assert compiled["startup_seconds"] > compiled["compile_seconds"] + compiled["trace_seconds"]
+    rates = figures["rates"]
+    assert rates["images_per_second"] == pytest.approx(figures["config"]["batch_size"] / figures["step"]["median"])
+    assert rates["share_of_matrix_ceiling"] == pytest.approx(
+        compiled["model_flops"]
+        / figures["step"]["median"]
+        / figures["ceilings"]["flops_per_second"]
+        / jax.device_count()
+    )
+    assert 0 <= figures["reading"]["data_wait_fraction"] < 1
+    assert figures["memory"]["host_peak"] > compiled["program_bytes"]
+    assert "--random_images=40" in figures["command"]
+    text = report.text(figures)
+    assert all(f"\n{name}" in text for name in ("step", "achieved", "start-up", "with reading", *parts.PARTS))
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        ([], "--config is missing"),
+        ([CONFIG, "--config.nonsense=1"], "nonsense"),
+        ([CONFIG, "--random_images=0"], "random_images"),
+        ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
+        ([CONFIG, "--config.microbatches=2"], "add --noparts"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, capsys):
+    assert bench.main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_parts_put_together_are_the_step():
+    """The whole of the parts makes the same parameters as the step of a training."""
+    values = bench.make_flags(["bench", CONFIG])
+    config = bench.cli.parse_config(values, ["bench", CONFIG], ("config",), "")
+    images = bench.open_images(config, 40)
+    config = bench.checks.resolve(config, len(images))
+    step = Step(config, images)
+    with jax.set_mesh(step.mesh):
+        whole = jax.jit(lambda state, rows: parts.programs(step.training, config)["whole"](state, rows, None))
+        loss, found = whole(step.state, step.images)[0], whole(step.state, step.images)[1]
+        train = jax.jit(make_train_step(step.training, config))
+        expected, metrics = train(step.state, {"image": step.images})
+    np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found.params, expected.params)
+
+
+def test_shares_of_the_parts():
+    """Of a step of 10 s: 1 s each for views, corruption and optimizer; forward 2 s, backward 5 s."""
+    seconds = {"augmentation": 1.0, "corruption": 1.0, "forward": 2.0, "backward": 5.0, "optimizer": 1.0}
+    without = {name: 10 - time for name, time in seconds.items()}
+    without["forward"] -= seconds["backward"]  # what is not computed forward does not go back either
+    times = {"whole": 10.0} | seconds | {f"without {name}": time for name, time in without.items()}
+    shares = report.part_shares({name: {"median": time} for name, time in times.items()})
+    for name, time in seconds.items():
+        assert shares[name] == pytest.approx((time / 10, time / 10)), name
+
+
+def test_programs_are_timed_in_turns():
+    calls = []
+    times = clock.measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4  # the first turn warms up
+    assert times.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "setting,variable,restarts",
+    [("always [madvise] never", None, True), ("[always] madvise never", None, False), ("[madvise]", "mine=1", False)],
+)
+def test_huge_pages_are_asked_for_once(tmp_path, monkeypatch, setting, variable, restarts):
+    (tmp_path / "enabled").write_text(setting)
+    monkeypatch.setattr(hugepages, "SETTING", tmp_path / "enabled")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if variable:
+        monkeypatch.setenv("GLIBC_TUNABLES", variable)
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(sys, "platform", "linux")
+    hugepages.use_huge_pages()
+    hugepages.use_huge_pages()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    assert started == ([(sys.executable, command)] if restarts else [])
+    if restarts:
+        assert os.environ["GLIBC_TUNABLES"] == hugepages.TUNABLE
