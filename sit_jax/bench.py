@@ -48,6 +48,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
     described = machine.describe()
     images = open_images(config, values.random_images)
     config = checks.resolve(config, len(images))
+    ceilings = machine.ceilings(config.dtype, values.repeats)
     step = Step(config, images)
     with jax.set_mesh(step.mesh):
         compiled = step.compile()
@@ -57,7 +58,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
         result = {
             "config": report.describe(config, len(images)),
             "machine": described,
-            "ceilings": machine.ceilings(config.dtype, values.repeats),
+            "ceilings": ceilings,
             "compiled": compiled | {"startup_seconds": startup},
             "step": times["step"],
             "reading": step.time_reading(values.repeats) if values.reading else None,

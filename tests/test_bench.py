@@ -13,11 +13,12 @@ from sit_jax.timing import clock, parts, report
 from sit_jax.timing.step import Step
 from sit_jax.train.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = "--config=configs/digits.py:runlocal"
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def result(tmp_path_factory, quick_compilation):
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     code = bench.main(["bench", CONFIG, "--random_images=40", "--repeats=2", f"--out={out}"])
     return code, json.loads(out.read_text())
@@ -57,7 +58,7 @@ def test_a_benchmark_says_all_there_is(result):
         ([CONFIG, "--config.nonsense=1"], "nonsense"),
         ([CONFIG, "--random_images=0"], "random_images"),
         ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
-        ([CONFIG, "--config.microbatches=2"], "add --noparts"),
+        ([CONFIG, "--config.microbatches=2", "--config.batch_size=64"], "add --noparts"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, capsys):
