@@ -75,10 +75,11 @@ def text(result: Mapping[str, Any]) -> str:
             f"with reading        {reading['images_per_second']:.1f} source images/s, waiting for data "
             f"{reading['data_wait_fraction']:.2%} of the time"
         )
-    return "\n".join(lines + (_parts(result["parts"]) if result["parts"] else []))
+    return "\n".join(lines + (parts_text(result["parts"]) if result["parts"] else []))
 
 
-def _parts(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
+def parts_text(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Returns the lines of the table of parts, for the screen."""
     lines = ["", f"{'part':14}{'alone':>28}{'share':>8}{'saved without it':>19}"]
     for name, (alone, saved) in part_shares(parts).items():
         lines.append(f"{name:14}{spread(parts[name]):>28}{alone:>8.1%}{saved:>19.1%}")
