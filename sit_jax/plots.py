@@ -76,3 +76,52 @@ def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], colum
     for (i, j), value in np.ndenumerate(np.array(top1)):
         axes.text(j, i, f"{value:.1%}", ha="center", va="center", color="w" if value > 0.5 else "k")
     save(figure, path)
+
+
+# Panels of learning curves: title and metric.
+PANELS: list[tuple[str, str]] = [
+    ("reconstruction, L1", "train/reconstruction"),
+    ("rotation, cross-entropy", "train/rotation"),
+    ("contrastive, NT-Xent", "train/contrastive"),
+    ("rotation accuracy", "eval/rotation_accuracy"),
+    ("k-NN top-1 accuracy", "eval/knn_top1"),
+]
+TASKS = {"reconstruction": "-", "rotation": "--", "contrastive": ":"}
+
+
+def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str]) -> None:
+    """Draws the metrics of runs against the epochs, a colour for each run, and writes it as PNG.
+
+    `runs` are lists of lines of `metrics.jsonl`. Panels: the losses, accuracies, log-variances; what a run did not
+    measure is left out.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.0, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3).flat
+    colours = [f"C{i % 10}" for i in range(len(runs))]
+    for axes, (title, name) in zip(panels, PANELS, strict=False):
+        for rows, label, colour in zip(runs, labels, colours, strict=True):
+            axes.plot(*series(rows, name), color=colour, label=label)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    axes = list(figure.axes)[-1]
+    for rows, colour in zip(runs, colours, strict=True):
+        for task, style in TASKS.items():
+            axes.plot(*series(rows, f"train/log_var_{task}"), style, color=colour)
+    for task, style in TASKS.items():
+        axes.plot([], [], style, color="0.3", label=task)
+    axes.set_title("log-variances of the tasks", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    for axes in figure.axes[3:]:
+        axes.set_xlabel("epoch")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), fontsize=8)
+    save(figure, path)
+
+
+def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
+    """Returns epochs and values of the lines that have this metric."""
+    points = [(row["epoch"], row[name]) for row in rows if name in row]
+    return [epoch for epoch, _ in points], [value for _, value in points]

@@ -1,0 +1,61 @@
+"""Draws learning curves: `python -m sit_jax.curves --runs=DIR[,DIR...] --out=curves.png`.
+
+Of each work directory, or of each `metrics.jsonl`: the three losses, the learned log-variances, the accuracy of the
+rotations and of k-NN, against the epochs. A run whose metrics were copied elsewhere can be drawn as well as one that is
+still going.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from sit_jax import cli, plots
+from sit_jax.errors import InputError
+from sit_jax.eval.evaluation import check_out
+from sit_jax.train.metrics import parse_line
+
+
+def define_flags() -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_list("runs", [], "Work directories, or files like metrics.jsonl.", flag_values=values)
+    flags.DEFINE_list("labels", [], "A name for each run; default: its folder.", flag_values=values)
+    flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
+    return values
+
+
+def read_run(path: pathlib.Path) -> list[dict]:
+    """Returns the lines of the metrics of a run; raises InputError if there are none."""
+    file = path / "metrics.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"--runs: there is no {file}; give the work directory of a run")
+    rows = [row for row in map(parse_line, file.read_text(errors="replace").splitlines()) if row and "epoch" in row]
+    if not rows:
+        raise InputError(f"--runs: {file} has no line of metrics")
+    return rows
+
+
+def default_label(path: pathlib.Path) -> str:
+    """Returns the name of the folder of a run."""
+    path = path.resolve()
+    return path.parent.name if path.is_file() else path.name
+
+
+def command(argv: list[str]) -> bool:
+    """Draws as the command line says, and prints the name of the file."""
+    values = define_flags()
+    cli.parse(values, argv, ("runs", "out"), __doc__ or "")
+    paths, out = [pathlib.Path(run).expanduser() for run in values.runs], pathlib.Path(values.out)
+    labels = values.labels or [default_label(path) for path in paths]
+    if len(labels) != len(paths):
+        raise InputError(f"--labels has {len(labels)} names for {len(paths)} runs; give one for each")
+    check_out(out, ".png")
+    plots.learning_curves(out, [read_run(path) for path in paths], labels)
+    print(f"{out}: {len(paths)} runs")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command, sys.argv))
