@@ -108,6 +108,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
             values.config.data.source = "random"
     if values.config.microbatches != 1:
         raise InputError(f"microbatches={values.config.microbatches}: the peers have no gradient accumulation; set 1")
+    if values.config.views.solarize:
+        raise InputError(f"views.solarize={values.config.views.solarize}: the peers do not solarize; set 0")
     check_config(values.config, 1)
     return to_json(values.config)
 

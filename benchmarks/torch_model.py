@@ -1,6 +1,7 @@
 """The model and the losses of sit_jax in PyTorch: the same shapes, the same initialisation, the same formulas."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sit_jax.losses import LIKELIHOOD_SCALE, TASKS
-from sit_jax.model import SIZES, TOKENS
+from sit_jax.model import PROJECTOR_RATIO, SIZES, TOKENS
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -75,7 +76,9 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, mlp, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.rotation = linear(width, 4)
-        self.contrastive = linear(width, model["embedding_size"])
+        hidden = [PROJECTOR_RATIO * width] * (model["projector_layers"] - 1)
+        sizes = itertools.pairwise([width, *hidden, model["embedding_size"]])
+        self.contrastive = nn.ModuleList(linear(*pair) for pair in sizes)
         self.reconstruction = linear(width, pixels, bias=False)
         self.reconstruction_bias = nn.Parameter(torch.zeros(3))
         self.log_var = nn.Parameter(torch.full((len(TASKS),), float(config["loss"]["log_var_init"])))
@@ -92,9 +95,12 @@ class SiT(nn.Module):
             x = checkpoint(block, x, branch_drop, use_reentrant=False) if self.remat else block(x, branch_drop)
         x = self.norm(x)
         patches = self.reconstruction(x[:, TOKENS:]).float()
+        embedding = self.contrastive[0](x[:, 1])
+        for layer in self.contrastive[1:]:
+            embedding = layer(F.gelu(embedding))
         return {
             "rotation": self.rotation(x[:, 0]).float(),
-            "embedding": self.contrastive(x[:, 1]).float(),
+            "embedding": embedding.float(),
             "patches": patches + self.reconstruction_bias.repeat(patches.shape[-1] // 3),
         }
 
@@ -179,7 +185,8 @@ def load_jax_params(model: SiT, params: dict[str, np.ndarray]) -> None:
         if len(left.pop(path)) != len(model.blocks) or path.split("blocks/")[1].rpartition("/")[0] not in names:
             raise ValueError(f"{path} does not fit the {len(model.blocks)} layers of the model")
     copy_layer(model.rotation, "model/rotation")
-    copy_layer(model.contrastive, "model/contrastive")
+    for i, layer in enumerate(model.contrastive):
+        copy_layer(layer, f"model/contrastive/layer{i}" if len(model.contrastive) > 1 else "model/contrastive")
     copy_layer(model.reconstruction, "model/reconstruction/linear")
     copy(model.reconstruction_bias, "model/reconstruction/bias")
     for i, task in enumerate(TASKS):

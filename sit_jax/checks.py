@@ -36,6 +36,7 @@ POSITIVE = (
     "keep_latest",
     "loss.temperature",
     "model.embedding_size",
+    "model.projector_layers",
     "eval.num_test",
     "eval.num_train",
     "eval.knn_k",
@@ -43,8 +44,9 @@ POSITIVE = (
     "optim.eps",
 )
 PROBABILITIES = (
-    *("views.flip", "views.grayscale", "corrupt.grayscale.probability", "corrupt.blur.probability"),
-    *("corrupt.recolour.probability", "optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
+    *("views.flip", "views.grayscale", "views.solarize", "corrupt.grayscale.probability"),
+    *("corrupt.blur.probability", "corrupt.recolour.probability"),
+    *("optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
 )
 BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema", "model.drop_path")
 NOT_NEGATIVE = ("seed", "keep_best", "optim.weight_decay", "optim.clip_norm", "optim.base_learning_rate")

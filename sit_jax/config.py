@@ -46,6 +46,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.views.saturation = 0.4
     c.views.hue = 0.0  # at most 0.5, a half turn
     c.views.grayscale = 0.0  # probability
+    c.views.solarize = 0.0  # probability
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
@@ -68,6 +69,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.image_size = 32
     c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
     c.model.embedding_size = 512  # of the contrastive head
+    c.model.projector_layers = 1  # dense layers of the contrastive head; above 1, hidden ones with GELU
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
     # Compile each layer for itself instead of a loop over them: quicker on CPU, three times as long to compile. None:
     # on CPU, unless there is remat.

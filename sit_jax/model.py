@@ -1,5 +1,6 @@
 """The Vision Transformer with a rotation token and a contrastive token, and its three heads (SiT, section 3)."""
 
+import itertools
 import math
 
 # The array_api variant never looks for other frameworks, such as a TensorFlow that cannot be imported.
@@ -23,6 +24,7 @@ SIZES = {
     "H": (1280, 32, 5120, 16),
     "g": (1408, 40, 6144, 16),
 }
+PROJECTOR_RATIO = 4  # width of the hidden layers of the contrastive head over that of the tokens, as in the MLPs
 TOKENS = 2  # the rotation token and the contrastive token, in this order, before the patches
 INIT = nnx.initializers.truncated_normal(0.02)
 
@@ -186,12 +188,29 @@ class ReconstructionHead(nnx.Module):
         return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
 
 
+class Projector(nnx.Module):
+    """The contrastive head with hidden layers, [..., D] to [..., E]: `layers` dense ones with GELU between them."""
+
+    def __init__(self, width: int, layers: int, embedding_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.names = tuple(f"layer{index}" for index in range(layers))
+        sizes = itertools.pairwise([width, *[PROJECTOR_RATIO * width] * (layers - 1), embedding_size])
+        for name, (inputs, outputs) in zip(self.names, sizes, strict=True):
+            setattr(self, name, linear(inputs, outputs, rngs, dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the embedding."""
+        for name in self.names:
+            x = getattr(self, name)(x if name == self.names[0] else gelu(x))
+        return x
+
+
 class SiT(nnx.Module):
     """The encoder and its three heads (SiT, section 3).
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
-    last layer; `remat` recomputes each layer in the backward pass; `unroll` compiles each layer for itself instead of a
-    loop; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation (parameters are float32).
+    last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
+    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `attention` is "xla" or
+    "cudnn"; `dtype` is the type of the computation (parameters are float32).
     """
 
     def __init__(
@@ -201,6 +220,7 @@ class SiT(nnx.Module):
         image_size: int,
         drop_path: float = 0.1,
         embedding_size: int = 512,
+        projector_layers: int = 1,
         remat: bool = False,
         unroll: bool = False,
         attention: str = "xla",
@@ -211,7 +231,11 @@ class SiT(nnx.Module):
         self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, unroll, attention, dtype, rngs)
         width = self.encoder.width
         self.rotation = linear(width, 4, rngs, dtype)
-        self.contrastive = linear(width, embedding_size, rngs, dtype)
+        self.contrastive = (
+            linear(width, embedding_size, rngs, dtype)
+            if projector_layers == 1
+            else Projector(width, projector_layers, embedding_size, dtype, rngs)
+        )
         self.reconstruction = ReconstructionHead(width, patch_size, dtype, rngs)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:

@@ -24,6 +24,7 @@ CONFIG = "--config=configs/digits.py:runlocal"
         ([CONFIG, "--peers=tensor"], "the peers are torch, library"),
         ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
         ([CONFIG, "--config.microbatches=2"], "no gradient accumulation"),
+        ([CONFIG, "--config.views.solarize=0.2"], "do not solarize"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected):
@@ -45,11 +46,12 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (16, 40, 36, 3), np.uint8)
 
 
-@pytest.mark.parametrize("corrupted_only", [False, True])
-def test_same_parameters_and_losses(resolved, images, tmp_path, corrupted_only):
+@pytest.mark.parametrize("corrupted_only, projector_layers", [(False, 3), (True, 1)])
+def test_same_parameters_and_losses(resolved, images, tmp_path, corrupted_only, projector_layers):
     torch_model = pytest.importorskip("benchmarks.torch_model", exc_type=ImportError)
     resolved = resolved.copy_and_resolve_references()
     resolved.loss.corrupted_only = corrupted_only
+    resolved.model.projector_layers = projector_layers
     state = jax.jit(lambda: make_state(resolved, make_training(resolved).optimizer))()
     path = str(tmp_path / "exchange.npz")
     ours = {"losses": equality.write_exchange(path, resolved, state.params, images)}

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from sit_jax import config
@@ -117,6 +118,21 @@ def test_rotation_logits_read_the_first_token_and_the_embedding_the_second():
     np.testing.assert_allclose(out["rotation"], model.rotation(tokens[:, 0]), rtol=1e-6)
     np.testing.assert_allclose(out["embedding"], model.contrastive(tokens[:, 1]), rtol=1e-6)
     np.testing.assert_allclose(out["patches"], model.reconstruction(tokens[:, 2:]), rtol=1e-6)
+
+
+def test_projector_is_dense_layers_with_gelu_between_them():
+    head = make(projector_layers=3, embedding_size=8).contrastive
+    params = jax.tree.map(np.float64, nnx.to_pure_dict(nnx.state(head, nnx.Param)))
+    assert {name: layer["kernel"].shape for name, layer in params.items()} == {
+        "layer0": (32, 128),
+        "layer1": (128, 128),
+        "layer2": (128, 8),
+    }
+    x = expected = np.random.default_rng(0).normal(size=(5, 32)) * 50  # far from where GELU is a line
+    for name, layer in params.items():
+        expected = expected if name == "layer0" else expected * scipy.stats.norm.cdf(expected)
+        expected = expected @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(head(jnp.float32(x)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_remat_and_unrolling_change_nothing():

@@ -137,7 +137,7 @@ def small():
     c = config.defaults()
     c.data.source = "not read"
     c.batch_size, c.steps = 16, 10
-    c.model.update(size="XS", patch_size=4, image_size=32)
+    c.model.update(size="XS", patch_size=4, image_size=32, projector_layers=3)
     return c
 
 

@@ -13,7 +13,7 @@ from sit_jax import config, views
 from sit_jax.views import random_rotation, rotate, whole_images
 from sit_jax.views.augment import random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
-from sit_jax.views.color import grayscale, jitter, rotate_hue
+from sit_jax.views.color import grayscale, jitter, rotate_hue, solarize
 from sit_jax.views.corrupt import OPERATIONS, blur, replace
 from sit_jax.views.noise import noise
 
@@ -128,6 +128,24 @@ def test_grayscale_and_hue_by_hand():
     np.testing.assert_allclose(grayscale(rotate_hue(image, jnp.float32(0.3))), grayscale(image), atol=1e-3)
     np.testing.assert_allclose(rotate_hue(grayscale(image), jnp.float32(0.3)), grayscale(image), atol=1e-3)
     assert jnp.abs(rotate_hue(image, jnp.float32(0.5)) - image).max() > 0.3
+
+
+def test_solarize_inverts_the_brighter_half():
+    values = jnp.array([0.0, 0.2, 0.499, 0.5, 0.7, 1.0])
+    np.testing.assert_allclose(solarize(values), [0.0, 0.2, 0.499, 0.5, 0.3, 0.0], atol=1e-7)
+
+
+@pytest.mark.parametrize("name,operation", [("solarize", solarize), ("grayscale", grayscale)])
+def test_colour_operations_of_views_come_with_their_probability(name, operation):
+    images, key = pictures(0, 200, 8), jax.random.key(0)
+    plain = augment(key, images, 8, make_config().views)
+    always = augment(key, images, 8, make_config(views={name: 1.0}).views)
+    np.testing.assert_allclose(always, 2 * operation((plain + 1) / 2) - 1, atol=1e-5)
+    some = augment(key, images, 8, make_config(views={name: 0.3}).views)
+    changed = np.any(np.abs(some - plain) > 1e-3, axis=(1, 2, 3))  # more than compilers differ by
+    # 400 draws: the share is 0.3 within four standard deviations.
+    assert abs(changed.mean() - 0.3) < 0.092
+    np.testing.assert_allclose(some[changed], always[changed], atol=1e-5)
 
 
 def test_jitter_of_strength_zero_is_the_identity():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from sit_jax.keys import row_keys
-from sit_jax.views.color import grayscale, jitter
+from sit_jax.views.color import grayscale, jitter, solarize
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -40,13 +40,15 @@ def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area:
 
 def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_collections.ConfigDict) -> jax.Array:
     """Makes one view of one image: [H, W, 3] uint8 to [image_size, image_size, 3] float32 in [-1, 1]."""
-    crop_key, flip_key, jitter_key, gray_key = jax.random.split(key, 4)
+    crop_key, flip_key, jitter_key, gray_key, solarize_key = jax.random.split(key, 5)
     view = image.astype(jnp.float32) / 255.0
     view = random_resized_crop(crop_key, view, image_size, config.area, config.ratio)
     view = jnp.where(jax.random.bernoulli(flip_key, config.flip), view[:, ::-1], view)
     view = jitter(jitter_key, view, config)
     if config.grayscale:
         view = jnp.where(jax.random.bernoulli(gray_key, config.grayscale), grayscale(view), view)
+    if config.solarize:
+        view = jnp.where(jax.random.bernoulli(solarize_key, config.solarize), solarize(view), view)
     return normalise(view)
 
 
@@ -61,8 +63,8 @@ def augment(
 
     `images` is [B, H, W, 3] uint8. Returns [2B, image_size, image_size, 3] float32 in [-1, 1], interleaved: rows 2i
     and 2i+1 are the views of image i, so that a shard of the batch keeps both views of its images. `config` is the
-    section `views`: area, ratio, flip, brightness, contrast, saturation, hue, grayscale. `rows` [2B] are the global
-    indices of the views where they are a part of a batch.
+    section `views`: area, ratio, flip, brightness, contrast, saturation, hue, grayscale, solarize. `rows` [2B] are the
+    global indices of the views where they are a part of a batch.
     """
     keys = row_keys(key, 2 * len(images) if rows is None else rows).reshape(len(images), 2)
     two_views = jax.vmap(lambda key, image: one_view(key, image, image_size, config), (0, None))

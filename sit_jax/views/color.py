@@ -22,6 +22,11 @@ def grayscale(image: jax.Array) -> jax.Array:
     return jnp.broadcast_to(luma(image), image.shape)
 
 
+def solarize(image: jax.Array) -> jax.Array:
+    """Turns the brighter half of the values of [..., 3] into their negatives (BYOL, arXiv 2006.07733, appendix B)."""
+    return jnp.where(image < 0.5, image, 1.0 - image)
+
+
 def rotate_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     """Rotates the hue of [h, w, 3] by `turn` (1 is a full circle), keeping the luma."""
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)

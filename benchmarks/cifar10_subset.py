@@ -1,0 +1,52 @@
+"""Writes the CIFAR-10 subsets of docs/results.md as array files: `python benchmarks/cifar10_subset.py FOLDER OUT`.
+
+FOLDER holds all of CIFAR-10 as {train,test}/CLASS/NAME.png under the names of the original archive, such as
+`leptodactylus_pentadactylus_s_000004.png`. OUT gets cifar10-10k.npz (1,000 training images of each class, all test
+images) and cifar10-search.npz (the same training images; 500 others of each class of the training split stand in for the
+test images, so that recipes are chosen without the test split).
+"""
+
+import argparse
+import hashlib
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+PER_CLASS = 1000
+HELD_OUT_PER_CLASS = 500
+
+
+def by_hash(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns paths in the order of the SHA-256 of their names: at random, and the same for everyone."""
+    return sorted(paths, key=lambda path: hashlib.sha256(path.stem.encode()).digest())
+
+
+def choose(folder: pathlib.Path, split: str, first: int, last: int | None) -> dict[str, np.ndarray]:
+    """Reads the images `first` to `last` of each class of a split, with their labels by the order of the class names."""
+    classes = sorted(path for path in (folder / split).iterdir() if path.is_dir())
+    rows = [
+        (path, label) for label, name in enumerate(classes) for path in by_hash(list(name.glob("*.png")))[first:last]
+    ]
+    rows.sort(key=lambda row: (row[0].stem, row[1]))  # one order, whatever the file system says
+    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in rows])
+    return {"images": images, "labels": np.array([label for _, label in rows], np.int32)}
+
+
+def main() -> None:
+    """Writes both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train = choose(args.folder, "train", 0, PER_CLASS)
+    held_out = choose(args.folder, "train", PER_CLASS, PER_CLASS + HELD_OUT_PER_CLASS)
+    for name, test in (("cifar10-10k", choose(args.folder, "test", 0, None)), ("cifar10-search", held_out)):
+        arrays = {f"{split}_{k}": v for split, part in (("train", train), ("test", test)) for k, v in part.items()}
+        np.savez(args.out / f"{name}.npz", **arrays)
+        print(f"{args.out / name}.npz: {len(train['images'])} training images, {len(test['images'])} test images")
+
+
+if __name__ == "__main__":
+    main()
