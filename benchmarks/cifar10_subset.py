@@ -2,8 +2,8 @@
 
 FOLDER holds all of CIFAR-10 as {train,test}/CLASS/NAME.png under the names of the original archive, such as
 `leptodactylus_pentadactylus_s_000004.png`. OUT gets cifar10-10k.npz (1,000 training images of each class, all test
-images) and cifar10-search.npz (the same training images; 500 others of each class of the training split stand in for the
-test images, so that recipes are chosen without the test split).
+images) and cifar10-search.npz (the same training images; 500 others of each class of the training split stand in for
+the test images, so that recipes are chosen without the test split).
 """
 
 import argparse
@@ -23,11 +23,10 @@ def by_hash(paths: list[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def choose(folder: pathlib.Path, split: str, first: int, last: int | None) -> dict[str, np.ndarray]:
-    """Reads the images `first` to `last` of each class of a split, with their labels by the order of the class names."""
-    classes = sorted(path for path in (folder / split).iterdir() if path.is_dir())
-    rows = [
-        (path, label) for label, name in enumerate(classes) for path in by_hash(list(name.glob("*.png")))[first:last]
-    ]
+    """Reads the images `first` to `last` of each class of a split, labelled by the order of the class names."""
+    rows = []
+    for label, name in enumerate(sorted(path for path in (folder / split).iterdir() if path.is_dir())):
+        rows += [(path, label) for path in by_hash(list(name.glob("*.png")))[first:last]]
     rows.sort(key=lambda row: (row[0].stem, row[1]))  # one order, whatever the file system says
     images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in rows])
     return {"images": images, "labels": np.array([label for _, label in rows], np.int32)}

@@ -11,7 +11,7 @@ from sit_jax.errors import InputError
 from sit_jax.train.optimizer import decay_mask, make_schedule
 from sit_jax.train.state import make_state, make_training
 
-NAMES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "stl10", "folder")
+NAMES = ("digits", "cifar10", "cifar10_laptop", "cifar100", "tiny_imagenet", "stl10", "folder")
 
 
 def load(name, arg=None):

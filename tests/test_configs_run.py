@@ -12,7 +12,15 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize(
-    "name,size", [("cifar10", 32), ("cifar100", 32), ("tiny_imagenet", 64), ("stl10", 96), ("folder", 50)]
+    "name,size",
+    [
+        ("cifar10", 32),
+        ("cifar10_laptop", 32),
+        ("cifar100", 32),
+        ("tiny_imagenet", 64),
+        ("stl10", 96),
+        ("folder", 50),
+    ],
 )
 def test_two_steps(tmp_path, name, size):
     rng = np.random.default_rng(0)

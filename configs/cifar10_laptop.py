@@ -1,0 +1,23 @@
+"""SiT on 10,000 images of CIFAR-10 with a model of 1.3 M parameters: a study that two CPU cores can do.
+
+Paper: arXiv 2104.03602, which pre-trains and evaluates on all of CIFAR-10 (configs/cifar10.py).
+Hardware and hours: not measured.
+Expected score: not measured.
+Command: python -m sit_jax.main --config=configs/cifar10_laptop.py --workdir=runs/cifar10_laptop
+Data: python benchmarks/cifar10_subset.py FOLDER runs/data, from CIFAR-10 as an image folder (once)
+"""
+
+from configs import cifar10
+from sit_jax import config
+
+
+def get_config(arg=None):
+    """Returns the configuration; arguments after a colon: paper, runlocal, variant=S/4, res=64."""
+    c = cifar10.get_config()
+    c.data.source = "npz:runs/data/cifar10-10k.npz"
+    c.model.update(size="XS", patch_size=8)
+    c.batch_size = 128
+    c.epochs = 40.0
+    c.optim.update(warmup_epochs=0.64, base_learning_rate=8e-3)
+    c.update(log_every=25, eval_every=500, checkpoint_every=500)
+    return config.apply_args(c, arg)

@@ -1,0 +1,101 @@
+"""The runs of the study are what they say, and the published digits run is what this code computes."""
+
+import hashlib
+import json
+
+import numpy as np
+from absl import flags
+from conftest import ROOT
+from ml_collections import config_flags
+from PIL import Image
+
+from benchmarks import cifar10_subset, study
+from configs import digits
+from sit_jax.checks import check_config, resolve
+from sit_jax.train import loop, stop
+
+PUBLISHED = ROOT / "docs" / "runs" / "digits"
+STOP_AT = 20
+
+
+def config_of(words, monkeypatch):
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    monkeypatch.setattr("sys.argv", words)  # where ml_collections looks for overrides
+    values(words)
+    return holder.value
+
+
+def test_all_runs_of_the_study_are_understood(monkeypatch):
+    seen = set()
+    for name, run in study.studies().items():
+        train, *evaluations = study.commands(name, run)
+        config = config_of(train[1:], monkeypatch)
+        check_config(config, 1)
+        assert resolve(config, 10_000).steps >= 500
+        assert len(evaluations) == 2
+        seen.add(config.to_json_best_effort())
+    assert len(seen) == len(study.studies())  # each of them is another run
+
+
+def test_the_ablation_is_every_subset_of_the_tasks_with_two_seeds(monkeypatch):
+    on = set()
+    for name, run in study.ablation().items():
+        config = config_of(study.commands(name, run)[0][1:], monkeypatch)
+        tasks = tuple(task for task in study.TASKS if config.loss.weights[task] == "learned")
+        assert run.question == " + ".join(tasks)
+        assert run.baseline == (len(tasks) == 3)
+        on.add((tasks, config.seed))
+    assert len(on) == 14
+
+
+def test_table_holds_what_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    run, workdir = study.search("is it so?"), tmp_path / study.RUNS / "run"
+    assert study.row("run", run) is None
+    (workdir / "eval").mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text(json.dumps({"eval/loss": 1.0, "eval/rotation_accuracy": 0.5}) + "\n")
+    for protocol, random in (("knn", {"random": {"top1": 0.25}}), ("linear", {})):
+        report = {"results": [{"pretrained": {"top1": 0.375}} | random]}
+        (workdir / "eval" / f"{protocol}-0.json").write_text(json.dumps(report))
+    assert study.row("run", run) == "| run | is it so? | 50.0% | 37.5% (25.0%) | 37.5% |"
+
+
+def test_subsets_are_chosen_by_the_hash_of_the_names(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = {}
+    for label, name in enumerate(("bird", "cat")):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(6):
+            image = rng.integers(0, 256, (4, 4, 3), np.uint8)
+            Image.fromarray(image).save(tmp_path / "train" / name / f"{name}_{i}.png")
+            pixels[f"{name}_{i}"] = (image, label)
+    chosen = cifar10_subset.choose(tmp_path, "train", 1, 4)
+    expected = []
+    for name in ("bird", "cat"):
+        stems = [f"{name}_{i}" for i in range(6)]
+        expected += sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).hexdigest())[1:4]
+    np.testing.assert_array_equal(chosen["images"], [pixels[stem][0] for stem in sorted(expected)])
+    np.testing.assert_array_equal(chosen["labels"], [pixels[stem][1] for stem in sorted(expected)])
+
+
+def test_first_steps_of_the_published_digits_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop.StopSignal, "requested", lambda self, step: step == STOP_AT)
+    assert not loop.train(digits.get_config(), tmp_path)
+    published, repeated = (
+        [row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if row["step"] <= STOP_AT]
+        for folder in (PUBLISHED, tmp_path)
+    )
+    assert [row["step"] for row in repeated] == [row["step"] for row in published] == [0, 1, STOP_AT]
+    for row, other in zip(published, repeated, strict=True):
+        for name in row:
+            if not name.startswith("time/"):
+                # Four simulated devices here, one there, and maybe another processor: equal to rounding.
+                np.testing.assert_allclose(other[name], row[name], rtol=1e-3, err_msg=name)
+
+
+def test_published_metrics_are_small():
+    files = list((ROOT / "docs" / "runs").glob("*/metrics.jsonl"))
+    assert files
+    assert all(file.stat().st_size < 200_000 for file in files)
