@@ -16,8 +16,14 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA, RUNS = "runs/data", "runs/study"
 CONFIG = "--config=configs/cifar10_laptop.py"
-SHORT = ("steps=500", "eval_every=250")  # 6.4 epochs
+SHORT = ("steps=1000", "optim.warmup_epochs=1.0", "eval_every=500", "log_every=50")  # 6.4 epochs
 TASKS = ("reconstruction", "rotation", "contrastive")
+# The views and corruptions of the paper, where the configuration has others.
+PAPER = (
+    *("views.area=(0.08,1.0)", "views.hue=0.0", "views.grayscale=0.0"),
+    *("corrupt.grayscale.probability=1.0", "corrupt.blur.probability=1.0", "corrupt.recolour.probability=0.5"),
+    *("corrupt.drop.fraction=(0.0,0.3)", "corrupt.replace.fraction=(0.0,0.3)"),
+)
 
 
 class Study(NamedTuple):
@@ -52,7 +58,11 @@ def studies() -> dict[str, Study]:
 
 
 SEARCH: dict[str, Study] = {}
-LONG: dict[str, Study] = {}
+LONG = {
+    "long-seed0": Study("the configuration as it is", "cifar10-10k", (), True),
+    "long-paper-seed0": Study("views and corruptions of the paper", "cifar10-10k", PAPER, False),
+    "long-seed1": Study("the configuration as it is, another seed", "cifar10-10k", ("seed=1",), True),
+}
 
 
 def commands(name: str, study: Study) -> list[list[str]]:
