@@ -1,23 +1,25 @@
 """The runs of docs/results.md: `python benchmarks/study.py --only=NAME[,NAME...]`, or `--list`, or `--table`.
 
-Needs the array files of `benchmarks/cifar10_subset.py FOLDER runs/data`. A run is pre-trained in `runs/study/NAME`,
-then evaluated by k-NN and a linear classifier; one that is finished is not repeated, one that was stopped goes on.
-`taskset -c 0` before the command gives it one core, so that two of them fill two: that makes a third more images a
-second than one run on both cores, one after the other. `--table` prints what is finished.
+Needs the array files of `benchmarks/cifar10_subset.py FOLDER runs/data`. A run is pre-trained in `runs/study/NAME` and
+evaluated; one that is finished is not repeated, one that was stopped goes on. `taskset -c 0` before the command gives
+it one core: two such commands beside each other get more done than two runs one after the other on both cores.
+`--table` prints what is finished, `--publish` copies the metrics, reports and commands of the runs of `--only` to
+docs/runs, of long runs also the last picture.
 """
 
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DATA, RUNS = "runs/data", "runs/study"
-CONFIG = "--config=configs/cifar10_laptop.py"
-SHORT = ("steps=1000", "optim.warmup_epochs=1.0", "eval_every=500", "log_every=50")  # 6.4 epochs
+DATA, RUNS, PUBLISHED = "runs/data", "runs/study", "docs/runs"
 TASKS = ("reconstruction", "rotation", "contrastive")
+LAPTOP = "configs/cifar10_laptop.py"
+SHORT = ("steps=800", "optim.warmup_epochs=1.0", "eval_every=400", "log_every=50")  # 5.1 epochs
 # The views and corruptions of the paper, where the configuration has others.
 PAPER = (
     *("views.area=(0.08,1.0)", "views.hue=0.0", "views.grayscale=0.0"),
@@ -27,17 +29,44 @@ PAPER = (
 
 
 class Study(NamedTuple):
-    """One run: what it is asked, and how it differs from the configuration."""
+    """One run: what it is asked, and what it consists of."""
 
     question: str
+    config: str
     data: str  # an array file of DATA
-    changes: tuple[str, ...]  # "key=value"
-    baseline: bool  # evaluate random weights too: those of a seed are the same whatever the recipe
+    changes: tuple[str, ...]  # of the configuration: "key=value"
+    evaluations: tuple[str, ...]  # arguments of sit_jax.evaluate beside --workdir
 
 
-def search(question: str, *changes: str, baseline: bool = False) -> Study:
-    """Returns a short run whose accuracy is measured on held-out training images: recipes are chosen by it."""
-    return Study(question, "cifar10-search", SHORT + changes, baseline)
+def search() -> dict[str, Study]:
+    """Returns short runs that differ in one thing each, measured on held-out training images: recipes are chosen so."""
+    base = {"batch_size": 128, "steps": 500, "optim.warmup_epochs": 0.64, "optim.base_learning_rate": 4e-3}
+    weak = {f"corrupt.{name}.probability": 0.3 for name in ("grayscale", "blur", "recolour")}
+    weak |= {f"corrupt.{name}.fraction": "(0.0,0.1)" for name in ("drop", "replace")}
+    questions: dict[str, tuple[str, dict]] = {
+        "paper": ("views, corruptions and losses of the paper", {}),
+        "lr2": ("half the learning rate", {"optim.base_learning_rate": 2e-3}),
+        "lr8": ("twice the learning rate", {"optim.base_learning_rate": 8e-3}),
+        "lr16": ("four times the learning rate", {"optim.base_learning_rate": 16e-3}),
+        "projector2": ("a projector of two layers", {"model.projector_layers": 2}),
+        "weak": ("weaker corruption", weak),
+        "fixed": ("fixed weights of 1", {f"loss.weights.{task}": 1 for task in TASKS}),
+        "batch64": (
+            "half the batch, twice the steps",
+            {"batch_size": 64, "steps": 1000, "optim.base_learning_rate": 8e-3},
+        ),
+    }
+    runs = {}
+    for name, (question, changes) in questions.items():
+        values = base | changes
+        values |= dict.fromkeys(("eval_every", "checkpoint_every"), values["steps"])
+        values |= {"log_every": 25, "eval.num_test": 5000}
+        listed = tuple(f"{key}={value}" for key, value in values.items())
+        evaluation = "--protocol=linear" + ("" if name == "paper" else " --nobaseline")
+        runs[f"search-{name}"] = Study(
+            question, "configs/cifar10.py:variant=XS/8", "cifar10-search", listed, (evaluation,)
+        )
+    return runs
 
 
 def ablation() -> dict[str, Study]:
@@ -47,55 +76,84 @@ def ablation() -> dict[str, Study]:
         for subset in range(1, 8):
             on = [task for i, task in enumerate(TASKS) if subset >> i & 1]
             off = tuple(f"loss.weights.{task}=0" for task in TASKS if task not in on)
+            # The random weights of a seed are the same, whatever the tasks.
+            baseline = "" if len(on) == 3 else " --nobaseline"
+            evaluations = tuple(f"--protocol={protocol}{baseline}" for protocol in ("knn", "linear"))
             name = f"ablation-{'-'.join(on)}-seed{seed}"
-            runs[name] = Study(" + ".join(on), "cifar10-10k", (*SHORT, f"seed={seed}", *off), len(on) == 3)
+            runs[name] = Study(" + ".join(on), LAPTOP, "cifar10-10k", (*SHORT, f"seed={seed}", *off), evaluations)
     return runs
+
+
+def long() -> dict[str, Study]:
+    """Returns the runs of full length."""
+    questions = {
+        "long-seed0": ("the configuration as it is", ()),
+        "long-seed1": ("the same with another seed", ("seed=1",)),
+        "long-paper-seed0": ("views and corruptions of the paper", PAPER),
+    }
+    evaluations = ("--protocol=knn", "--protocol=linear")
+    return {
+        name: Study(text, LAPTOP, "cifar10-10k", changes, evaluations) for name, (text, changes) in questions.items()
+    }
 
 
 def studies() -> dict[str, Study]:
     """Returns all runs by name."""
-    return SEARCH | ablation() | LONG
-
-
-SEARCH: dict[str, Study] = {}
-LONG = {
-    "long-seed0": Study("the configuration as it is", "cifar10-10k", (), True),
-    "long-paper-seed0": Study("views and corruptions of the paper", "cifar10-10k", PAPER, False),
-    "long-seed1": Study("the configuration as it is, another seed", "cifar10-10k", ("seed=1",), True),
-}
+    return search() | ablation() | long()
 
 
 def commands(name: str, study: Study) -> list[list[str]]:
     """Returns the commands of a run, without the interpreter."""
     workdir = f"--workdir={RUNS}/{name}"
     changes = [f"--config.{change}" for change in (*study.changes, f"data.source=npz:{DATA}/{study.data}.npz")]
-    baseline = [] if study.baseline else ["--nobaseline"]
     return [
-        ["-m", "sit_jax.main", CONFIG, *changes, workdir],
-        *(["-m", "sit_jax.evaluate", workdir, f"--protocol={protocol}", *baseline] for protocol in ("knn", "linear")),
+        ["-m", "sit_jax.main", f"--config={study.config}", *changes, workdir],
+        *(["-m", "sit_jax.evaluate", workdir, *evaluation.split()] for evaluation in study.evaluations),
     ]
 
 
-def results(workdir: pathlib.Path, protocol: str) -> dict | None:
-    """Returns the newest report of an evaluation, None where there is none."""
+def report(workdir: pathlib.Path, protocol: str) -> dict | None:
+    """Returns the last line of the newest report of an evaluation, None where there is none."""
     files = sorted((workdir / "eval").glob(f"{protocol}-*.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(files[-1].read_text()) if files else None
+    return json.loads(files[-1].read_text())["results"][-1] if files else None
+
+
+def last_evaluation(workdir: pathlib.Path) -> dict:
+    """Returns the last line of the metrics with the evaluation along the way."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "eval/loss" in line][-1]
 
 
 def row(name: str, study: Study) -> str | None:
     """Returns the line of a run in the table; None where it is not finished."""
     workdir = ROOT / RUNS / name
-    reports = [results(workdir, protocol) for protocol in ("knn", "linear")]
-    if None in reports:
+    linear = report(workdir, "linear")
+    if linear is None:
         return None
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in lines if "eval/loss" in row][-1]
-    cells = [study.question, f"{last['eval/rotation_accuracy']:.1%}"]
-    for report in reports:
-        best = report["results"][-1]
-        random = f" ({best['random']['top1']:.1%})" if "random" in best else ""
-        cells.append(f"{best['pretrained']['top1']:.1%}{random}")
+    along = last_evaluation(workdir)
+    knn = report(workdir, "knn") or {"pretrained": {"top1": along["eval/knn_top1"]}}
+    cells = [study.question, f"{along['eval/rotation_accuracy']:.1%}"]
+    for line in (knn, linear):
+        random = f" ({line['random']['top1']:.1%})" if "random" in line else ""
+        cells.append(f"{line['pretrained']['top1']:.1%}{random}")
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def publish(name: str, study: Study) -> None:
+    """Copies what others can compare with to docs/runs/NAME."""
+    workdir, folder = ROOT / RUNS / name, ROOT / PUBLISHED / name
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(workdir / "metrics.jsonl", folder)
+    for path in (workdir / "eval").glob("*.json"):
+        shutil.copy(path, folder / f"{path.name.split('-')[0]}.json")
+    if name in long():
+        last = max((workdir / "reconstructions").glob("*.png"), key=lambda path: int(path.stem))
+        shutil.copy(last, folder / "reconstructions.png")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = ["python " + " ".join(command) for command in commands(name, study)]
+    (folder / "commands.txt").write_text("\n".join([f"# commit {commit.strip()}", *lines]) + "\n")
 
 
 def main() -> int:
@@ -104,21 +162,25 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of runs, with commas")
     parser.add_argument("--list", action="store_true", help="print the commands of all runs")
     parser.add_argument("--table", action="store_true", help="print the results that are there")
+    parser.add_argument("--publish", action="store_true", help="copy what the runs of --only left to docs/runs")
     args = parser.parse_args()
     runs = studies()
-    unknown = [name for name in args.only.split(",") if name and name not in runs]
+    names = [name for name in args.only.split(",") if name]
+    unknown = [name for name in names if name not in runs]
     if unknown:
         parser.error(f"{unknown[0]} is no run; --list shows them")
     if args.list:
         for name, study in runs.items():
             print(f"# {name}: {study.question}", *("python " + " ".join(c) for c in commands(name, study)), sep="\n")
-    for name in filter(None, args.only.split(",")):
-        for command in commands(name, runs[name]):
+    for name in names:
+        for command in [] if args.publish else commands(name, runs[name]):
             code = subprocess.call([sys.executable, *command], cwd=ROOT)
             if code:
                 return code
+        if args.publish:
+            publish(name, runs[name])
     if args.table:
-        print("| run | question | rotation | k-NN (random) | linear (random) |\n|---|---|---|---|---|")
+        print("| run | what | rotation | k-NN (random) | linear (random) |\n|---|---|---|---|---|")
         print("\n".join(filter(None, (row(name, study) for name, study in runs.items()))))
     return 0
 

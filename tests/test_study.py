@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import cifar10_subset, study
 from configs import digits
+from sit_jax import evaluate
 from sit_jax.checks import check_config, resolve
 from sit_jax.train import loop, stop
 
@@ -34,7 +35,8 @@ def test_all_runs_of_the_study_are_understood(monkeypatch):
         config = config_of(train[1:], monkeypatch)
         check_config(config, 1)
         assert resolve(config, 10_000).steps >= 500
-        assert len(evaluations) == 2
+        for evaluation in evaluations:
+            assert evaluate.define_flags(evaluation[1:])(evaluation[1:]) == ["sit_jax.evaluate"]
         seen.add(config.to_json_best_effort())
     assert len(seen) == len(study.studies())  # each of them is another run
 
@@ -45,21 +47,23 @@ def test_the_ablation_is_every_subset_of_the_tasks_with_two_seeds(monkeypatch):
         config = config_of(study.commands(name, run)[0][1:], monkeypatch)
         tasks = tuple(task for task in study.TASKS if config.loss.weights[task] == "learned")
         assert run.question == " + ".join(tasks)
-        assert run.baseline == (len(tasks) == 3)
+        assert any("--nobaseline" in evaluation for evaluation in run.evaluations) == (len(tasks) < 3)
         on.add((tasks, config.seed))
     assert len(on) == 14
 
 
 def test_table_holds_what_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "ROOT", tmp_path)
-    run, workdir = study.search("is it so?"), tmp_path / study.RUNS / "run"
+    run, workdir = study.search()["search-paper"], tmp_path / study.RUNS / "run"
     assert study.row("run", run) is None
     (workdir / "eval").mkdir(parents=True)
-    (workdir / "metrics.jsonl").write_text(json.dumps({"eval/loss": 1.0, "eval/rotation_accuracy": 0.5}) + "\n")
-    for protocol, random in (("knn", {"random": {"top1": 0.25}}), ("linear", {})):
-        report = {"results": [{"pretrained": {"top1": 0.375}} | random]}
-        (workdir / "eval" / f"{protocol}-0.json").write_text(json.dumps(report))
-    assert study.row("run", run) == "| run | is it so? | 50.0% | 37.5% (25.0%) | 37.5% |"
+    line = {"eval/loss": 1.0, "eval/rotation_accuracy": 0.5, "eval/knn_top1": 0.375}
+    (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    report = {"results": [{"pretrained": {"top1": 0.625}, "random": {"top1": 0.25}}]}
+    (workdir / "eval" / "linear-0.json").write_text(json.dumps(report))
+    assert study.row("run", run) == f"| run | {run.question} | 50.0% | 37.5% | 62.5% (25.0%) |"
+    (workdir / "eval" / "knn-0.json").write_text(json.dumps({"results": [{"pretrained": {"top1": 0.75}}]}))
+    assert study.row("run", run) == f"| run | {run.question} | 50.0% | 75.0% | 62.5% (25.0%) |"
 
 
 def test_subsets_are_chosen_by_the_hash_of_the_names(tmp_path):
