@@ -4,6 +4,7 @@ python benchmarks/compare.py --config=configs/cifar10.py[:args] [--config.a.b=va
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +18,6 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks.equality import largest_difference
 from sit_jax import cli
@@ -67,13 +67,9 @@ class Contender:
         self.process.wait()
 
 
-def make_flags() -> flags.FlagValues:
-    """Returns the flags of this command."""
-    values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
-    config_flags.DEFINE_config_file(
-        "config", None, "A file of configs/, with arguments after a colon.", flag_values=values
-    )
+def make_flags(argv: list[str]) -> flags.FlagValues:
+    """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
+    values = cli.make_config_flags(argv)
     flags.DEFINE_list("peers", ["torch"], "torch, library, or both.", flag_values=values)
     flags.DEFINE_enum(
         "data", "synthetic", ["synthetic", "source"], "Random images, or data.source.", flag_values=values
@@ -82,7 +78,6 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1, flag_values=values)
     flags.DEFINE_float("seconds", 20.0, "Length of a turn.", 0.0, flag_values=values)
     flags.DEFINE_integer("steps", None, "Steps in a turn, instead of seconds.", 1, flag_values=values)
-    flags.DEFINE_string("out", None, "A JSON file to write all figures to.", flag_values=values)
     modes = ["default", "reduce-overhead", "max-autotune-no-cudagraphs", "none"]
     flags.DEFINE_enum("compile", "default", modes, "The mode of torch.compile; none is eager.", flag_values=values)
     flags.DEFINE_integer("workers", 2, "Processes of the DataLoader of the library peer.", 1, flag_values=values)
@@ -91,27 +86,24 @@ def make_flags() -> flags.FlagValues:
 
 def parse(values: flags.FlagValues, argv: list[str]) -> dict:
     """Parses the command line into `values` and returns the configuration; raises InputError where it is wrong."""
-    try:
-        cli.parse(values, argv, ("config",), __doc__)
-        values.config.lock()  # a file that could not be loaded says so at the first use
-    except OSError as error:
-        raise InputError(" ".join(str(error).split())) from error
+    config = cli.parse_config(values, argv, ("config",), __doc__)
     for peer in values.peers:
         if peer not in PEERS:
             raise InputError(f"--peers={peer} is unknown; the peers are {', '.join(PEERS)}")
     if not values.peers:
         raise InputError(f"--peers is empty; the peers are {', '.join(PEERS)}")
-    with values.config.unlocked():
-        if values.dtype:
-            values.config.dtype = values.dtype
-        if values.data == "synthetic":
-            values.config.data.source = "random"
-    if values.config.microbatches != 1:
-        raise InputError(f"microbatches={values.config.microbatches}: the peers have no gradient accumulation; set 1")
-    if values.config.views.solarize:
-        raise InputError(f"views.solarize={values.config.views.solarize}: the peers do not solarize; set 0")
-    check_config(values.config, 1)
-    return to_json(values.config)
+    if values.dtype:
+        config.dtype = values.dtype
+    if values.data == "synthetic":
+        config.data.source = "random"
+    if config.microbatches != 1:
+        raise InputError(f"microbatches={config.microbatches}: the peers have no gradient accumulation; set 1")
+    if config.views.solarize:
+        raise InputError(f"views.solarize={config.views.solarize}: the peers do not solarize; set 0")
+    check_config(config, 1)
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("PyTorch is not installed; pip install -r requirements-bench.txt")
+    return to_json(config)
 
 
 def compare(values: flags.FlagValues, config: dict) -> dict:
@@ -191,8 +183,8 @@ def report(figures: dict) -> None:
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code: 2 for wrong input."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    values = make_flags()
     try:
+        values = make_flags(argv)
         figures = compare(values, parse(values, argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

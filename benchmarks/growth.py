@@ -14,10 +14,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import matplotlib
-
-matplotlib.use("agg")
-from matplotlib import pyplot
+from sit_jax.plots import new_figure, save
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BASE = {"variant": "XS/4", "res": 32, "batch": 64, "images": 1000}
@@ -41,7 +38,7 @@ def run(point: dict, repeats: int) -> dict:
             *(f"--config.batch_size={point['batch']}", f"--config.data.image_size={point['res']}"),
             f"--random_images={point['images']}",
         ]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         return json.loads(out.read_text())
 
 
@@ -62,7 +59,7 @@ def plot(name: str, rows: list[dict], path: pathlib.Path) -> None:
     """Draws the time of a step, its work and the memory, each relative to the first point."""
     label, values = SERIES[name]
     places = range(len(values))
-    figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
+    figure, axes = new_figure(5, 3.5)
     curves = {
         "time of a step": [r["step_seconds"][0] for r in rows],
         "work of the model": [r["gflops"] for r in rows],
@@ -76,8 +73,7 @@ def plot(name: str, rows: list[dict], path: pathlib.Path) -> None:
     axes.set_ylim(min(low, 0.5), max(high, 4))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def table(name: str, rows: list[dict]) -> str:

@@ -11,6 +11,7 @@ from benchmarks.equality import write_exchange
 from benchmarks.images import endless, load_images
 from sit_jax import checks
 from sit_jax.config import to_json
+from sit_jax.errors import InputError
 from sit_jax.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
@@ -25,8 +26,10 @@ class Ours:
         """Compiles and makes a first step; with a path `exchange`, writes there what peers are compared with.
 
         Returns the resolved configuration, the number of parameters, the losses on the views that were written, the
-        device and the seconds up to the end of the first step.
+        device and the seconds up to the end of the first step. Raises InputError where there are several GPUs.
         """
+        if jax.default_backend() == "gpu" and jax.device_count() > 1:
+            raise InputError(f"the peers use one of the {jax.device_count()} GPUs; set CUDA_VISIBLE_DEVICES=0")
         begin = time.perf_counter()
         self.images = load_images(config, data)
         self.config = checks.resolve(ml_collections.ConfigDict(config), len(self.images))

@@ -1,6 +1,5 @@
 """The PyTorch peers, to be timed."""
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ from benchmarks.equality import losses_of_exchange
 from benchmarks.images import endless, load_images
 from benchmarks.library_peer import LibraryPeer
 from benchmarks.torch_peer import Peer, parameter_count
+from sit_jax.timing.machine import cores
 
 
 class Theirs:
@@ -34,7 +34,7 @@ class Theirs:
             self.peer = Peer(config, device, compile_mode)
             self.updates = map(self.peer.step, endless(images, config["batch_size"]))
         self.run(1, "")
-        where = torch.cuda.get_device_name() if device == "cuda" else f"cpu x {os.cpu_count()}"
+        where = torch.cuda.get_device_name() if device == "cuda" else f"cpu x {cores()}"
         return {
             "parameters": parameter_count(self.peer.model),
             "losses": losses,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sit_jax.views.blocks import MAX_RANDOM_BLOCKS, _cells
+from sit_jax.views.blocks import MAX_RANDOM_BLOCKS, grid_side
 from sit_jax.views.color import LUMA, RGB_TO_YIQ, YIQ_TO_RGB
 from sit_jax.views.corrupt import group_size
 
@@ -60,7 +60,7 @@ def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
 
 def candidates(size: int, section: dict) -> tuple[int, int, int]:
     """Returns (random blocks, tiles a side, cells a tile) of a mask of several blocks; see sit_jax.views.blocks."""
-    block, fraction, cells = section["block"], section["fraction"], _cells(size)
+    block, fraction, cells = section["block"], section["fraction"], grid_side(size)
     mean_area = ((block[0] + block[1]) / 2) ** 2
     count = min(math.ceil(1.5 * -math.log1p(-min(fraction[1], 0.95)) / mean_area) + 1, MAX_RANDOM_BLOCKS)
     tile = min(cells, max(1, int(block[1] * cells)))
@@ -86,7 +86,7 @@ def many_blocks(share: Tensor, sides: Tensor, start: Tensor, order: Tensor, size
     `sides` and `start` [V, 2, count] are the random blocks; after them come tiles in the random order `order` [V, n].
     """
     count, tiles, tile = candidates(size, section)
-    cells = _cells(size)
+    cells = grid_side(size)
     sides = (sides * cells).round().clamp(1, cells)
     reach = (sides / 2).floor()
     rows, columns = inside((start * (cells - sides + 2 * reach + 1)).floor() - reach, sides, cells)

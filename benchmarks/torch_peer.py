@@ -1,7 +1,6 @@
 """The whole training step of sit_jax in PyTorch, as fast as PyTorch makes it: views, network, losses, AdamW."""
 
 import math
-import os
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,10 +10,9 @@ from torch import Tensor
 from benchmarks.torch_model import SiT, load_jax_params, losses, parameter_count
 from benchmarks.torch_views import Draws, Views, build_views, draw, make_views
 from sit_jax.errors import InputError
+from sit_jax.timing.machine import cores
 
 __all__ = ["Peer", "SiT", "Views", "load_jax_params", "losses", "make_views", "parameter_count"]
-
-COMPILE = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "none")
 
 
 class Peer:
@@ -28,7 +26,7 @@ class Peer:
             raise InputError("the PyTorch peers have no gradient accumulation; set microbatches=1")
         torch.manual_seed(config["seed"])
         if device == "cpu":
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(cores())
         elif config["dtype"] == "bfloat16":
             torch.set_float32_matmul_precision("high")  # what is left in float32 may use the tensor cores too
         self.config, self.device, self.steps_done = config, torch.device(device), 0

@@ -171,7 +171,8 @@ class Encoder(nnx.Module):
             return nnx.merge(graphdef, params)(pin_batch(x), rate, layer_keys), None
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
-        layer = jax.checkpoint(layer, prevent_cse=False) if self.remat else layer
+        # A loop keeps the recomputation apart from the forward pass; without one, XLA may take them for the same.
+        layer = jax.checkpoint(layer, prevent_cse=self.unroll) if self.remat else layer
         return jax.lax.scan(layer, x, jax.tree.map(lambda leaf: leaf[:count], layers), unroll=self.unroll)[0]
 
 

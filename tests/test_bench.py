@@ -12,6 +12,7 @@ from sit_jax import bench, hugepages
 from sit_jax.timing import clock, parts, report
 from sit_jax.timing.step import Step
 from sit_jax.train.step import make_train_step
+from sit_jax.views import make_views
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = "--config=configs/digits.py:runlocal"
@@ -43,8 +44,17 @@ def test_a_benchmark_says_all_there_is(result):
     assert 0 <= figures["reading"]["data_wait_fraction"] < 1
     assert figures["memory"]["host_peak"] > compiled["program_bytes"]
     assert "--random_images=40" in figures["command"]
+    assert figures["config"]["source"] == "random"  # and not the digits, which were not read
     text = report.text(figures)
     assert all(f"\n{name}" in text for name in ("step", "achieved", "start-up", "with reading"))
+
+
+def test_a_gpu_program_is_not_counted(result, step, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    figures = result[1] | {"compiled": result[1]["compiled"] | step.count()}
+    figures["rates"] = report.rates(figures, 32)
+    assert figures["rates"]["share_of_memory_ceiling"] is None
+    assert report.text(figures).count("not counted: products are calls of libraries on a GPU") == 2
 
 
 @pytest.mark.parametrize(
@@ -53,6 +63,7 @@ def test_a_benchmark_says_all_there_is(result):
         ([], "--config is missing"),
         ([CONFIG, "--config.nonsense=1"], "nonsense"),
         ([CONFIG, "--random_images=0"], "random_images"),
+        (["--config=configs/folder.py:runlocal"], "data.source is not set"),
         ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
         ([CONFIG, "--config.microbatches=2", "--config.batch_size=64"], "add --noparts"),
     ],
@@ -67,7 +78,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, capsys):
 @pytest.fixture(scope="module")
 def step(quick_compilation):
     config = bench.cli.parse_config(bench.make_flags(["", CONFIG]), ["", CONFIG], ("config",), "")
-    images = bench.open_images(config, 40)
+    images = bench.open_images(config, None)
     return Step(bench.checks.resolve(config, len(images)), images)
 
 
@@ -83,6 +94,16 @@ def test_the_parts_put_together_are_the_step(step):
         expected, metrics = train(step.state, {"image": step.images})
     np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found.params, expected.params)
+
+
+@pytest.mark.parametrize("corrupted_only", [False, True])
+def test_every_program_can_be_traced(step, corrupted_only):
+    config = step.config.copy_and_resolve_references()
+    config.loss.corrupted_only = corrupted_only
+    with jax.set_mesh(step.mesh):
+        views = jax.eval_shape(lambda images: make_views(jax.random.key(0), images, config), step.images)
+        for program in parts.programs(step.training, config).values():
+            jax.eval_shape(program, step.state, step.images, views)
 
 
 def test_parts_are_timed_and_reported(step, monkeypatch):
@@ -122,9 +143,9 @@ def test_programs_are_timed_in_turns():
 def test_huge_pages_are_asked_for_once(tmp_path, monkeypatch, setting, variable, restarts):
     (tmp_path / "enabled").write_text(setting)
     monkeypatch.setattr(hugepages, "SETTING", tmp_path / "enabled")
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if variable:
-        monkeypatch.setenv("GLIBC_TUNABLES", variable)
+    monkeypatch.setenv("GLIBC_TUNABLES", variable or "")  # before it is deleted: so that it is put back in any case
+    if not variable:
+        monkeypatch.delenv("GLIBC_TUNABLES")
     started = []
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(sys, "platform", "linux")

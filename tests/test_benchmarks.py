@@ -1,5 +1,6 @@
 """The comparison with PyTorch: wrong input is one line, and the peers are the same model, losses, views and masks."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import equality
+from benchmarks import compare, equality
+from benchmarks.ours import Ours
 from configs.digits import get_config
 from sit_jax import checks, config, views
+from sit_jax.errors import InputError
 from sit_jax.keys import view_rows
 from sit_jax.train.state import make_state, make_training
 
@@ -25,6 +28,7 @@ CONFIG = "--config=configs/digits.py:runlocal"
         ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
         ([CONFIG, "--config.microbatches=2"], "no gradient accumulation"),
         ([CONFIG, "--config.views.solarize=0.2"], "do not solarize"),
+        ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected):
@@ -34,6 +38,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected):
     (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert expected in line
     assert "Traceback" not in done.stderr
+
+
+def test_missing_pytorch_is_said_before_anything_is_compiled(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    argv = ["compare", CONFIG]
+    with pytest.raises(InputError, match=r"requirements-bench\.txt"):
+        compare.parse(compare.make_flags(argv), argv)
+
+
+def test_several_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(InputError, match="one of the 4 GPUs; set CUDA_VISIBLE_DEVICES=0"):
+        Ours().setup({}, "synthetic", "")
 
 
 @pytest.fixture(scope="module")

@@ -139,14 +139,20 @@ def test_remat_and_unrolling_change_nothing():
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     keys = jax.random.split(jax.random.key(1), 4)
 
-    def gradient(**kwargs):
+    def lowered(**kwargs):
         graphdef, params = nnx.split(make("XS", drop_path=0.3, **kwargs), nnx.Param)
         loss = lambda p: jnp.mean(nnx.merge(graphdef, p)(images, keys)["patches"] ** 2)  # noqa: E731
-        return nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
+        return jax.jit(jax.grad(loss)).lower(params), params
+
+    def gradient(**kwargs):
+        program, params = lowered(**kwargs)
+        return nnx.to_pure_dict(program.compile()(params))
 
     expected = gradient()
     for found in (gradient(remat=True), gradient(unroll=True)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, expected)
+    # Without a loop, only a barrier keeps what is computed again from being merged with what was computed before.
+    assert "optimization_barrier" in lowered(remat=True, unroll=True)[0].as_text()
 
 
 def test_gelu_and_its_gradient_equal_the_library():

@@ -11,8 +11,7 @@ class RandomImages:
     """So many images of random pixels, [side, side, 3] uint8 each, in memory."""
 
     def __init__(self, count: int, side: int):
-        self.array = np.frombuffer(np.random.default_rng(0).bytes(count * side * side * 3), np.uint8)
-        self.array = self.array.reshape(count, side, side, 3)
+        self.array = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
 
     def __len__(self) -> int:
         return len(self.array)

@@ -21,10 +21,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 def describe() -> dict[str, Any]:
     """Returns what a figure depends on: devices, processors, load, versions, settings."""
     return {
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": cores(),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -39,6 +40,11 @@ def processor() -> str:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Returns how many cores this process may use; where the system does not tell, how many there are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def ceilings(dtype: str, repeats: int) -> dict[str, float]:

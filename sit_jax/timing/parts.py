@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from sit_jax.keys import named_key, row_keys, view_rows
@@ -46,7 +47,7 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
         rows = view_rows(len(images))
         views = augment(named_key(key(state), "augment"), images, size, config.views, rows)
         turned, rotation = random_rotation(named_key(key(state), "rotate"), views, rows)
-        return Views(turned, turned, rotation, {})
+        return Views(turned, turned, rotation, {"all": jnp.ones(turned.shape[:3], bool)})
 
     def recorrupted(state: TrainState, views: Views) -> Views:
         return rotate_and_corrupt(key(state), views.clean, config, view_rows(config.batch_size))

@@ -45,14 +45,23 @@ class Step:
         traced = time.perf_counter()
         self.step = lowered.compile()
         compiled = time.perf_counter()
-        program, memory = hlo.parse(self.step.as_text()), self.step.memory_analysis()
+        memory = self.step.memory_analysis()
         return {
             "trace_seconds": traced - begin,
             "compile_seconds": compiled - traced,
             "model_flops": costs.model_flops(self.config),
-            "compiled_flops": costs.compiled_flops(program) * self.mesh.size,
-            "memory_traffic_bytes": costs.memory_traffic(program) * self.mesh.size,
+            **self.count(),
             "program_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+        }
+
+    def count(self) -> dict[str, int | None]:
+        """Returns FLOPs and memory traffic of the compiled step, on all devices; None on a GPU."""
+        if jax.default_backend() == "gpu":  # products are calls of libraries there, of which the program tells nothing
+            return {"compiled_flops": None, "memory_traffic_bytes": None}
+        program, devices = hlo.parse(self.step.as_text()), self.mesh.size
+        return {
+            "compiled_flops": costs.compiled_flops(program) * devices,
+            "memory_traffic_bytes": costs.memory_traffic(program) * devices,
         }
 
     def train(self) -> jax.Array:
@@ -72,15 +81,19 @@ class Step:
         return measure(timed | {"backward": lambda: backward(kept)}, repeats)
 
     def time_reading(self, steps: int) -> dict[str, float]:
-        """Trains on batches that are read as in training; returns images/s, and the share of the time spent waiting."""
+        """Trains on batches that are read as in training; returns images/s, and the share of the time spent waiting.
+
+        Times at least 5 * FILLING steps, however few are asked for: the queue fills up and empties over several.
+        """
         from sit_jax.data import Batches  # not at the top: the rest runs without grain
 
         stream = Batches(self.source, self.config.batch_size, self.config.seed, self.rows).iterate()
+        steps = max(steps, 5 * FILLING)
         losses: list[jax.Array] = []
         start = waited = 0.0
         for index in range(FILLING + steps):
+            # The steps in flight are not waited for, as the queue would run full; as many are in flight at the end.
             if index == FILLING:
-                jax.block_until_ready(losses)
                 start, waited = time.perf_counter(), 0.0
             begin = time.perf_counter()
             batch = {name: self.put(rows) for name, rows in next(stream).items()}
@@ -89,8 +102,8 @@ class Step:
             losses.append(metrics["loss"])
             if len(losses) > 2:
                 jax.block_until_ready(losses[-2])
-        jax.block_until_ready(losses)
         seconds = time.perf_counter() - start
+        jax.block_until_ready(losses)
         stream.close()
         return {
             "images_per_second": steps * self.config.batch_size / seconds,

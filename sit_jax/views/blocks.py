@@ -31,7 +31,7 @@ def many_blocks(key: jax.Array, size: int, fraction: tuple, block: tuple) -> jax
     """
     share_key, side_key, start_key, tile_key = jax.random.split(key, 4)
     share = jax.random.uniform(share_key, minval=fraction[0], maxval=fraction[1])
-    cells = _cells(size)
+    cells = grid_side(size)
     first = jnp.minimum(
         _first_random_block(side_key, start_key, cells, fraction, block),
         MAX_RANDOM_BLOCKS + _random_tiles(tile_key, cells, block),
@@ -47,7 +47,7 @@ def _inside(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
     return (position >= start[..., None]) & (position < (start + length)[..., None])
 
 
-def _cells(size: int) -> int:
+def grid_side(size: int) -> int:
     """Returns the side of the drawing grid: the largest divisor up to MAX_CELLS, or single pixels if that is coarse."""
     divisor = max(d for d in range(1, min(size, MAX_CELLS) + 1) if size % d == 0)
     return divisor if divisor >= min(size, MAX_CELLS // 2) else size
