@@ -19,6 +19,11 @@ from sit_jax.train.step import compile_steps
 IN_FLIGHT = 2  # as in the training loop
 
 
+def connect(address: str, processes: int, index: int) -> None:
+    """Connects the processes of one training, which may stand still for as long as the turn of a peer."""
+    jax.distributed.initialize(address, processes, index, heartbeat_timeout_seconds=24 * 3600)
+
+
 class Ours:
     """sit_jax on all devices of this machine."""
 
@@ -40,9 +45,11 @@ class Ours:
         with jax.set_mesh(self.mesh):
             training = make_training(self.config)
             self.state = init_state(self.config, training, self.mesh)
-            losses = write_exchange(exchange, self.config, self.state.params, self.images) if exchange else {}
+            params = jax.device_get(self.state.params)
             abstract = abstract_state(self.config, training, self.mesh)
             self.train_step, _ = compile_steps(training, self.config, abstract, self.mesh)
+        first = jax.process_index() == 0
+        losses = write_exchange(exchange, self.config, params, self.images) if exchange and first else {}
         self.feeds: dict[str, Iterator[np.ndarray]] = {"arrays": endless(self.images, self.config.batch_size)}
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.run(1, "arrays")

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA, RUNS, PUBLISHED = "runs/data", "runs/study", "docs/runs"
 TASKS = ("reconstruction", "rotation", "contrastive")
 LAPTOP = "configs/cifar10_laptop.py"
-SHORT = ("steps=800", "optim.warmup_epochs=1.0", "eval_every=400", "log_every=50")  # 5.1 epochs
+SHORT = ("steps=640", "optim.warmup_epochs=1.0", "eval_every=320", "log_every=40")  # 4.1 epochs
 # The views and corruptions of the paper, where the configuration has others.
 PAPER = (
     *("views.area=(0.08,1.0)", "views.hue=0.0", "views.grayscale=0.0"),
@@ -86,14 +86,12 @@ def ablation() -> dict[str, Study]:
 
 def long() -> dict[str, Study]:
     """Returns the runs of full length."""
-    questions = {
-        "long-seed0": ("the configuration as it is", ()),
-        "long-seed1": ("the same with another seed", ("seed=1",)),
-        "long-paper-seed0": ("views and corruptions of the paper", PAPER),
-    }
-    evaluations = ("--protocol=knn", "--protocol=linear")
+    basic = ("--protocol=knn", "--protocol=linear")
+    full = (*basic, "--protocol=linear --weights=ema", "--protocol=linear --labels=0.01,0.1 --repeats=3")
+    full += ("--protocol=finetune",)
     return {
-        name: Study(text, LAPTOP, "cifar10-10k", changes, evaluations) for name, (text, changes) in questions.items()
+        "long-seed0": Study("the configuration as it is", LAPTOP, "cifar10-10k", (), full),
+        "long-paper-seed0": Study("views and corruptions of the paper", LAPTOP, "cifar10-10k", PAPER, basic),
     }
 
 

@@ -27,7 +27,8 @@ Examples:
   launch/local.sh 1 -- --config=configs/digits.py                 one process, started again when preempted
 
 What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
-the cores of the CPU, where there is taskset. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
+the cores of the CPU, where there is taskset. Process 0 writes as it always does; the lines of process I go to stderr,
+after `[I] `.
 - All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
 - One fails, or exits with 75 alone: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again
   later SIGKILL. The exit code is that of the first that failed; after 75 they are started again.
