@@ -111,9 +111,12 @@ def commands(name: str, study: Study) -> list[list[str]]:
 
 
 def report(workdir: pathlib.Path, protocol: str) -> dict | None:
-    """Returns the last line of the newest report of an evaluation, None where there is none."""
-    files = sorted((workdir / "eval").glob(f"{protocol}-*.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(files[-1].read_text())["results"][-1] if files else None
+    """Returns the results of a protocol with all labels and the plain weights, None where there are none."""
+    for path in (workdir / "eval").glob(f"{protocol}-*.json"):
+        found = json.loads(path.read_text())
+        if found["weights"] == "params" and len(found["results"]) == 1:
+            return found["results"][0]
+    return None
 
 
 def last_evaluation(workdir: pathlib.Path) -> dict:
@@ -143,13 +146,11 @@ def publish(name: str, study: Study) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(workdir / "metrics.jsonl", folder)
     for path in (workdir / "eval").glob("*.json"):
-        shutil.copy(path, folder / f"{path.name.split('-')[0]}.json")
+        shutil.copy(path, folder)
     if name in long():
         last = max((workdir / "reconstructions").glob("*.png"), key=lambda path: int(path.stem))
         shutil.copy(last, folder / "reconstructions.png")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
     lines = ["python " + " ".join(command) for command in commands(name, study)]
     (folder / "commands.txt").write_text("\n".join([f"# commit {commit.strip()}", *lines]) + "\n")
 

@@ -59,11 +59,37 @@ def test_table_holds_what_is_finished(tmp_path, monkeypatch):
     (workdir / "eval").mkdir(parents=True)
     line = {"eval/loss": 1.0, "eval/rotation_accuracy": 0.5, "eval/knn_top1": 0.375}
     (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    report = {"results": [{"pretrained": {"top1": 0.625}, "random": {"top1": 0.25}}]}
-    (workdir / "eval" / "linear-0.json").write_text(json.dumps(report))
+
+    def write(name, weights="params", **top1):
+        results = [{encoder: {"top1": value} for encoder, value in top1.items()}]
+        (workdir / "eval" / name).write_text(json.dumps({"weights": weights, "results": results}))
+
+    write("linear-0.json", pretrained=0.625, random=0.25)
+    write("linear-1.json", weights="ema", pretrained=0.875)
     assert study.row("run", run) == f"| run | {run.question} | 50.0% | 37.5% | 62.5% (25.0%) |"
-    (workdir / "eval" / "knn-0.json").write_text(json.dumps({"results": [{"pretrained": {"top1": 0.75}}]}))
+    write("knn-0.json", pretrained=0.75)
     assert study.row("run", run) == f"| run | {run.question} | 50.0% | 75.0% | 62.5% (25.0%) |"
+
+
+def test_published_is_what_others_need(tmp_path, monkeypatch):
+    name, run = "long-paper-seed0", study.long()["long-paper-seed0"]
+    workdir = tmp_path / study.RUNS / name
+    for folder in ("eval", "reconstructions"):
+        (workdir / folder).mkdir(parents=True)
+    for file in ("metrics.jsonl", "eval/knn-0.json", "reconstructions/9.png", "reconstructions/10.png"):
+        (workdir / file).write_text(file)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study.subprocess, "check_output", lambda *_, **__: "abc1234\n")
+    study.publish(name, run)
+    published = {path.name: path.read_text() for path in (tmp_path / study.PUBLISHED / name).iterdir()}
+    commands = published.pop("commands.txt").splitlines()
+    assert commands[0] == "# commit abc1234" and len(commands) == 2 + len(run.evaluations)
+    assert commands[1].startswith("python -m sit_jax.main --config=configs/cifar10_laptop.py --config.views.area=")
+    assert published == {
+        "metrics.jsonl": "metrics.jsonl",
+        "knn-0.json": "eval/knn-0.json",
+        "reconstructions.png": "reconstructions/10.png",
+    }
 
 
 def test_subsets_are_chosen_by_the_hash_of_the_names(tmp_path):
