@@ -209,7 +209,7 @@ def _parse_value(name: str, text: str, kind: type) -> Any:
 def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
     """Applies the arguments that every configuration takes, and returns it.
 
-    `paper` sets the paper's model and schedule, `runlocal` shrinks all to a try-out on a laptop; then `variant=S/4`
+    `paper` sets the paper's recipe, `runlocal` shrinks all to a try-out on a laptop; then `variant=S/4`
     (size/patch size) and `res=64` (image size in pixels) set the model. Raises InputError for anything else.
     """
     args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False)
@@ -233,12 +233,13 @@ def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
 
 
 def paper(c: ml_collections.ConfigDict) -> None:
-    """Sets the paper's model and schedule: ViT-B/16 at 224 px, batch 288, 501 nominal epochs.
+    """Sets the paper's model, views, corruptions and schedule: ViT-B/16 at 224 px, batch 288, 501 nominal epochs.
 
     The first release visits each image about 167 times in its 501 "epochs" (its sampler repeats every image three
     times within a third of the data): `epochs` here are those true passes.
     """
     c.model.update(size="B", patch_size=16, image_size=224)
+    c.update(views=defaults().views, corrupt=defaults().corrupt)
     c.batch_size = 288
     c.epochs = 167.0
     c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)
