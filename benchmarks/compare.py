@@ -4,7 +4,6 @@ python benchmarks/compare.py --config=configs/cifar10.py[:args] [--config.a.b=va
 """
 
 import contextlib
-import functools
 import importlib.util
 import json
 import math
@@ -27,6 +26,7 @@ from sit_jax.checks import check_config
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
 from sit_jax.hugepages import TUNABLE
+from sit_jax.timing.machine import cores
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
@@ -56,7 +56,6 @@ class Contender:
                     cwd=ROOT,
                     env=settings | os.environ,
                     process_group=0,
-                    preexec_fn=functools.partial(use_share_of_cores, index, processes),
                 )
             )
 
@@ -87,14 +86,6 @@ class Contender:
             process.wait()
 
 
-def use_share_of_cores(index: int, processes: int) -> None:
-    """Confines this process to its share of the cores."""
-    if processes > 1:
-        cores = sorted(os.sched_getaffinity(0))
-        share = len(cores) // processes
-        os.sched_setaffinity(0, cores[index * share : (index + 1) * share])
-
-
 def free_port() -> int:
     """Returns a port that nothing listens on."""
     with socket.socket() as free:
@@ -115,7 +106,7 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("steps", None, "Steps in a turn, instead of seconds.", 1, flag_values=values)
     modes = ["default", "reduce-overhead", "max-autotune-no-cudagraphs", "none"]
     flags.DEFINE_enum("compile", "default", modes, "The mode of torch.compile; none is eager.", flag_values=values)
-    flags.DEFINE_integer("processes", 1, "Processes of ours, with equal shares of the cores.", 1, flag_values=values)
+    flags.DEFINE_integer("processes", 1, "Processes of ours, that share out the CPU.", 1, flag_values=values)
     flags.DEFINE_integer("workers", 2, "Processes of the DataLoader of the library peer.", 1, flag_values=values)
     return values
 
@@ -136,8 +127,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
         raise InputError(f"microbatches={config.microbatches}: the peers have no gradient accumulation; set 1")
     if config.views.solarize:
         raise InputError(f"views.solarize={config.views.solarize}: the peers do not solarize; set 0")
-    if len(os.sched_getaffinity(0)) % values.processes:
-        raise InputError(f"--processes={values.processes} does not divide the {len(os.sched_getaffinity(0))} cores")
+    if values.processes > 1 and (cores() % values.processes or config.mesh.fsdp > 1):
+        raise InputError(f"--processes={values.processes} is for CPUs whose {cores()} cores it divides, without fsdp")
     check_config(config, values.processes)
     if importlib.util.find_spec("torch") is None:
         raise InputError("PyTorch is not installed; pip install -r requirements-bench.txt")
@@ -157,7 +148,7 @@ def compare(values: flags.FlagValues, config: dict) -> dict:
         setup = {"ours": contenders["ours"].ask("setup", config=config, data=values.data, exchange=exchange)}
         config = setup["ours"].pop("config")
         options = {"compile_mode": values.compile, "workers": values.workers}
-        figures = {"config": config, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
+        figures = {"config": config, "processes": counts, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
         for name in values.peers:
             peer = contenders[name]
             setup[name] = peer.ask("setup", config=config, data=values.data, exchange=exchange, **options)

@@ -1,5 +1,6 @@
 """The training step of sit_jax as its training loop compiles and feeds it, to be timed."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -20,7 +21,13 @@ IN_FLIGHT = 2  # as in the training loop
 
 
 def connect(address: str, processes: int, index: int) -> None:
-    """Connects the processes of one training, which may stand still for as long as the turn of a peer."""
+    """Confines this process to its share of the cores and connects it with the others of one training.
+
+    They may stand still for as long as the turn of a peer.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    share = len(allowed) // processes
+    os.sched_setaffinity(0, allowed[index * share : (index + 1) * share])
     jax.distributed.initialize(address, processes, index, heartbeat_timeout_seconds=24 * 3600)
 
 

@@ -3,13 +3,14 @@
 Needs the array files of `benchmarks/cifar10_subset.py FOLDER runs/data`. A run is pre-trained in `runs/study/NAME` and
 evaluated; one that is finished is not repeated, one that was stopped goes on. `taskset -c 0` before the command gives
 it one core: two such commands beside each other get more done than two runs one after the other on both cores.
-`--table` prints what is finished, `--publish` copies the metrics, reports and commands of the runs of `--only` to
-docs/runs, of long runs also the last picture.
+`--table` prints what is finished; `--publish` copies the metrics, reports and commands of the runs of `--only` to
+docs/runs, with the last picture of all but the short ones.
 """
 
 import argparse
 import json
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Study(NamedTuple):
 
     question: str
     config: str
-    data: str  # an array file of DATA
+    data: str | None  # an array file of DATA; None: the source of the configuration
     changes: tuple[str, ...]  # of the configuration: "key=value"
     evaluations: tuple[str, ...]  # arguments of sit_jax.evaluate beside --workdir
 
@@ -89,9 +90,11 @@ def long() -> dict[str, Study]:
     basic = ("--protocol=knn", "--protocol=linear")
     full = (*basic, "--protocol=linear --weights=ema", "--protocol=linear --labels=0.01,0.1 --repeats=3")
     full += ("--protocol=finetune",)
+    digits = (*basic, "--protocol=linear --labels=0.01,0.1,0.25,0.5,1 --repeats=3", "--protocol=finetune")
     return {
         "long-seed0": Study("the configuration as it is", LAPTOP, "cifar10-10k", (), full),
         "long-paper-seed0": Study("views and corruptions of the paper", LAPTOP, "cifar10-10k", PAPER, basic),
+        "digits": Study("the first run of the README", "configs/digits.py", None, (), digits),
     }
 
 
@@ -103,60 +106,78 @@ def studies() -> dict[str, Study]:
 def commands(name: str, study: Study) -> list[list[str]]:
     """Returns the commands of a run, without the interpreter."""
     workdir = f"--workdir={RUNS}/{name}"
-    changes = [f"--config.{change}" for change in (*study.changes, f"data.source=npz:{DATA}/{study.data}.npz")]
+    changes = [*study.changes, *([f"data.source=npz:{DATA}/{study.data}.npz"] if study.data else [])]
     return [
-        ["-m", "sit_jax.main", f"--config={study.config}", *changes, workdir],
+        ["-m", "sit_jax.main", f"--config={study.config}", *(f"--config.{change}" for change in changes), workdir],
         *(["-m", "sit_jax.evaluate", workdir, *evaluation.split()] for evaluation in study.evaluations),
     ]
 
 
+def lines(name: str, study: Study) -> list[str]:
+    """Returns the commands of a run as they are typed."""
+    return [shlex.join(["python", *command]) for command in commands(name, study)]
+
+
+def run(name: str, study: Study) -> int:
+    """Executes the commands of a run, and notes them with the commit; returns the first exit code that is not 0."""
+    workdir = ROOT / RUNS / name
+    workdir.mkdir(parents=True, exist_ok=True)
+    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
+    with (workdir / "commands.txt").open("a") as file:
+        file.write("\n".join([f"# commit {commit}", *lines(name, study)]) + "\n")
+    for command in commands(name, study):
+        code = subprocess.call([sys.executable, *command], cwd=ROOT)
+        if code:
+            return code
+    return 0
+
+
 def report(workdir: pathlib.Path, protocol: str) -> dict | None:
     """Returns the results of a protocol with all labels and the plain weights, None where there are none."""
-    for path in (workdir / "eval").glob(f"{protocol}-*.json"):
-        found = json.loads(path.read_text())
-        if found["weights"] == "params" and len(found["results"]) == 1:
-            return found["results"][0]
-    return None
+    found = [json.loads(path.read_text()) for path in (workdir / "eval").glob(f"{protocol}-*.json")]
+    found = [report for report in found if report["weights"] == "params" and len(report["results"]) == 1]
+    return max(found, key=lambda report: report["step"])["results"][0] if found else None
 
 
-def last_evaluation(workdir: pathlib.Path) -> dict:
-    """Returns the last line of the metrics with the evaluation along the way."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if "eval/loss" in line][-1]
+def last_knn(workdir: pathlib.Path) -> dict:
+    """Returns the k-NN accuracy of the last evaluation along the way, in the form of `report`."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {"pretrained": {"top1": [row["eval/knn_top1"] for row in rows if "eval/knn_top1" in row][-1]}}
 
 
 def row(name: str, study: Study) -> str | None:
-    """Returns the line of a run in the table; None where it is not finished."""
+    """Returns the line of a run in the table; None where it is not finished.
+
+    In the search, k-NN is that along the way, which sees all of its held-out images.
+    """
     workdir = ROOT / RUNS / name
     linear = report(workdir, "linear")
     if linear is None:
         return None
-    along = last_evaluation(workdir)
-    knn = report(workdir, "knn") or {"pretrained": {"top1": along["eval/knn_top1"]}}
-    cells = [study.question, f"{along['eval/rotation_accuracy']:.1%}"]
-    for line in (knn, linear):
-        random = f" ({line['random']['top1']:.1%})" if "random" in line else ""
-        cells.append(f"{line['pretrained']['top1']:.1%}{random}")
+    knn = last_knn(workdir) if name in search() else report(workdir, "knn")
+    cells = [study.question]
+    for result in (knn, linear):
+        random = f" ({result['random']['top1']:.1%})" if result and "random" in result else ""
+        cells.append(f"{result['pretrained']['top1']:.1%}{random}" if result else "")
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def publish(name: str, study: Study) -> None:
-    """Copies what others can compare with to docs/runs/NAME."""
+    """Copies what others can compare with to docs/runs/NAME; raises ValueError if an evaluation is missing."""
     workdir, folder = ROOT / RUNS / name, ROOT / PUBLISHED / name
+    reports = list((workdir / "eval").glob("*.json"))
+    if len(reports) < len(study.evaluations):
+        raise ValueError(f"{name} has {len(reports)} of {len(study.evaluations)} evaluations; run it to its end")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(workdir / "metrics.jsonl", folder)
-    for path in (workdir / "eval").glob("*.json"):
+    for path in (workdir / "metrics.jsonl", workdir / "commands.txt", *reports):
         shutil.copy(path, folder)
     if name in long():
         last = max((workdir / "reconstructions").glob("*.png"), key=lambda path: int(path.stem))
         shutil.copy(last, folder / "reconstructions.png")
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
-    lines = ["python " + " ".join(command) for command in commands(name, study)]
-    (folder / "commands.txt").write_text("\n".join([f"# commit {commit.strip()}", *lines]) + "\n")
 
 
 def main() -> int:
-    """Runs what the command line names."""
+    """Does what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of runs, with commas")
     parser.add_argument("--list", action="store_true", help="print the commands of all runs")
@@ -168,18 +189,17 @@ def main() -> int:
     unknown = [name for name in names if name not in runs]
     if unknown:
         parser.error(f"{unknown[0]} is no run; --list shows them")
+    if not (names or args.list or args.table):
+        parser.error("--only says which runs; --list shows them")
     if args.list:
         for name, study in runs.items():
-            print(f"# {name}: {study.question}", *("python " + " ".join(c) for c in commands(name, study)), sep="\n")
+            print(f"# {name}: {study.question}", *lines(name, study), sep="\n")
     for name in names:
-        for command in [] if args.publish else commands(name, runs[name]):
-            code = subprocess.call([sys.executable, *command], cwd=ROOT)
-            if code:
-                return code
-        if args.publish:
-            publish(name, runs[name])
+        code = publish(name, runs[name]) if args.publish else run(name, runs[name])
+        if code:
+            return code
     if args.table:
-        print("| run | what | rotation | k-NN (random) | linear (random) |\n|---|---|---|---|---|")
+        print("| run | what | k-NN (random) | linear (random) |\n|---|---|---|---|")
         print("\n".join(filter(None, (row(name, study) for name, study in runs.items()))))
     return 0
 

@@ -108,7 +108,7 @@ find_cores() { # sets cores to those that processes on the CPU share out; none w
   local list part core
   cores=()
   if ((${#gpus[@]} || processes == 1)) || ! command -v taskset > /dev/null; then return 0; fi
-  list=$(taskset -cp $$) # pid 17's current affinity list: 0-3,8
+  list=$(taskset -cp $$ 2> /dev/null) || return 0 # pid 17's current affinity list: 0-3,8
   list=${list##*: }
   for part in ${list//,/ }; do
     for ((core = ${part%-*}; core <= ${part#*-}; core++)); do cores+=("$core"); done
@@ -122,7 +122,7 @@ build_command() { # PROCESS PORT: sets command
   if ((share == 0)); then
     command+=(JAX_PLATFORMS=cpu)
     [[ -z $devices ]] || command+=("JAX_NUM_CPU_DEVICES=$devices")
-    # Without it all of them start as many threads as there are cores, and wait for each other.
+    # Without it each of them starts as many threads as there are cores.
     ((own == 0)) || command+=(taskset -c "$(IFS=, && echo "${cores[*]:$1*own:own}")")
   else
     command+=("CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:$1*share:share}")")

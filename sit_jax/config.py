@@ -233,13 +233,14 @@ def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
 
 
 def paper(c: ml_collections.ConfigDict) -> None:
-    """Sets the paper's model, views, corruptions and schedule: ViT-B/16 at 224 px, batch 288, 501 nominal epochs.
+    """Sets the paper's recipe: ViT-B/16 at 224 px, its views, corruptions and fine-tuning, batch 288, 501 epochs.
 
-    The first release visits each image about 167 times in its 501 "epochs" (its sampler repeats every image three
-    times within a third of the data): `epochs` here are those true passes.
+    These are nominal: the first release visits each image about 167 times in its 501 "epochs" (its sampler repeats
+    every image three times within a third of the data). `epochs` here are those true passes.
     """
     c.model.update(size="B", patch_size=16, image_size=224)
-    c.update(views=defaults().views, corrupt=defaults().corrupt)
+    base = defaults()
+    c.update(views=base.views, corrupt=base.corrupt, optim=base.optim, linear=base.linear, finetune=base.finetune)
     c.batch_size = 288
     c.epochs = 167.0
     c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)

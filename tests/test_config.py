@@ -31,6 +31,7 @@ def test_every_config_passes_its_checks(name, arg):
     if arg == "paper":
         assert (c.model.size, c.model.patch_size, c.model.image_size, c.batch_size) == ("B", 16, 224, 288)
         assert (c.views.area, c.views.hue, c.corrupt.drop.fraction) == ((0.08, 1.0), 0.0, (0.0, 0.3))
+        assert (c.optim.base_learning_rate, c.finetune.augment.mixup) == (1e-3, 0.8)
 
 
 @pytest.mark.parametrize("name", NAMES)

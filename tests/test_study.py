@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shlex
 
 import numpy as np
+import pytest
 from absl import flags
 from conftest import ROOT
 from ml_collections import config_flags
@@ -13,6 +15,7 @@ from benchmarks import cifar10_subset, study
 from configs import digits
 from sit_jax import evaluate
 from sit_jax.checks import check_config, resolve
+from sit_jax.config import defaults
 from sit_jax.train import loop, stop
 
 PUBLISHED = ROOT / "docs" / "runs" / "digits"
@@ -34,7 +37,8 @@ def test_all_runs_of_the_study_are_understood(monkeypatch):
         train, *evaluations = study.commands(name, run)
         config = config_of(train[1:], monkeypatch)
         check_config(config, 1)
-        assert resolve(config, 10_000).steps >= 500
+        assert resolve(config, 1_437 if run.data is None else 10_000).steps >= 450
+        assert [shlex.split(line)[1:] for line in study.lines(name, run)] == [train, *evaluations]
         for evaluation in evaluations:
             assert evaluate.define_flags(evaluation[1:])(evaluation[1:]) == ["sit_jax.evaluate"]
         seen.add(config.to_json_best_effort())
@@ -52,42 +56,62 @@ def test_the_ablation_is_every_subset_of_the_tasks_with_two_seeds(monkeypatch):
     assert len(on) == 14
 
 
+def test_the_papers_recipe_is_that_of_the_defaults(monkeypatch):
+    config = config_of(study.commands("long-paper-seed0", study.long()["long-paper-seed0"])[0][1:], monkeypatch)
+    for section in ("views", "corrupt"):
+        assert config[section].to_dict() == defaults()[section].to_dict()
+
+
 def test_table_holds_what_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "ROOT", tmp_path)
     run, workdir = study.search()["search-paper"], tmp_path / study.RUNS / "run"
     assert study.row("run", run) is None
     (workdir / "eval").mkdir(parents=True)
-    line = {"eval/loss": 1.0, "eval/rotation_accuracy": 0.5, "eval/knn_top1": 0.375}
-    (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps({"eval/knn_top1": x}) + "\n" for x in (0.1, 0.375)))
 
-    def write(name, weights="params", **top1):
+    def write(name, weights="params", step=9, **top1):
         results = [{encoder: {"top1": value} for encoder, value in top1.items()}]
-        (workdir / "eval" / name).write_text(json.dumps({"weights": weights, "results": results}))
+        (workdir / "eval" / name).write_text(json.dumps({"weights": weights, "step": step, "results": results}))
 
     write("linear-0.json", pretrained=0.625, random=0.25)
     write("linear-1.json", weights="ema", pretrained=0.875)
-    assert study.row("run", run) == f"| run | {run.question} | 50.0% | 37.5% | 62.5% (25.0%) |"
+    write("linear-2.json", step=5, pretrained=0.5)
+    assert study.row("run", run) == f"| run | {run.question} |  | 62.5% (25.0%) |"
     write("knn-0.json", pretrained=0.75)
-    assert study.row("run", run) == f"| run | {run.question} | 50.0% | 75.0% | 62.5% (25.0%) |"
+    assert study.row("run", run) == f"| run | {run.question} | 75.0% | 62.5% (25.0%) |"
+    workdir.rename(tmp_path / study.RUNS / "search-paper")
+    assert study.row("search-paper", run) == f"| search-paper | {run.question} | 37.5% | 62.5% (25.0%) |"
 
 
-def test_published_is_what_others_need(tmp_path, monkeypatch):
+def test_commands_are_noted_and_published(tmp_path, monkeypatch):
     name, run = "long-paper-seed0", study.long()["long-paper-seed0"]
-    workdir = tmp_path / study.RUNS / name
-    for folder in ("eval", "reconstructions"):
-        (workdir / folder).mkdir(parents=True)
-    for file in ("metrics.jsonl", "eval/knn-0.json", "reconstructions/9.png", "reconstructions/10.png"):
-        (workdir / file).write_text(file)
+    workdir, calls = tmp_path / study.RUNS / name, []
     monkeypatch.setattr(study, "ROOT", tmp_path)
     monkeypatch.setattr(study.subprocess, "check_output", lambda *_, **__: "abc1234\n")
+    monkeypatch.setattr(study.subprocess, "call", lambda command, **_: calls.append(command[1:]) or 0)
+    assert study.run(name, run) == 0
+    assert calls == study.commands(name, run)
+    for folder in ("eval", "reconstructions"):
+        (workdir / folder).mkdir(parents=True)
+    files = (
+        "metrics.jsonl",
+        "eval/knn-0.json",
+        "reconstructions/9.png",
+        "reconstructions/10.png",
+        "eval/linear-0.json",
+    )
+    for file in files[:-1]:
+        (workdir / file).write_text(file)
+    with pytest.raises(ValueError, match="1 of 2 evaluations"):
+        study.publish(name, run)
+    (workdir / "eval" / "linear-0.json").write_text("eval/linear-0.json")
     study.publish(name, run)
     published = {path.name: path.read_text() for path in (tmp_path / study.PUBLISHED / name).iterdir()}
-    commands = published.pop("commands.txt").splitlines()
-    assert commands[0] == "# commit abc1234" and len(commands) == 2 + len(run.evaluations)
-    assert commands[1].startswith("python -m sit_jax.main --config=configs/cifar10_laptop.py --config.views.area=")
+    assert published.pop("commands.txt").splitlines() == ["# commit abc1234", *study.lines(name, run)]
     assert published == {
         "metrics.jsonl": "metrics.jsonl",
         "knn-0.json": "eval/knn-0.json",
+        "linear-0.json": "eval/linear-0.json",
         "reconstructions.png": "reconstructions/10.png",
     }
 
@@ -121,11 +145,15 @@ def test_first_steps_of_the_published_digits_run(tmp_path, monkeypatch):
     for row, other in zip(published, repeated, strict=True):
         for name in row:
             if not name.startswith("time/"):
-                # Four simulated devices here, one there, and maybe another processor: equal to rounding.
-                np.testing.assert_allclose(other[name], row[name], rtol=1e-3, err_msg=name)
+                # Four simulated devices here, one there, and maybe another processor: equal to rounding, which may
+                # turn the answer for an image or two.
+                counted = name.endswith(("accuracy", "top1"))
+                np.testing.assert_allclose(other[name], row[name], rtol=1e-3, atol=0.01 * counted, err_msg=name)
 
 
-def test_published_metrics_are_small():
-    files = list((ROOT / "docs" / "runs").glob("*/metrics.jsonl"))
-    assert files
-    assert all(file.stat().st_size < 200_000 for file in files)
+def test_all_runs_are_published_in_small_files():
+    folders = {path.name: path for path in (ROOT / "docs" / "runs").iterdir()}
+    assert folders.keys() == study.studies().keys()
+    for folder in folders.values():
+        assert 1000 < (folder / "metrics.jsonl").stat().st_size < 200_000
+        assert (folder / "commands.txt").read_text().startswith("# commit ")
