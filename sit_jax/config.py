@@ -240,7 +240,8 @@ def paper(c: ml_collections.ConfigDict) -> None:
     """
     c.model.update(size="B", patch_size=16, image_size=224)
     base = defaults()
-    c.update(views=base.views, corrupt=base.corrupt, optim=base.optim, linear=base.linear, finetune=base.finetune)
+    for section in ("views", "corrupt", "optim", "linear", "finetune"):
+        c[section] = base[section]
     c.batch_size = 288
     c.epochs = 167.0
     c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)
