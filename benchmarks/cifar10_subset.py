@@ -1,9 +1,10 @@
 """Writes the CIFAR-10 subsets of docs/results.md as array files: `python benchmarks/cifar10_subset.py FOLDER OUT`.
 
 FOLDER holds all of CIFAR-10 as {train,test}/CLASS/NAME.png under the names of the original archive, such as
-`leptodactylus_pentadactylus_s_000004.png` (the `filenames` in the batches of cifar-10-python.tar.gz). OUT gets cifar10-10k.npz (1,000 training images of each class, all test
-images) and cifar10-search.npz (the same training images; 500 others of each class of the training split stand in for
-the test images, so that recipes are chosen without the test split).
+`leptodactylus_pentadactylus_s_000004.png` (`filenames` in the batches of cifar-10-python.tar.gz). OUT gets
+cifar10-10k.npz (1,000 training images of each class, all test images) and cifar10-search.npz (the same training images;
+500 others of each class of the training split stand in for the test images, so that recipes are chosen without the test
+split).
 """
 
 import argparse
