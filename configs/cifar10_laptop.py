@@ -2,8 +2,8 @@
 
 Paper: arXiv 2104.03602, which pre-trains and evaluates on all of CIFAR-10 (configs/cifar10.py).
 Hardware and hours: 1 CPU core, 42 minutes with start-up (208 images/s).
-Expected score: of one run, seed 0 (docs/runs/long-seed0), k-NN top-1 40.8 % on the test images (random weights: 28.2 %),
-linear 47.6 % (35.5 %), fine-tuning for 5 epochs 52.3 % (37.6 %).
+Expected score: of one run, seed 0 (docs/runs/long-seed0), k-NN top-1 40.8 % on the test images (random weights:
+28.2 %), linear 47.6 % (35.5 %), fine-tuning for 5 epochs 52.3 % (37.6 %).
 Command: python -m sit_jax.main --config=configs/cifar10_laptop.py --workdir=runs/cifar10_laptop
 Data: python benchmarks/cifar10_subset.py FOLDER runs/data, from CIFAR-10 as an image folder (once)
 """
