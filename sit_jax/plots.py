@@ -86,6 +86,7 @@ PANELS: list[tuple[str, str]] = [
     ("rotation accuracy", "eval/rotation_accuracy"),
     ("k-NN top-1 accuracy", "eval/knn_top1"),
 ]
+LEGEND_CHARACTERS = 170  # that fit below the panels
 TASKS = {"reconstruction": "-", "rotation": "--", "contrastive": ":"}
 
 
@@ -117,7 +118,8 @@ def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str
     for axes in figure.axes[3:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), fontsize=8)
+    columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), columns), fontsize=8)
     save(figure, path)
 
 
