@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from sit_jax.checks import check_config
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
 from sit_jax.hugepages import TUNABLE
-from sit_jax.timing.machine import cores
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
@@ -34,63 +32,39 @@ FEEDS = {"torch": "arrays", "library": "stream"}  # what ours gets: as much work
 
 
 class Contender:
-    """One or several connected processes that wait for commands and stand still between them."""
+    """A process that waits for commands and stands still between them."""
 
-    def __init__(self, name: str, processes: int = 1):
+    def __init__(self, name: str):
         self.name = name
         # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
         # a thread of OpenMP that spins as it waits keeps the other from its work.
         # Huge pages are for all alike.
         settings = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": TUNABLE}
-        self.processes = []
-        place = [] if processes == 1 else [f"127.0.0.1:{free_port()}", str(processes)]
-        for index in range(processes):
-            command = [sys.executable, "-m", "benchmarks.worker", name, *place, *([str(index)] if place else [])]
-            # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
-            self.processes.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    cwd=ROOT,
-                    env=settings | os.environ,
-                    process_group=0,
-                )
-            )
+        environment = settings | os.environ
+        command = [sys.executable, "-m", "benchmarks.worker", name]
+        pipe = subprocess.PIPE
+        # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment, process_group=0
+        )
 
     def ask(self, command: str, **arguments):
         """Sends a command and returns its result; raises InputError for wrong input, RuntimeError if it failed."""
-        self.signal(signal.SIGCONT)
-        for process in self.processes:
-            print(json.dumps([command, arguments]), file=process.stdin, flush=True)
-        answers = [json.loads(process.stdout.readline() or "{}") for process in self.processes]
-        for answer in answers:
-            if "error" in answer:
-                raise InputError(answer["error"])
-            if "result" not in answer:
-                raise RuntimeError(f"a process of {self.name} ended; what it printed is above")
-        self.signal(signal.SIGSTOP)
-        return answers[0]["result"]
-
-    def signal(self, number: int) -> None:
-        """Sends a signal to all processes and all that they started."""
-        for process in self.processes:
-            os.killpg(process.pid, number)
+        os.killpg(self.process.pid, signal.SIGCONT)
+        print(json.dumps([command, arguments]), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline() or "{}")
+        if "error" in answer:
+            raise InputError(answer["error"])
+        if "result" not in answer:
+            raise RuntimeError(f"the process of {self.name} ended; what it printed is above")
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        return answer["result"]
 
     def close(self) -> None:
-        """Ends the processes and all that they started."""
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def free_port() -> int:
-    """Returns a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        """Ends the process and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
@@ -106,7 +80,6 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("steps", None, "Steps in a turn, instead of seconds.", 1, flag_values=values)
     modes = ["default", "reduce-overhead", "max-autotune-no-cudagraphs", "none"]
     flags.DEFINE_enum("compile", "default", modes, "The mode of torch.compile; none is eager.", flag_values=values)
-    flags.DEFINE_integer("processes", 1, "Processes of ours, that share out the CPU.", 1, flag_values=values)
     flags.DEFINE_integer("workers", 2, "Processes of the DataLoader of the library peer.", 1, flag_values=values)
     return values
 
@@ -127,9 +100,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
         raise InputError(f"microbatches={config.microbatches}: the peers have no gradient accumulation; set 1")
     if config.views.solarize:
         raise InputError(f"views.solarize={config.views.solarize}: the peers do not solarize; set 0")
-    if values.processes > 1 and (cores() % values.processes or config.mesh.fsdp > 1):
-        raise InputError(f"--processes={values.processes} is for CPUs whose {cores()} cores it divides, without fsdp")
-    check_config(config, values.processes)
+    check_config(config, 1)
     if importlib.util.find_spec("torch") is None:
         raise InputError("PyTorch is not installed; pip install -r requirements-bench.txt")
     return to_json(config)
@@ -141,14 +112,11 @@ def compare(values: flags.FlagValues, config: dict) -> dict:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         exchange = os.path.join(folder, "exchange.npz")
         names = ("ours", *values.peers)
-        counts = {"ours": values.processes}
-        contenders = {
-            name: stack.enter_context(contextlib.closing(Contender(name, counts.get(name, 1)))) for name in names
-        }
+        contenders = {name: stack.enter_context(contextlib.closing(Contender(name))) for name in names}
         setup = {"ours": contenders["ours"].ask("setup", config=config, data=values.data, exchange=exchange)}
         config = setup["ours"].pop("config")
         options = {"compile_mode": values.compile, "workers": values.workers}
-        figures = {"config": config, "processes": counts, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
+        figures = {"config": config, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
         for name in values.peers:
             peer = contenders[name]
             setup[name] = peer.ask("setup", config=config, data=values.data, exchange=exchange, **options)

@@ -1,6 +1,5 @@
 """The training step of sit_jax as its training loop compiles and feeds it, to be timed."""
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -18,17 +17,6 @@ from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 
 IN_FLIGHT = 2  # as in the training loop
-
-
-def connect(address: str, processes: int, index: int) -> None:
-    """Confines this process to its share of the cores and connects it with the others of one training.
-
-    They may stand still for as long as the turn of a peer.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    share = len(allowed) // processes
-    os.sched_setaffinity(0, allowed[index * share : (index + 1) * share])
-    jax.distributed.initialize(address, processes, index, heartbeat_timeout_seconds=24 * 3600)
 
 
 class Ours:
@@ -52,11 +40,9 @@ class Ours:
         with jax.set_mesh(self.mesh):
             training = make_training(self.config)
             self.state = init_state(self.config, training, self.mesh)
-            params = jax.device_get(self.state.params)
+            losses = write_exchange(exchange, self.config, self.state.params, self.images) if exchange else {}
             abstract = abstract_state(self.config, training, self.mesh)
             self.train_step, _ = compile_steps(training, self.config, abstract, self.mesh)
-        first = jax.process_index() == 0
-        losses = write_exchange(exchange, self.config, params, self.images) if exchange and first else {}
         self.feeds: dict[str, Iterator[np.ndarray]] = {"arrays": endless(self.images, self.config.batch_size)}
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.run(1, "arrays")

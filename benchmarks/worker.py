@@ -1,7 +1,6 @@
 """One contender in a process of its own: reads a JSON command a line, answers each with a JSON line.
 
-Started by benchmarks.compare as `python -m benchmarks.worker ours|torch|library [ADDRESS PROCESSES INDEX]`, the latter
-where several processes of ours work together. The first command is `setup`, all
+Started by benchmarks.compare as `python -m benchmarks.worker ours|torch|library`. The first command is `setup`, all
 others are `run`; their arguments are those of the methods of Ours and Theirs.
 """
 
@@ -12,15 +11,13 @@ import sys
 from sit_jax.errors import InputError
 
 
-def main(name: str, address: str | None = None, processes: str = "1", index: str = "0") -> None:
+def main(name: str) -> None:
     """Serves commands until the input ends; wrong input is answered with `error`, anything else ends the process."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr, and no answer gets lost in it
     if name == "ours":
-        from benchmarks.ours import Ours, connect
+        from benchmarks.ours import Ours
 
-        if address:
-            connect(address, int(processes), int(index))
         contender = Ours()
     else:
         from benchmarks.theirs import Theirs
@@ -36,4 +33,4 @@ def main(name: str, address: str | None = None, processes: str = "1", index: str
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -23,12 +23,10 @@ Runs N processes of `python -m sit_jax.main ARGS` on this machine as one trainin
 Examples:
   launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one for each process
   launch/local.sh 2 --cpu --devices=2 -- --config=configs/digits.py:runlocal
-  launch/local.sh 2 -- --config=configs/cifar10_laptop.py         a CPU of two cores, one for each process
   launch/local.sh 1 -- --config=configs/digits.py                 one process, started again when preempted
 
 What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
-the cores of the CPU, where there is taskset. Process 0 writes as it always does; the lines of process I go to stderr,
-after `[I] `.
+it uses the CPU. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
 - All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
 - One fails, or exits with 75 alone: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again
   later SIGKILL. The exit code is that of the first that failed; after 75 they are started again.
@@ -104,26 +102,12 @@ check_devices() {
   [[ -z $devices || ${#gpus[@]} -eq 0 ]] || fail "--devices simulates CPU devices, and there are GPUs; add --cpu"
 }
 
-find_cores() { # sets cores to those that processes on the CPU share out; none where they cannot be shared equally
-  local list part core
-  cores=()
-  if ((${#gpus[@]} || processes == 1)) || ! command -v taskset > /dev/null; then return 0; fi
-  list=$(taskset -cp $$ 2> /dev/null) || return 0 # pid 17's current affinity list: 0-3,8
-  list=${list##*: }
-  for part in ${list//,/ }; do
-    for ((core = ${part%-*}; core <= ${part#*-}; core++)); do cores+=("$core"); done
-  done
-  ((${#cores[@]} % processes == 0)) || cores=()
-}
-
 build_command() { # PROCESS PORT: sets command
-  local share=$((${#gpus[@]} / processes)) own=$((${#cores[@]} / processes))
+  local share=$((${#gpus[@]} / processes))
   command=(env PYTHONUNBUFFERED=1) # what a process printed before it was killed must not stay in its buffer
   if ((share == 0)); then
     command+=(JAX_PLATFORMS=cpu)
     [[ -z $devices ]] || command+=("JAX_NUM_CPU_DEVICES=$devices")
-    # Without it each of them starts as many threads as there are cores.
-    ((own == 0)) || command+=(taskset -c "$(IFS=, && echo "${cores[*]:$1*own:own}")")
   else
     command+=("CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:$1*share:share}")")
   fi
@@ -261,7 +245,6 @@ main() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   find_gpus
   check_devices
-  find_cores
   if [[ $dry_run == 1 ]]; then
     print_commands
   else

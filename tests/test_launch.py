@@ -261,24 +261,6 @@ def test_local_starts_every_process_with_its_share(stage, options, env, settings
         assert {command[0] for command in dry} == {"env"}
 
 
-@pytest.mark.parametrize(
-    "processes,allowed,shares",
-    [
-        ("2", "0,1", ["0", "1"]),
-        ("2", "0-2,5", ["0,1", "2,5"]),
-        ("3", "0-2,5", [None] * 3),
-        ("2", "7", [None] * 2),
-        ("1", "0-3", [None]),
-    ],
-)
-def test_local_shares_out_the_cores_that_it_may_use(stage, processes, allowed, shares):
-    stage.add("taskset").answer(("-cp", None, f"pid 9's current affinity list: {allowed}"))
-    done = stage.run(LOCAL, processes, "--cpu", "--port=1234", "--dry-run", "--", *TRAINING)
-    for command, share in zip(commands(done.stdout), shares, strict=True):
-        assert ("taskset" in command) == (share is not None)
-        assert share is None or command[command.index("taskset") :][:4] == ["taskset", "-c", share, "python"]
-
-
 def test_local_dry_run_runs_nothing(stage):
     done = stage.run(LOCAL, "2", "--cpu", "--dry-run", "--", *TRAINING)  # without a python even
     assert (done.returncode, done.stderr, stage.calls) == (0, "", [])
