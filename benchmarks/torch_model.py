@@ -1,7 +1,6 @@
 """The model and the losses of sit_jax in PyTorch: the same shapes, the same initialisation, the same formulas."""
 
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sit_jax.losses import LIKELIHOOD_SCALE, TASKS
-from sit_jax.model import PROJECTOR_RATIO, SIZES, TOKENS
+from sit_jax.model import SIZES, TOKENS, projector_sizes
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -76,8 +75,7 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, mlp, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.rotation = linear(width, 4)
-        hidden = [PROJECTOR_RATIO * width] * (model["projector_layers"] - 1)
-        sizes = itertools.pairwise([width, *hidden, model["embedding_size"]])
+        sizes = projector_sizes(width, model["projector_layers"], model["embedding_size"])
         self.contrastive = nn.ModuleList(linear(*pair) for pair in sizes)
         self.reconstruction = linear(width, pixels, bias=False)
         self.reconstruction_bias = nn.Parameter(torch.zeros(3))

@@ -189,12 +189,17 @@ class ReconstructionHead(nnx.Module):
         return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
 
 
+def projector_sizes(width: int, layers: int, embedding_size: int) -> list[tuple[int, int]]:
+    """Returns (inputs, outputs) of each dense layer of the contrastive head."""
+    return list(itertools.pairwise([width, *[PROJECTOR_RATIO * width] * (layers - 1), embedding_size]))
+
+
 class Projector(nnx.Module):
     """The contrastive head with hidden layers, [..., D] to [..., E]: `layers` dense ones with GELU between them."""
 
     def __init__(self, width: int, layers: int, embedding_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.names = tuple(f"layer{index}" for index in range(layers))
-        sizes = itertools.pairwise([width, *[PROJECTOR_RATIO * width] * (layers - 1), embedding_size])
+        sizes = projector_sizes(width, layers, embedding_size)
         for name, (inputs, outputs) in zip(self.names, sizes, strict=True):
             setattr(self, name, linear(inputs, outputs, rngs, dtype))
 

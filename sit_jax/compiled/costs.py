@@ -1,7 +1,6 @@
 """What a step costs: FLOPs of the model by formula, FLOPs and memory traffic of the compiled program by counting."""
 
 import functools
-import itertools
 import math
 import re
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.hlo import COLLECTIVES, Computation, Instruction, Program
-from sit_jax.model import PROJECTOR_RATIO, SIZES, TOKENS
+from sit_jax.model import SIZES, TOKENS, projector_sizes
 
 # A float32 product on a matrix unit for bfloat16 takes several passes, by its `operand_precision`.
 PASSES = {"highest": 6, "high": 3}
@@ -33,17 +32,11 @@ def model_flops(config: ml_collections.ConfigDict) -> int:
     pixels, patches = 3 * model.patch_size**2, (model.image_size // model.patch_size) ** 2
     tokens = patches + TOKENS
     layer = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
-    heads = width * 4 + projector_products(width, model) + patches * width * pixels
+    projector = projector_sizes(width, model.projector_layers, model.embedding_size)
+    heads = width * 4 + sum(inputs * outputs for inputs, outputs in projector) + patches * width * pixels
     similarity = views**2 * model.embedding_size
     # The backward pass takes two products for each, but for the patches: nothing wants the gradient of an image.
     return 2 * (views * (3 * depth * layer + 3 * heads + 2 * patches * pixels * width) + 3 * similarity)
-
-
-def projector_products(width: int, model: ml_collections.ConfigDict) -> int:
-    """Returns the multiplications of the contrastive head for one token."""
-    hidden = PROJECTOR_RATIO * width
-    sizes = [width] + [hidden] * (model.projector_layers - 1) + [model.embedding_size]
-    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(sizes))
 
 
 def compiled_flops(program: Program, matrix_passes: bool = False) -> int:
