@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sit_jax.attention import attend, softmax_weights
-from sit_jax.mesh import pin_batch
+from sit_jax.mesh import device_count, join, pin_batch, split
+from sit_jax.norm import layer_norm
 
 # Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
 SIZES = {
@@ -80,8 +81,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Runs the layer; `rate` [] is its drop-path rate, `keys` [V] one key a row, None in evaluation."""
-        x = x + drop_path(self.attention(self.norm1(x)), rate, keys, 0)
-        hidden = gelu(rows(self.mlp_in, self.norm2(x)))
+        x = x + drop_path(self.attention(layer_norm(self.norm1, x)), rate, keys, 0)
+        hidden = gelu(rows(self.mlp_in, layer_norm(self.norm2, x)))
         return x + drop_path(rows(self.mlp_out, hidden), rate, keys, 1)
 
 
@@ -97,7 +98,8 @@ def normal_cdf(x: jax.Array) -> jax.Array:
 
 
 def _gelu_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    wide = x.astype(jnp.float32)
+    # Without a barrier, XLA keeps the distribution function of the forward pass: as large an array as x again.
+    wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
     return ((gradient * (normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
@@ -146,14 +148,15 @@ class Encoder(nnx.Module):
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
-        return self.norm(self._run_blocks(self._embed(images), keys if self.drop_path else None, self.depth))
+        x = self._run_blocks(self._embed(images), keys if self.drop_path else None, self.depth)
+        return layer_norm(self.norm, x)
 
     def attention_weights(self, images: jax.Array) -> jax.Array:
         """Returns the attention of the last layer, float32 [V, heads, T, T]: from which (axis 2), to which token."""
         x = self._run_blocks(self._embed(images), None, self.depth - 1)
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
         last = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[-1], stacked))
-        return last.attention.weights(last.norm1(x))
+        return last.attention.weights(layer_norm(last.norm1, x))
 
     def _embed(self, images: jax.Array) -> jax.Array:
         x = rows(self.patch_embedding, patchify(images.astype(self.dtype), self.patch_size))
@@ -162,7 +165,19 @@ class Encoder(nnx.Module):
         return jnp.concatenate([tokens, x], axis=1) + position.astype(self.dtype)
 
     def _run_blocks(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
-        """Runs the first `count` layers."""
+        """Runs the first `count` layers.
+
+        Unrolled, they run on two halves of the rows, of which neither needs the other: what one of them leaves idle
+        of the cores of a CPU, between its products and in what cannot be divided, the other one uses.
+        """
+        if not self.unroll or len(x) % (2 * device_count()):
+            return self._run_rows((x, keys), count)
+        halves = jax.tree.map(lambda array: split(array, 2), (x, keys))
+        first, second = jax.tree.map(lambda array: array[0], halves), jax.tree.map(lambda array: array[1], halves)
+        return join(jnp.stack([self._run_rows(first, count), self._run_rows(second, count)]))
+
+    def _run_rows(self, rows: tuple[jax.Array, jax.Array | None], count: int) -> jax.Array:
+        x, keys = rows
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:

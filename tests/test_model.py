@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from flax import nnx
 
 from sit_jax import config
 from sit_jax.checks import resolve
+from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.model import SIZES, SiT, gelu, patchify, resize_position_embedding, unpatchify
 from sit_jax.train.state import make_state, make_training
 
@@ -151,8 +154,24 @@ def test_remat_and_unrolling_change_nothing():
     expected = gradient()
     for found in (gradient(remat=True), gradient(unroll=True)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, expected)
-    # Without a loop, only a barrier keeps what is computed again from being merged with what was computed before.
-    assert "optimization_barrier" in lowered(remat=True, unroll=True)[0].as_text()
+    # Without a loop, only barriers keep what is computed again from being merged with what was computed before.
+    counts = [lowered(remat=remat, unroll=True)[0].as_text().count("optimization_barrier") for remat in (False, True)]
+    assert counts[0] < counts[1]
+
+
+def test_unrolled_halves_are_computed_where_their_rows_are():
+    mesh, model = make_mesh(), make("XS", drop_path=0.3, unroll=True)
+    images = jax.random.normal(jax.random.key(0), (2 * mesh.size, 16, 16, 3))
+    keys = jax.random.split(jax.random.key(1), len(images))
+    expected = model(images, keys)["patches"]
+    graphdef, params = nnx.split(model, nnx.Param)
+    with jax.set_mesh(mesh):
+        rows = batch_sharding(mesh)
+        run = lambda images, keys: nnx.merge(graphdef, params)(images, keys)["patches"]  # noqa: E731
+        program = jax.jit(run, in_shardings=rows, out_shardings=rows).lower(images, keys).compile()
+        found = program(jax.device_put(images, rows), jax.device_put(keys, rows))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert mesh.size == 4 and not re.search("all-gather|all-to-all|collective-permute|all-reduce", program.as_text())
 
 
 def test_gelu_and_its_gradient_equal_the_library():

@@ -1,0 +1,49 @@
+"""Layer normalisation with a backward pass of its own, which keeps less and reads less than the derived one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def layer_norm(layer: nnx.LayerNorm, x: jax.Array) -> jax.Array:
+    """Applies a layer of flax to the last axis of x [..., D]: the same values, in the type of x, float32 inside."""
+    assert layer.scale is not None and layer.bias is not None
+    return normalize(x, layer.scale[...], layer.bias[...], layer.epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias of the rows of x [..., D]; scale and bias [D]."""
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, tuple]:
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True)
+    # One pass over x for both sums; rounding may bring the difference below zero.
+    variance = jnp.maximum((wide * wide).mean(axis=-1, keepdims=True) - mean * mean, 0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return ((wide - mean) * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _gradients(epsilon: float, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # The first barrier has the rows normalised again instead of kept, which would be as large an array as x; the
+    # second has what two sums read written once.
+    x, mean, inverse, scale = jax.lax.optimization_barrier(kept)
+    wide = gradient.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    product = jax.lax.optimization_barrier(wide * normal)
+    along = normal * _row_means(product, scale)
+    before = (inverse * (wide * scale - _row_means(wide, scale) - along)).astype(x.dtype)
+    rows = tuple(range(x.ndim - 1))
+    return before, product.sum(axis=rows), wide.sum(axis=rows)
+
+
+def _row_means(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns the means of x * scale over the last axis, as a product of a matrix and a vector: faster on CPU."""
+    return jnp.matmul(x, scale, precision="highest")[..., None] / x.shape[-1]
+
+
+normalize.defvjp(_forward, _gradients)

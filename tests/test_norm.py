@@ -1,0 +1,76 @@
+"""Layer normalisation against the layer of flax and its derived gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sit_jax.norm import layer_norm
+
+
+def make(width, dtype):
+    layer = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=nnx.Rngs(0))
+    layer.scale[...] = 1 + 0.3 * jax.random.normal(jax.random.key(1), (width,))
+    layer.bias[...] = 0.2 * jax.random.normal(jax.random.key(2), (width,))
+    return layer
+
+
+def gradients(apply, layer, x, weight):
+    graphdef, params = nnx.split(layer, nnx.Param)
+
+    def loss(params, x):
+        return jnp.sum(apply(nnx.merge(graphdef, params), x) * weight)
+
+    by_params, by_x = jax.jit(jax.grad(loss, (0, 1)))(params, x)
+    return {"x": by_x, **nnx.to_pure_dict(by_params)}
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 24), (7, 24)])
+def test_values_and_gradients_are_those_of_flax_within_1e_5(shape):
+    layer = make(24, jnp.float32)
+    x = 0.5 + 2 * jax.random.normal(jax.random.key(3), shape)
+    weight = jax.random.normal(jax.random.key(4), shape)
+    np.testing.assert_allclose(jax.jit(layer_norm)(layer, x), layer(x), atol=1e-5)
+    expected = gradients(lambda layer, x: layer(x), layer, x, weight)
+    found = gradients(layer_norm, layer, x, weight)
+    assert found.keys() == expected.keys() == {"x", "scale", "bias"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5 * float(jnp.abs(value).max()))
+
+
+def test_rows_have_the_mean_and_the_deviation_asked_for():
+    layer = make(24, jnp.float32)
+    layer.scale[...], layer.bias[...] = jnp.full(24, 3.0), jnp.full(24, -1.0)
+    y = layer_norm(layer, 5 + 2 * jax.random.normal(jax.random.key(3), (4, 6, 24)))
+    np.testing.assert_allclose(y.mean(axis=-1), -1, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=-1), 3, atol=1e-4)
+
+
+def test_bfloat16_is_rounded_only_at_the_end():
+    layer = make(24, jnp.bfloat16)
+    x = (0.5 + 2 * jax.random.normal(jax.random.key(3), (4, 6, 24))).astype(jnp.bfloat16)
+    y = layer_norm(layer, x)
+    assert y.dtype == jnp.bfloat16
+    exact = layer_norm(make(24, jnp.float32), x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    weight = jnp.ones(x.shape, jnp.bfloat16)
+    assert {name: value.dtype for name, value in gradients(layer_norm, layer, x, weight).items()} == {
+        "x": jnp.bfloat16,
+        "scale": jnp.float32,
+        "bias": jnp.float32,
+    }
+
+
+def test_a_constant_row_gives_finite_values_and_gradients():
+    layer = make(24, jnp.float32)
+    x = jnp.full((2, 3, 24), 0.1)
+    np.testing.assert_allclose(layer_norm(layer, x), jnp.broadcast_to(layer.bias[...], x.shape), atol=1e-2)
+    found = gradients(layer_norm, layer, x, jnp.ones(x.shape))
+    assert all(bool(jnp.isfinite(value).all()) for value in found.values())
+
+
+def test_the_backward_pass_keeps_its_input_and_two_numbers_a_row():
+    layer, x = make(24, jnp.float32), jnp.ones((3, 5, 24))
+    kept = jax.tree.leaves(jax.vjp(lambda x: layer_norm(layer, x), x)[1])
+    assert sorted(array.shape for array in kept if array.ndim) == [(3, 5, 1), (3, 5, 1), (3, 5, 24), (24,)]
