@@ -113,27 +113,6 @@ def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*(None,) * axis, AXES))
 
 
-def split(x: jax.Array, chunks: int) -> jax.Array:
-    """Cuts a batch [B, ...] into chunks [chunks, B / chunks, ...]; each device cuts its own rows, none is moved.
-
-    Chunk c holds the c-th part of the rows of every device, so that all of them work on every chunk.
-    """
-    parts = x.reshape(device_count(), chunks, -1, *x.shape[1:]).swapaxes(0, 1)
-    return pin_batch(parts.reshape(chunks, -1, *x.shape[1:]), axis=1)
-
-
-def join(x: jax.Array) -> jax.Array:
-    """Puts the chunks of `split`, or what was computed of their rows, together again in the order of the batch."""
-    parts = x.reshape(len(x), device_count(), -1, *x.shape[2:]).swapaxes(0, 1)
-    return pin_batch(parts.reshape(-1, *x.shape[2:]))
-
-
-def device_count() -> int:
-    """Returns the size of the current mesh; 1 without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.size
-
-
 def pin_state(state: Any) -> Any:
     """Keeps gradients where the parameters of the same shape are; without a mesh, returns them as they are."""
     mesh = jax.sharding.get_abstract_mesh()

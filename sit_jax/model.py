@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sit_jax.attention import attend, softmax_weights
-from sit_jax.mesh import device_count, join, pin_batch, split
+from sit_jax.mesh import pin_batch
 from sit_jax.norm import layer_norm
 
 # Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
@@ -167,17 +167,18 @@ class Encoder(nnx.Module):
     def _run_blocks(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
         """Runs the first `count` layers.
 
-        Unrolled, they run on two halves of the rows, of which neither needs the other: what one of them leaves idle
-        of the cores of a CPU, between its products and in what cannot be divided, the other one uses.
+        Unrolled on a mesh of one device, an even number of rows runs in two halves, of which neither needs the other:
+        what one of them leaves idle of the cores of a CPU, between products and where work cannot be divided, the
+        other one uses. Several devices fill the cores by themselves, and would add up gradients twice.
         """
-        if not self.unroll or len(x) % (2 * device_count()):
-            return self._run_rows((x, keys), count)
-        halves = jax.tree.map(lambda array: split(array, 2), (x, keys))
-        first, second = jax.tree.map(lambda array: array[0], halves), jax.tree.map(lambda array: array[1], halves)
-        return join(jnp.stack([self._run_rows(first, count), self._run_rows(second, count)]))
+        half, odd = divmod(len(x), 2)
+        if not self.unroll or odd or jax.sharding.get_abstract_mesh().size != 1:
+            return self._run_layers(x, keys, count)
+        first, second = (None, None) if keys is None else (keys[:half], keys[half:])
+        halves = self._run_layers(x[:half], first, count), self._run_layers(x[half:], second, count)
+        return jnp.concatenate(halves)
 
-    def _run_rows(self, rows: tuple[jax.Array, jax.Array | None], count: int) -> jax.Array:
-        x, keys = rows
+    def _run_layers(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks, nnx.Param)
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
@@ -230,8 +231,9 @@ class SiT(nnx.Module):
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
-    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `attention` is "xla" or
-    "cudnn"; `dtype` is the type of the computation (parameters are float32).
+    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop, on a mesh of one device
+    for two halves of the rows; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation (parameters are
+    float32).
     """
 
     def __init__(

@@ -8,7 +8,10 @@ from flax import nnx
 
 
 def layer_norm(layer: nnx.LayerNorm, x: jax.Array) -> jax.Array:
-    """Applies a layer of flax to the last axis of x [..., D]: the same values, in the type of x, float32 inside."""
+    """Applies a layer of flax to the last axis of x [..., D], in float32; the result has the type of x.
+
+    In other types than float32, the layer itself would round scale and bias first.
+    """
     assert layer.scale is not None and layer.bias is not None
     return normalize(x, layer.scale[...], layer.bias[...], layer.epsilon)
 
@@ -29,12 +32,11 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) ->
 
 
 def _gradients(epsilon: float, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # The first barrier has the rows normalised again instead of kept, which would be as large an array as x; the
-    # second has what two sums read written once.
+    # With the barrier, rows are normalised again instead of kept, which would be as large an array as x.
     x, mean, inverse, scale = jax.lax.optimization_barrier(kept)
     wide = gradient.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
-    product = jax.lax.optimization_barrier(wide * normal)
+    product = wide * normal
     along = normal * _row_means(product, scale)
     before = (inverse * (wide * scale - _row_means(wide, scale) - along)).astype(x.dtype)
     rows = tuple(range(x.ndim - 1))

@@ -5,7 +5,7 @@ import pytest
 
 from sit_jax.checks import check_microbatches
 from sit_jax.errors import InputError
-from sit_jax.mesh import join, make_mesh, split
+from sit_jax.mesh import make_mesh
 from sit_jax.train import microbatches
 
 
@@ -22,10 +22,10 @@ def test_the_gradient_of_a_loss_that_mixes_rows_is_exact():
 
 def test_split_keeps_each_row_on_its_device_and_join_undoes_it():
     with jax.set_mesh(make_mesh()):
-        chunks = split(jnp.arange(16), 2)
+        chunks = microbatches.split(jnp.arange(16), 2)
         np.testing.assert_array_equal(chunks, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]])
-        np.testing.assert_array_equal(join(chunks), np.arange(16))
-    np.testing.assert_array_equal(split(jnp.arange(6), 3), [[0, 1], [2, 3], [4, 5]])
+        np.testing.assert_array_equal(microbatches.join(chunks), np.arange(16))
+    np.testing.assert_array_equal(microbatches.split(jnp.arange(6), 3), [[0, 1], [2, 3], [4, 5]])
 
 
 def test_chunks_that_would_cut_a_group_of_donors_are_refused():

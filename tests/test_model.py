@@ -1,5 +1,3 @@
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from flax import nnx
 
 from sit_jax import config
 from sit_jax.checks import resolve
-from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.mesh import make_mesh
 from sit_jax.model import SIZES, SiT, gelu, patchify, resize_position_embedding, unpatchify
 from sit_jax.train.state import make_state, make_training
 
@@ -159,19 +157,39 @@ def test_remat_and_unrolling_change_nothing():
     assert counts[0] < counts[1]
 
 
-def test_unrolled_halves_are_computed_where_their_rows_are():
-    mesh, model = make_mesh(), make("XS", drop_path=0.3, unroll=True)
-    images = jax.random.normal(jax.random.key(0), (2 * mesh.size, 16, 16, 3))
-    keys = jax.random.split(jax.random.key(1), len(images))
-    expected = model(images, keys)["patches"]
-    graphdef, params = nnx.split(model, nnx.Param)
-    with jax.set_mesh(mesh):
-        rows = batch_sharding(mesh)
-        run = lambda images, keys: nnx.merge(graphdef, params)(images, keys)["patches"]  # noqa: E731
-        program = jax.jit(run, in_shardings=rows, out_shardings=rows).lower(images, keys).compile()
-        found = program(jax.device_put(images, rows), jax.device_put(keys, rows))
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_unrolled_layers_run_on_two_halves_of_the_rows_of_one_device(drop_path):
+    def products(rows, devices=1, unroll=True):
+        graphdef, params = nnx.split(make("XS", drop_path=drop_path, unroll=unroll), nnx.Param)
+        images = jax.random.normal(jax.random.key(0), (rows, 16, 16, 3))
+        keys = jax.random.split(jax.random.key(1), rows)
+        run = jax.jit(lambda images, keys: nnx.merge(graphdef, params)(images, keys)["patches"])
+        with jax.set_mesh(make_mesh(devices=jax.devices()[:devices])):
+            return run.lower(images, keys).as_text().count("dot_general"), run(images, keys)
+
+    # The program has the 6 products of a layer once, or once for each half: they are called for each layer.
+    whole, expected = products(8, unroll=False)
+    halves, found = products(8)
+    assert halves == whole + 6
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert mesh.size == 4 and not re.search("all-gather|all-to-all|collective-permute|all-reduce", program.as_text())
+    odd, found = products(7)
+    assert odd == whole
+    np.testing.assert_allclose(found, products(7, unroll=False)[1], atol=1e-5)
+    several, found = products(8, devices=4)
+    assert several == whole
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_compiled_gradient_of_gelu_keeps_its_input_alone():
+    """Sixteen of them in a row: XLA would keep the distribution function at each too, if a barrier did not stop it."""
+    x = jnp.ones((256, 256))
+
+    def chain(x):
+        for _ in range(16):
+            x = gelu(x + 1)
+        return jnp.sum(x**2)
+
+    assert jax.jit(jax.grad(chain)).lower(x).compile().memory_analysis().temp_size_in_bytes < 20 * x.nbytes
 
 
 def test_gelu_and_its_gradient_equal_the_library():

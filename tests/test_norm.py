@@ -48,29 +48,41 @@ def test_rows_have_the_mean_and_the_deviation_asked_for():
 
 
 def test_bfloat16_is_rounded_only_at_the_end():
-    layer = make(24, jnp.bfloat16)
     x = (0.5 + 2 * jax.random.normal(jax.random.key(3), (4, 6, 24))).astype(jnp.bfloat16)
+    weight = jax.random.normal(jax.random.key(4), x.shape).astype(jnp.bfloat16)
+    layer, wide, exact = make(24, jnp.bfloat16), x.astype(jnp.float32), make(24, jnp.float32)
     y = layer_norm(layer, x)
     assert y.dtype == jnp.bfloat16
-    exact = layer_norm(make(24, jnp.float32), x.astype(jnp.float32))
-    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
-    weight = jnp.ones(x.shape, jnp.bfloat16)
-    assert {name: value.dtype for name, value in gradients(layer_norm, layer, x, weight).items()} == {
+    np.testing.assert_array_equal(y, layer_norm(exact, wide).astype(jnp.bfloat16))
+    found = gradients(layer_norm, layer, x, weight)
+    expected = gradients(layer_norm, exact, wide, weight.astype(jnp.float32))
+    assert {name: value.dtype for name, value in found.items()} == {
         "x": jnp.bfloat16,
         "scale": jnp.float32,
         "bias": jnp.float32,
     }
+    np.testing.assert_allclose(found["x"].astype(jnp.float32), expected["x"], rtol=2**-8, atol=1e-6)
+    np.testing.assert_allclose(found["scale"], expected["scale"], atol=1e-5)
+    np.testing.assert_allclose(found["bias"], expected["bias"], atol=1e-5)
 
 
 def test_a_constant_row_gives_finite_values_and_gradients():
+    """At 3.3 rounding makes the difference of the two means -1.9e-6, which with epsilon is below zero."""
     layer = make(24, jnp.float32)
-    x = jnp.full((2, 3, 24), 0.1)
-    np.testing.assert_allclose(layer_norm(layer, x), jnp.broadcast_to(layer.bias[...], x.shape), atol=1e-2)
+    x = jnp.full((2, 3, 24), 3.3)
+    assert bool(jnp.isfinite(layer_norm(layer, x)).all())
     found = gradients(layer_norm, layer, x, jnp.ones(x.shape))
     assert all(bool(jnp.isfinite(value).all()) for value in found.values())
 
 
-def test_the_backward_pass_keeps_its_input_and_two_numbers_a_row():
-    layer, x = make(24, jnp.float32), jnp.ones((3, 5, 24))
-    kept = jax.tree.leaves(jax.vjp(lambda x: layer_norm(layer, x), x)[1])
-    assert sorted(array.shape for array in kept if array.ndim) == [(3, 5, 1), (3, 5, 1), (3, 5, 24), (24,)]
+def test_the_compiled_backward_pass_keeps_its_input_and_two_numbers_a_row():
+    """Sixteen layers in a row: the program holds the input of each, and little more than that."""
+    layer, x = make(64, jnp.float32), jnp.ones((8, 64, 64))
+
+    def chain(x):
+        for _ in range(16):
+            x = layer_norm(layer, x + 1)
+        return jnp.sum(x**2)
+
+    held = jax.jit(jax.grad(chain)).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert held < 20 * x.nbytes

@@ -6,9 +6,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sit_jax.mesh import pin_state
+from sit_jax.mesh import pin_batch, pin_state
 
 Tree = Any
+
+
+def split(x: jax.Array, chunks: int) -> jax.Array:
+    """Cuts a batch [B, ...] into chunks [chunks, B / chunks, ...]; each device cuts its own rows, none is moved.
+
+    Chunk c holds the c-th part of the rows of every device, so that all of them work on every chunk.
+    """
+    parts = x.reshape(_devices(), chunks, -1, *x.shape[1:]).swapaxes(0, 1)
+    return pin_batch(parts.reshape(chunks, -1, *x.shape[1:]), axis=1)
+
+
+def join(x: jax.Array) -> jax.Array:
+    """Puts the chunks of `split`, or what was computed of their rows, together again in the order of the batch."""
+    parts = x.reshape(len(x), _devices(), -1, *x.shape[2:]).swapaxes(0, 1)
+    return pin_batch(parts.reshape(-1, *x.shape[2:]))
+
+
+def _devices() -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
 
 
 def value_and_grad(

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from sit_jax import losses
 from sit_jax.keys import named_key, row_keys, view_rows
-from sit_jax.mesh import batch_sharding, join, replicated, split
+from sit_jax.mesh import batch_sharding, replicated
 from sit_jax.model import unpatchify
-from sit_jax.train.microbatches import stacked, value_and_grad
+from sit_jax.train.microbatches import join, split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
