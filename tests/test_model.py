@@ -181,15 +181,17 @@ def test_unrolled_layers_run_on_two_halves_of_the_rows_of_one_device(drop_path):
 
 
 def test_the_compiled_gradient_of_gelu_keeps_its_input_alone():
-    """Sixteen of them in a row: XLA would keep the distribution function at each too, if a barrier did not stop it."""
-    x = jnp.ones((256, 256))
+    """Sixteen layers keep 32 arrays; without a barrier, XLA keeps the distribution function of each too: 47."""
+    weight = jnp.ones((256, 256))
 
-    def chain(x):
+    def chain(weight):
+        x = jnp.ones((256, 256))
         for _ in range(16):
-            x = gelu(x + 1)
+            x = gelu(x @ weight)
         return jnp.sum(x**2)
 
-    assert jax.jit(jax.grad(chain)).lower(x).compile().memory_analysis().temp_size_in_bytes < 20 * x.nbytes
+    held = jax.jit(jax.grad(chain)).lower(weight).compile().memory_analysis().temp_size_in_bytes
+    assert held < 36 * weight.nbytes
 
 
 def test_gelu_and_its_gradient_equal_the_library():
