@@ -71,8 +71,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.embedding_size = 512  # of the contrastive head
     c.model.projector_layers = 1  # dense layers of the contrastive head; above 1, hidden ones with GELU
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
-    # Compile each layer for itself instead of a loop over them: quicker on CPU, three times as long to compile. None:
-    # on CPU, unless there is remat.
+    # Compile each layer for itself instead of a loop over them, on one device for two halves of the rows: quicker on
+    # CPU, several times as long to compile. None: on CPU, unless there is remat.
     c.model.unroll = placeholder(bool)
     c.model.attention = "xla"  # or cudnn: NVIDIA GPUs in bfloat16
 

@@ -148,7 +148,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
-        x = self._run_blocks(self._embed(images), keys if self.drop_path else None, self.depth)
+        x = self._run_blocks(self._embed(images), keys, self.depth)
         return layer_norm(self.norm, x)
 
     def attention_weights(self, images: jax.Array) -> jax.Array:
@@ -167,15 +167,14 @@ class Encoder(nnx.Module):
     def _run_blocks(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
         """Runs the first `count` layers.
 
-        Unrolled on a mesh of one device, an even number of rows runs in two halves, of which neither needs the other:
-        what one of them leaves idle of the cores of a CPU, between products and where work cannot be divided, the
-        other one uses. Several devices fill the cores by themselves, and would add up gradients twice.
+        In training, unrolled on a mesh of one device, an even number of rows runs in two halves, of which neither
+        needs the other: what one of them leaves idle of the cores of a CPU, between products and where work cannot be
+        divided, the other one uses. Several devices fill the cores by themselves, and would add up gradients twice.
         """
         half, odd = divmod(len(x), 2)
-        if not self.unroll or odd or jax.sharding.get_abstract_mesh().size != 1:
+        if keys is None or not self.unroll or odd or jax.sharding.get_abstract_mesh().size != 1:
             return self._run_layers(x, keys, count)
-        first, second = (None, None) if keys is None else (keys[:half], keys[half:])
-        halves = self._run_layers(x[:half], first, count), self._run_layers(x[half:], second, count)
+        halves = self._run_layers(x[:half], keys[:half], count), self._run_layers(x[half:], keys[half:], count)
         return jnp.concatenate(halves)
 
     def _run_layers(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
@@ -183,7 +182,9 @@ class Encoder(nnx.Module):
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
             params, rate, index = inputs
-            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            layer_keys = None
+            if keys is not None and self.drop_path:
+                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
             return nnx.merge(graphdef, params)(pin_batch(x), rate, layer_keys), None
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
@@ -232,8 +233,8 @@ class SiT(nnx.Module):
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
     each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop, on a mesh of one device
-    for two halves of the rows; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation (parameters are
-    float32).
+    for two halves of the rows in training; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation
+    (parameters are float32).
     """
 
     def __init__(

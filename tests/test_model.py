@@ -158,11 +158,12 @@ def test_remat_and_unrolling_change_nothing():
 
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
-def test_unrolled_layers_run_on_two_halves_of_the_rows_of_one_device(drop_path):
-    def products(rows, devices=1, unroll=True):
+def test_unrolled_layers_train_on_two_halves_of_the_rows_of_one_device(drop_path):
+    def products(rows, devices=1, unroll=True, training=True):
         graphdef, params = nnx.split(make("XS", drop_path=drop_path, unroll=unroll), nnx.Param)
         images = jax.random.normal(jax.random.key(0), (rows, 16, 16, 3))
         keys = jax.random.split(jax.random.key(1), rows)
+        keys = keys if training else None
         run = jax.jit(lambda images, keys: nnx.merge(graphdef, params)(images, keys)["patches"])
         with jax.set_mesh(make_mesh(devices=jax.devices()[:devices])):
             return run.lower(images, keys).as_text().count("dot_general"), run(images, keys)
@@ -175,6 +176,7 @@ def test_unrolled_layers_run_on_two_halves_of_the_rows_of_one_device(drop_path):
     odd, found = products(7)
     assert odd == whole
     np.testing.assert_allclose(found, products(7, unroll=False)[1], atol=1e-5)
+    assert products(8, training=False)[0] == whole
     several, found = products(8, devices=4)
     assert several == whole
     np.testing.assert_allclose(found, expected, atol=1e-5)
