@@ -73,9 +73,9 @@ class Block(nnx.Module):
     """One pre-norm transformer layer, [V, T, D] to [V, T, D], with stochastic depth."""
 
     def __init__(self, width: int, mlp: int, heads: int, attention: str, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.norm1 = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
         self.attention = Attention(width, heads, attention, dtype, rngs)
-        self.norm2 = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
         self.mlp_in = linear(width, mlp, rngs, dtype)
         self.mlp_out = linear(mlp, width, rngs, dtype)
 
@@ -144,7 +144,7 @@ class Encoder(nnx.Module):
             return Block(width, mlp, heads, attention, dtype, rngs)
 
         self.blocks = make_blocks(rngs)
-        self.norm = nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
