@@ -20,11 +20,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from absl import flags
 
 from benchmarks.equality import largest_difference
-from sit_jax import cli
+from sit_jax import allocator, cli
 from sit_jax.checks import check_config
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
-from sit_jax.hugepages import TUNABLE
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
@@ -38,8 +37,8 @@ class Contender:
         self.name = name
         # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
         # a thread of OpenMP that spins as it waits keeps the other from its work.
-        # Huge pages are for all alike.
-        settings = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": TUNABLE}
+        # Memory is kept, or in huge pages, for all alike.
+        settings = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive"} | allocator.settings()
         environment = settings | os.environ
         command = [sys.executable, "-m", "benchmarks.worker", name]
         pipe = subprocess.PIPE

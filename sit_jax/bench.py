@@ -5,9 +5,9 @@ memory, and the share of what the machine can do, which is measured in the same 
 """
 
 if __name__ == "__main__":
-    from sit_jax.hugepages import use_huge_pages
+    from sit_jax.allocator import restart_with_settings
 
-    use_huge_pages()
+    restart_with_settings()
 
 import json
 import pathlib

@@ -6,6 +6,11 @@ The encoder of a checkpoint beside the same one with random weights, on the data
 The result is a table, and JSON and pictures in WORKDIR/eval.
 """
 
+if __name__ == "__main__":
+    from sit_jax.allocator import restart_with_settings
+
+    restart_with_settings()
+
 import pathlib
 import sys
 

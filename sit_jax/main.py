@@ -10,9 +10,9 @@ if __name__ == "__main__":
     # From before the imports, which take seconds, until the end of `hosts.connect`: a SIGTERM waits. A process that
     # ended here alone would leave the others of its run waiting for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    from sit_jax.hugepages import use_huge_pages
+    from sit_jax.allocator import restart_with_settings
 
-    use_huge_pages()
+    restart_with_settings()
 
 from absl import app, flags
 from ml_collections import config_flags

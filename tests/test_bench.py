@@ -2,13 +2,14 @@
 
 import json
 import os
+import platform
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from sit_jax import bench, hugepages
+from sit_jax import allocator, bench
 from sit_jax.timing import clock, parts, report
 from sit_jax.timing.step import Step
 from sit_jax.train.step import make_train_step
@@ -136,22 +137,33 @@ def test_programs_are_timed_in_turns():
     assert times.keys() == {"a", "b"}
 
 
+HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+KEPT = {"LD_PRELOAD": "libjemalloc.so.2", "MALLOC_CONF": "dirty_decay_ms:-1"}
+
+
 @pytest.mark.parametrize(
-    "setting,variable,restarts",
-    [("always [madvise] never", None, True), ("[always] madvise never", None, False), ("[madvise]", "mine=1", False)],
+    "system,machine,library,pages,own,expected",
+    [
+        ("linux", "x86_64", "libjemalloc.so.2", "always [madvise] never", {}, KEPT),
+        ("linux", "aarch64", "libjemalloc.so.2", "always [madvise] never", {}, HUGE),
+        ("linux", "x86_64", None, "always [madvise] never", {}, HUGE),
+        ("linux", "x86_64", None, "[always] madvise never", {}, {}),
+        ("linux", "x86_64", "libjemalloc.so.2", "[madvise]", {"LD_PRELOAD": ""}, {}),
+        ("linux", "x86_64", None, "[madvise]", {"GLIBC_TUNABLES": "mine=1"}, {}),
+        ("darwin", "x86_64", "libjemalloc.dylib", None, {}, {}),
+    ],
 )
-def test_huge_pages_are_asked_for_once(tmp_path, monkeypatch, setting, variable, restarts):
-    (tmp_path / "enabled").write_text(setting)
-    monkeypatch.setattr(hugepages, "SETTING", tmp_path / "enabled")
-    monkeypatch.setenv("GLIBC_TUNABLES", variable or "")  # before it is deleted: so that it is put back in any case
-    if not variable:
-        monkeypatch.delenv("GLIBC_TUNABLES")
+def test_memory_settings_restart_a_command_once(tmp_path, monkeypatch, system, machine, library, pages, own, expected):
+    if pages:
+        (tmp_path / "enabled").write_text(pages)
+    monkeypatch.setattr(allocator, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(allocator.ctypes.util, "find_library", lambda name: library)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(os, "environ", own.copy())
     started = []
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(sys, "platform", "linux")
-    hugepages.use_huge_pages()
-    hugepages.use_huge_pages()
-    command = [sys.executable, *sys.orig_argv[1:]]
-    assert started == ([(sys.executable, command)] if restarts else [])
-    if restarts:
-        assert os.environ["GLIBC_TUNABLES"] == hugepages.TUNABLE
+    allocator.restart_with_settings()
+    allocator.restart_with_settings()
+    assert os.environ == own | expected
+    assert started == ([(sys.executable, [sys.executable, *sys.orig_argv[1:]])] if expected else [])

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sit_jax.allocator import VARIABLES
 from sit_jax.timing.clock import measure
 
 IMPORTED = time.perf_counter()
@@ -29,7 +30,7 @@ def describe() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "settings": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
+        "settings": {name: os.environ[name] for name in ("XLA_FLAGS", *VARIABLES) if name in os.environ},
     }
 
 
