@@ -7,7 +7,7 @@ import platform
 import sys
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-VARIABLES = ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES")
+VARIABLES = ("LD_PRELOAD", "MALLOC_CONF", "JAX_CPU_ENABLE_ASYNC_DISPATCH", "GLIBC_TUNABLES")
 
 
 def settings() -> dict[str, str]:
@@ -15,13 +15,15 @@ def settings() -> dict[str, str]:
 
     Such a step takes gigabytes at once. The C library returns them to the system after each step, which must clear them
     for the next one: up to a fourth of the processor's work in pages of 4 KiB, less in huge pages. jemalloc keeps them.
+    Steps started ahead would take theirs before the last one has returned its own, and so twice as much would be kept.
     """
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return {}
     # Elsewhere pages may be larger than those that the library was built for, and it would end the program.
     library = ctypes.util.find_library("jemalloc") if platform.machine() == "x86_64" else None
     if library:
-        return {"LD_PRELOAD": library, "MALLOC_CONF": "dirty_decay_ms:-1"}
+        kept = "dirty_decay_ms:-1"
+        return {"LD_PRELOAD": library, "MALLOC_CONF": kept, "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
     on_demand = HUGE_PAGES.exists() and "[madvise]" in HUGE_PAGES.read_text()
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}
 

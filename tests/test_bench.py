@@ -138,7 +138,7 @@ def test_programs_are_timed_in_turns():
 
 
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-KEPT = {"LD_PRELOAD": "libjemalloc.so.2", "MALLOC_CONF": "dirty_decay_ms:-1"}
+KEPT = {"LD_PRELOAD": "libjemalloc.so.2", "MALLOC_CONF": "dirty_decay_ms:-1", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
 
 
 @pytest.mark.parametrize(
