@@ -30,21 +30,23 @@ PEERS = ("torch", "library")
 FEEDS = {"torch": "arrays", "library": "stream"}  # what ours gets: as much work on the host as the peer has
 
 
+def environment() -> dict[str, str]:
+    """Returns the environment of each contender, in which memory is kept, or in huge pages, for all alike."""
+    # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
+    # a thread of OpenMP that spins as it waits keeps the other from its work.
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive"} | allocator.settings() | os.environ
+
+
 class Contender:
     """A process that waits for commands and stands still between them."""
 
     def __init__(self, name: str):
         self.name = name
-        # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
-        # a thread of OpenMP that spins as it waits keeps the other from its work.
-        # Memory is kept, or in huge pages, for all alike.
-        settings = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive"} | allocator.settings()
-        environment = settings | os.environ
         command = [sys.executable, "-m", "benchmarks.worker", name]
         pipe = subprocess.PIPE
         # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
         self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment, process_group=0
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment(), process_group=0
         )
 
     def ask(self, command: str, **arguments):
@@ -115,7 +117,8 @@ def compare(values: flags.FlagValues, config: dict) -> dict:
         setup = {"ours": contenders["ours"].ask("setup", config=config, data=values.data, exchange=exchange)}
         config = setup["ours"].pop("config")
         options = {"compile_mode": values.compile, "workers": values.workers}
-        figures = {"config": config, "load": os.getloadavg()[0], "setup": setup, "peers": {}}
+        settings = {name: value for name, value in environment().items() if name in allocator.VARIABLES}
+        figures = {"config": config, "load": os.getloadavg()[0], "settings": settings, "setup": setup, "peers": {}}
         for name in values.peers:
             peer = contenders[name]
             setup[name] = peer.ask("setup", config=config, data=values.data, exchange=exchange, **options)
@@ -170,6 +173,7 @@ def report(figures: dict) -> None:
         f"ViT-{model['size']}/{model['patch_size']}, images of {config['data']['image_size']} px -> "
         f"{model['image_size']} px, batch {config['batch_size']}, {config['dtype']}; load {figures['load']:.1f}"
     )
+    say(f"memory of all: {' '.join(f'{name}={value}' for name, value in figures['settings'].items()) or 'no settings'}")
     for name, setup in figures["setup"].items():
         say(f"{name}: {setup['device']}; ready after {setup['setup_seconds']:.0f} s")
     say(f"{'source images/s':<24}{'median':>10}{'lowest':>10}{'highest':>10}")

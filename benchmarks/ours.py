@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.equality import write_exchange
 from benchmarks.images import endless, load_images
-from sit_jax import checks
+from sit_jax import checks, cli
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
 from sit_jax.mesh import local_rows, make_mesh, put_batch
@@ -28,6 +28,7 @@ class Ours:
         Returns the resolved configuration, the number of parameters, the losses on the views that were written, the
         device and the seconds up to the end of the first step. Raises InputError where there are several GPUs.
         """
+        cli.run_steps_one_by_one()
         if jax.default_backend() == "gpu" and jax.device_count() > 1:
             raise InputError(f"the peers use one of the {jax.device_count()} GPUs; set CUDA_VISIBLE_DEVICES=0")
         begin = time.perf_counter()

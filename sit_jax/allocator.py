@@ -1,13 +1,13 @@
 """Memory between the steps: kept where jemalloc is installed, otherwise in huge pages where the system offers them."""
 
-import ctypes.util
 import os
 import pathlib
 import platform
 import sys
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-VARIABLES = ("LD_PRELOAD", "MALLOC_CONF", "JAX_CPU_ENABLE_ASYNC_DISPATCH", "GLIBC_TUNABLES")
+FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")  # Debian, Fedora, Arch, by hand
+VARIABLES = ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES")
 
 
 def settings() -> dict[str, str]:
@@ -15,15 +15,13 @@ def settings() -> dict[str, str]:
 
     Such a step takes gigabytes at once. The C library returns them to the system after each step, which must clear them
     for the next one: up to a fourth of the processor's work in pages of 4 KiB, less in huge pages. jemalloc keeps them.
-    Steps started ahead would take theirs before the last one has returned its own, and so twice as much would be kept.
     """
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return {}
-    # Elsewhere pages may be larger than those that the library was built for, and it would end the program.
-    library = ctypes.util.find_library("jemalloc") if platform.machine() == "x86_64" else None
-    if library:
-        kept = "dirty_decay_ms:-1"
-        return {"LD_PRELOAD": library, "MALLOC_CONF": kept, "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
+    # On other processors pages may be larger than those that the library was built for, and it would end the program.
+    libraries = [f"{folder}/libjemalloc.so.2" for folder in FOLDERS if platform.machine() == "x86_64"]
+    for library in filter(os.path.exists, libraries):
+        return {"LD_PRELOAD": library, "MALLOC_CONF": "dirty_decay_ms:-1"}
     on_demand = HUGE_PAGES.exists() and "[madvise]" in HUGE_PAGES.read_text()
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}
 

@@ -101,6 +101,14 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))
 
 
+def run_steps_one_by_one() -> None:
+    """Lets a step on one CPU device start when the last one has ended; to be called before JAX looks for devices.
+
+    A step that starts ahead takes its memory before the last one has returned its own: twice as much would be kept.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     """Runs a command and returns its exit code: 0 done, 2 wrong input, 75 stopped by a signal: run it again.
 
@@ -110,6 +118,7 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         enable_compilation_cache()
+        run_steps_one_by_one()
         finished = command(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

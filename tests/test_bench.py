@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 
 import jax
@@ -138,26 +139,33 @@ def test_programs_are_timed_in_turns():
 
 
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-KEPT = {"LD_PRELOAD": "libjemalloc.so.2", "MALLOC_CONF": "dirty_decay_ms:-1", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
+KEPT = {"LD_PRELOAD": "{folder}/libjemalloc.so.2", "MALLOC_CONF": "dirty_decay_ms:-1"}
 
 
 @pytest.mark.parametrize(
-    "system,machine,library,pages,own,expected",
+    "system,machine,installed,pages,own,expected",
     [
-        ("linux", "x86_64", "libjemalloc.so.2", "always [madvise] never", {}, KEPT),
-        ("linux", "aarch64", "libjemalloc.so.2", "always [madvise] never", {}, HUGE),
-        ("linux", "x86_64", None, "always [madvise] never", {}, HUGE),
-        ("linux", "x86_64", None, "[always] madvise never", {}, {}),
-        ("linux", "x86_64", "libjemalloc.so.2", "[madvise]", {"LD_PRELOAD": ""}, {}),
-        ("linux", "x86_64", None, "[madvise]", {"GLIBC_TUNABLES": "mine=1"}, {}),
-        ("darwin", "x86_64", "libjemalloc.dylib", None, {}, {}),
+        ("linux", "x86_64", True, "always [madvise] never", {}, KEPT),
+        ("linux", "aarch64", True, "always [madvise] never", {}, HUGE),
+        ("linux", "x86_64", False, "always [madvise] never", {}, HUGE),
+        ("linux", "x86_64", False, "[always] madvise never", {}, {}),
+        ("linux", "x86_64", False, None, {}, {}),
+        ("linux", "x86_64", True, "[madvise]", {"LD_PRELOAD": ""}, {}),
+        ("linux", "x86_64", True, "[madvise]", {"MALLOC_CONF": "thp:always"}, {}),
+        ("linux", "x86_64", False, "[madvise]", {"GLIBC_TUNABLES": "mine=1"}, {}),
+        ("darwin", "x86_64", True, None, {}, {}),
     ],
 )
-def test_memory_settings_restart_a_command_once(tmp_path, monkeypatch, system, machine, library, pages, own, expected):
+def test_memory_settings_restart_a_command_once(
+    tmp_path, monkeypatch, system, machine, installed, pages, own, expected
+):
+    if installed:
+        (tmp_path / "libjemalloc.so.2").touch()
+    expected = {name: value.format(folder=tmp_path) for name, value in expected.items()}
+    monkeypatch.setattr(allocator, "FOLDERS", (str(tmp_path / "elsewhere"), str(tmp_path)))
     if pages:
         (tmp_path / "enabled").write_text(pages)
     monkeypatch.setattr(allocator, "HUGE_PAGES", tmp_path / "enabled")
-    monkeypatch.setattr(allocator.ctypes.util, "find_library", lambda name: library)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(os, "environ", own.copy())
@@ -167,3 +175,35 @@ def test_memory_settings_restart_a_command_once(tmp_path, monkeypatch, system, m
     allocator.restart_with_settings()
     assert os.environ == own | expected
     assert started == ([(sys.executable, [sys.executable, *sys.orig_argv[1:]])] if expected else [])
+
+
+def test_a_restarted_command_has_the_settings_of_this_machine(monkeypatch):
+    for name in allocator.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    code = """
+import json, os, pathlib
+from sit_jax import allocator
+allocator.restart_with_settings()
+maps = pathlib.Path("/proc/self/maps")
+kept = maps.exists() and "libjemalloc" in maps.read_text()
+print(json.dumps([{name: os.environ[name] for name in allocator.VARIABLES if name in os.environ}, kept]))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    expected = allocator.settings()
+    assert json.loads(printed.stdout) == [expected, "LD_PRELOAD" in expected]
+    assert not printed.stderr
+
+
+def test_a_step_on_cpu_ends_before_the_next_one_starts():
+    code = """
+import time, jax, jax.numpy as jnp
+from sit_jax import cli
+cli.run_steps_one_by_one()
+array = jnp.ones((1500, 1500))
+step = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda i, b: b @ a / 1500, a))
+jax.block_until_ready(step(array))
+print(step(array).is_ready())
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "True"
