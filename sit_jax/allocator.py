@@ -18,9 +18,9 @@ def settings() -> dict[str, str]:
     """
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return {}
+    library = next(filter(os.path.exists, (f"{folder}/libjemalloc.so.2" for folder in FOLDERS)), None)
     # On other processors pages may be larger than those that the library was built for, and it would end the program.
-    libraries = [f"{folder}/libjemalloc.so.2" for folder in FOLDERS if platform.machine() == "x86_64"]
-    for library in filter(os.path.exists, libraries):
+    if library and platform.machine() == "x86_64":
         return {"LD_PRELOAD": library, "MALLOC_CONF": "dirty_decay_ms:-1"}
     on_demand = HUGE_PAGES.exists() and "[madvise]" in HUGE_PAGES.read_text()
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}

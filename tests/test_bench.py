@@ -196,7 +196,7 @@ print(json.dumps([{name: os.environ[name] for name in allocator.VARIABLES if nam
 
 def test_a_step_on_cpu_ends_before_the_next_one_starts():
     code = """
-import time, jax, jax.numpy as jnp
+import jax, jax.numpy as jnp
 from sit_jax import cli
 cli.run_steps_one_by_one()
 array = jnp.ones((1500, 1500))
