@@ -16,12 +16,12 @@ import tempfile
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from benchmarks.mosaics import PART_BYTES, read_parts, write_parts
+from benchmarks.mosaics import read_parts, write_parts
 from sit_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "3.12"  # of that machine
 MACHINE = ROOT / "benchmarks" / "accelerator_machine.txt"
 # What the list MACHINE lacks of requirements.txt and of what grain needs; TensorFlow Datasets is not needed there.

@@ -152,7 +152,8 @@ def resolve(
 ) -> ml_collections.ConfigDict:
     """Returns the configuration with every open value filled in: image size, how it is computed, durations in steps.
 
-    `device` is one of the devices that the step is for; None: those of this machine. A warm-up is cut to half of the training. Raises InputError if the training is not at least one step long.
+    `device` is one of the devices that the step is for; None: those of this machine. A warm-up is cut to half of the
+    training. Raises InputError if the training is not at least one step long.
     """
     config = ml_collections.ConfigDict(config.to_dict())  # unlocks, drops placeholders, leaves the argument alone
     with config.unlocked():

@@ -237,9 +237,9 @@ class SiT(nnx.Module):
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
-    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two halves of
-    the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is the type of
-    the computation (parameters are float32). What suits a device, `sit_jax.compute` knows.
+    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two
+    halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is
+    the type of the computation (parameters are float32). `sit_jax.compute` chooses what suits a device.
     """
 
     def __init__(

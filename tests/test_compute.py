@@ -64,7 +64,11 @@ def test_float32_on_a_gpu_has_plain_attention():
         (AMD, {}, "needs an NVIDIA GPU"),
         (OLD, {}, "needs an NVIDIA GPU of compute capability 8.0"),
         (NEW, {"dtype": "float32"}, "needs bfloat16, and dtype is float32"),
-        (NEW, {"model.image_size": 240, "model.patch_size": 16}, "needs an even number of tokens in training, .* are 227"),
+        (
+            NEW,
+            {"model.image_size": 240, "model.patch_size": 16},
+            "needs an even number of tokens in training, .* are 227",
+        ),
     ],
 )
 def test_insisting_on_cudnn_where_it_does_not_run_is_an_error(wanted_on, changes, message):
