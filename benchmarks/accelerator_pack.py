@@ -27,18 +27,14 @@ MACHINE = ROOT / "benchmarks" / "accelerator_machine.txt"
 # What the list MACHINE lacks of requirements.txt and of what grain needs; TensorFlow Datasets is not needed there.
 CARRIED = ("ml-collections", "clu", "grain", "array-record", "portpicker", "importlib-resources", "tensorboardX")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
-# Imports every module; those of the peers need PyTorch.
-IMPORTS = """
-import importlib, importlib.util, pathlib
-torch, names = importlib.util.find_spec("torch"), []
-for folder in ("sit_jax", "configs", "benchmarks"):
-    names += [str(p.with_suffix("")).replace("/", ".") for p in sorted(pathlib.Path(folder).rglob("*.py"))]
-names = [name.removesuffix(".__init__") for name in names]
-left_out = [n for n in names if not torch and n.startswith(("benchmarks.t", "benchmarks.library_peer"))]
-for name in names:
-    if name not in left_out:
-        importlib.import_module(name)
-print(f"{len(names) - len(left_out)} modules import; left out for want of PyTorch: {', '.join(left_out) or 'none'}")
+LEFT_OUT = ("benchmarks.t", "benchmarks.library_peer", "benchmarks.decode")  # need PyTorch or OpenCV
+IMPORTS = f"""import importlib, pathlib
+paths = [path for folder in ("sit_jax", "configs", "benchmarks") for path in pathlib.Path(folder).rglob("*.py")]
+names = sorted(".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths)
+tried = [name for name in names if not name.startswith({LEFT_OUT})]
+for name in tried:
+    importlib.import_module(name)
+print(len(tried), "modules import; left out:", ", ".join(sorted(set(names) - set(tried))))
 """
 
 
@@ -102,7 +98,8 @@ def run(*command: str, cwd: pathlib.Path | None = None, **environment: str) -> N
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=cwd, env=inherited | environment, text=True, stderr=subprocess.PIPE)
     if done.returncode:
-        raise InputError(f"{' '.join(command[:4])} ... failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        said = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        raise InputError(f"{' '.join(command).splitlines()[0][:100]} ... failed: {said}")
 
 
 def main() -> int:

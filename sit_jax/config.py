@@ -76,8 +76,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.unroll = placeholder(bool)
     # Two halves of the rows side by side in training on one device. None: on CPUs with unrolled layers.
     c.model.halves = placeholder(bool)
-    # xla | cudnn | auto. cudnn needs an NVIDIA GPU, bfloat16 and an even number of tokens: 2 + patches is even for 224 px
-    # in patches of 16 or 14 and for 32 px in patches of 4, and odd for 224/32 and 240/16. auto is cudnn where it runs.
+    # xla | cudnn | auto, which is cudnn where it runs: on an NVIDIA GPU, in bfloat16, with an even number of tokens,
+    # 2 + patches. The number is even for 224 px in patches of 16 or 14 and 32 px in patches of 4, odd for 224/32.
     c.model.attention = "auto"
 
     c.loss = ml_collections.ConfigDict()
