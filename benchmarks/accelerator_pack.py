@@ -65,12 +65,11 @@ def download(folder: pathlib.Path) -> None:
 
 def check(out: pathlib.Path, python: str) -> None:
     """Imports all modules of the packed tree in a new environment with the list MACHINE and the packed wheels."""
-    found = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True)
-    if found.stdout.decode().strip() != PYTHON:
-        raise InputError(f"--check={python} must be a Python {PYTHON}, as on that machine")
     wheels = sorted((out / "wheels").glob("*.whl"))
     if not wheels or not (out / "tree.tar.gz").is_file():
         raise InputError(f"{out}: holds no pack; make it with --data=FILE.npz first")
+    if not shutil.which(python) or version(python) != PYTHON:
+        raise InputError(f"--check={python} must be a Python {PYTHON}, as on that machine")
     with tempfile.TemporaryDirectory() as folder:
         environment, tree, site = (pathlib.Path(folder) / name for name in ("environment", "tree", "site"))
         run(python, "-m", "venv", str(environment))
@@ -79,6 +78,12 @@ def check(out: pathlib.Path, python: str) -> None:
         run(there, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site), *map(str, wheels))
         shutil.unpack_archive(out / "tree.tar.gz", tree)
         run(there, "-c", IMPORTS, cwd=tree, PYTHONPATH=f"{site}:{tree}", JAX_PLATFORMS="cpu")
+
+
+def version(python: str) -> str:
+    """Returns the version of an interpreter, such as "3.12"; empty where it does not run."""
+    command = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def unpack(out: pathlib.Path, target: pathlib.Path) -> None:
