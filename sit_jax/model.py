@@ -8,6 +8,7 @@ import einops.array_api as einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from sit_jax.attention import attend, softmax_weights
 from sit_jax.mesh import pin_batch
@@ -51,14 +52,24 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Attends from every token to every token."""
         if self.implementation == "cudnn":
-            q, k, v = einops.rearrange(rows(self.qkv, x), "v t (n h d) -> n v t h d", n=3, h=self.heads)
-            x = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            x = jax.nn.dot_product_attention(*self.project_apart(x), implementation="cudnn")
             return rows(self.out, einops.rearrange(x, "v t h d -> v t (h d)"))
         return rows(self.out, einops.rearrange(attend(*self.project(x)), "v h t d -> v t (h d)"))
 
     def project(self, x: jax.Array) -> jax.Array:
         """Returns queries, keys and values, [3, V, heads, T, d]."""
         return einops.rearrange(rows(self.qkv, x), "v t (n h d) -> n v h t d", n=3, h=self.heads)
+
+    def project_apart(self, x: jax.Array) -> list[jax.Array]:
+        """Returns queries, keys and values, [V, T, heads, d] each, of a product for each.
+
+        cuDNN takes each of them in one piece: cut out of the result of one product, all would be copied.
+        """
+        assert self.qkv.bias is not None
+        flat = x.reshape(-1, x.shape[-1])
+        kernels, biases = (jnp.split(p[...].astype(x.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
+        products = [flat @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
+        return [product.reshape(*x.shape[:2], self.heads, -1) for product in products]
 
     def weights(self, x: jax.Array) -> jax.Array:
         """Returns how much each token reads from each, float32 [V, heads, T, T], rows that sum to 1."""
@@ -190,7 +201,10 @@ class Encoder(nnx.Module):
             layer_keys = None
             if keys is not None and self.drop_path:
                 layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            return nnx.merge(graphdef, params)(pin_batch(x), rate, layer_keys), None
+            x = pin_batch(x)
+            if self.unroll:  # on a GPU, XLA would lay out the rows innermost, and turn them for each product
+                x = with_layout_constraint(x, Layout((0, 1, 2)))
+            return nnx.merge(graphdef, params)(x, rate, layer_keys), None
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
         # A loop keeps the recomputation apart from the forward pass; without one, XLA may take them for the same.

@@ -62,15 +62,27 @@ def test_bfloat16_is_close_to_float32():
         assert error < 0.02, name
 
 
+def first_attention(encoder):
+    graphdef, stacked = nnx.split(encoder.blocks.attention, nnx.Param)
+    return graphdef, jax.tree.map(lambda x: x[0], stacked)
+
+
 def test_attention_equals_the_library():
-    block = make("Ti", 4, 16).encoder
-    attention = jax.tree.map(lambda x: x[0], nnx.split(block.blocks.attention, nnx.Param)[1])
-    attention = nnx.merge(nnx.split(block.blocks.attention, nnx.Param)[0], attention)
+    attention = nnx.merge(*first_attention(make("Ti", 4, 16).encoder))
     x = jax.random.normal(jax.random.key(1), (2, 18, 192))
     qkv = attention.qkv(x).reshape(2, 18, 3, 3, 64)
     expected = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
     expected = attention.out(expected.reshape(2, 18, 192))
     np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_queries_keys_and_values_of_a_product_each_are_those_of_one():
+    attention = nnx.merge(*first_attention(make("Ti", 4, 16).encoder))
+    attention.qkv.bias[...] = jnp.arange(3.0 * 192)
+    x = jax.random.normal(jax.random.key(1), (2, 18, 192))
+    expected = attention.project(x).swapaxes(2, 3)
+    for part, right in zip(attention.project_apart(x), expected, strict=True):
+        np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-4)
 
 
 def test_layers_one_by_one_give_the_tokens_and_the_attention_of_the_last():
