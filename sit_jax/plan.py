@@ -1,17 +1,16 @@
 """Plans: `python -m sit_jax.plan --config=configs/x.py[:args] --topology=v5e:16x16 [--out=FILE.json] [--config.a.b=v]`.
 
-Compiles the training step for TPUs that need not be there, or for N devices of this CPU (`--topology=cpu:8`), and
-reports what one chip holds, computes and sends. No data is read. Exit code 0: it fits; 1: it does not.
+Compiles the training step for TPUs or GPUs that need not be there, or for N devices of this CPU (`--topology=cpu:8`).
+Reports what one of them holds, computes and sends, and how fast it is at best. No data is read. Exit code 0: it fits;
+1: it does not.
 """
 
 import importlib.metadata
 import json
-import math
 import pathlib
-import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +21,18 @@ from jax.sharding import Mesh
 
 from sit_jax import checks, cli
 from sit_jax.compiled import collectives, costs, hlo, report
-from sit_jax.compiled.chips import Chip, open_devices, parse_topology
+from sit_jax.compiled.advice import advice
+from sit_jax.compiled.chips import Target
+from sit_jax.compiled.kernels import compiled_flops, find_kernels, matrix_flops, memory_traffic
+from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch, out_of_memory
+from sit_jax.compiled.roofline import lower_bound, roofline
+from sit_jax.compiled.targets import CPU, check_topology, open_target
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
 
-TOPOLOGY = """v4, v5e, v5p or v6e with a shape, as v5e:4x4; or cpu:N.
+TOPOLOGY = """v4, v5e, v5p or v6e with a shape, as v5e:4x4; h100, h200, a100, l4 or rtx4090 with the GPUs of one host,
+as h100:8, or with hosts and the GPUs of each, as h100:4x8; or cpu:N.
 With --config.mesh.slices=N, N TPU slices of that shape: N times the chips."""
 NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
 
@@ -52,30 +57,31 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
     To be called before JAX starts its devices. Raises InputError for a topology that is not known and for a
     configuration that cannot work on it.
     """
-    kind, _ = parse_topology(topology)
-    if kind != "cpu":  # what is compiled for another machine could be stored, but not be read again
+    if check_topology(topology) != CPU:  # what is compiled for another machine could be stored, but not be read again
         jax.config.update("jax_enable_compilation_cache", False)
-    chip, devices = open_devices(topology, config.mesh.slices or 1)
+    target = open_target(topology, config.mesh.slices or 1)
     config.data.source = config.data.source or "not read"
-    checks.check_config(config, len(devices), devices[0])
-    config = checks.resolve(config, NUM_EXAMPLES, devices[0])
-    mesh = make_mesh(**config.mesh, devices=devices)
+    checks.check_config(config, len(target.devices), target.devices[0])
+    config = checks.resolve(config, NUM_EXAMPLES, target.devices[0])
+    mesh = make_mesh(**config.mesh, devices=target.devices)
     with jax.set_mesh(mesh):
         training = make_training(config)
         abstract, batch = abstract_state(config, training, mesh), abstract_batch(config, mesh)
         step: Any = compile_steps(training, config, abstract, mesh)[0]
-        print(f"compiling for {mesh.size} x {chip.name}; takes a minute or two", flush=True)
+        print(f"compiling for {mesh.size} x {target.chip.name}; takes a minute or two", flush=True)
         begin = time.perf_counter()
-        compiled, reason = compile_or_say_why(lambda: step.lower(abstract, batch).compile())
-    plan = describe(config, topology, chip, mesh) | {"compile_seconds": round(time.perf_counter() - begin, 1)}
-    memory = {"capacity": int(chip.memory)} | argument_memory(abstract, batch)
+        lowered = step.lower(abstract, batch)
+        compiled, reason = compile_or_say_why(lambda: lowered.compile(compiler_options=dict(target.options)))
+    plan = describe(config, topology, target, mesh) | {"compile_seconds": round(time.perf_counter() - begin, 1)}
+    memory = {"whole": int(target.chip.memory), "capacity": target.capacity} | argument_memory(abstract, batch)
     if compiled is None:
         memory |= out_of_memory(reason)
     else:
         memory |= compiled_memory(compiled, memory)
-        plan |= measure(compiled, config, chip, mesh, expected_elements(abstract, config, mesh))
-    fits = compiled is not None and memory["total"] <= chip.memory
-    todo = [] if fits else report.advice(config, mesh.shape, memory, topology)
+        plan |= {"largest_batch": largest_batch(memory, config, mesh.size)}
+        plan |= measure(compiled, config, target, mesh, expected_elements(abstract, config, mesh))
+    fits = compiled is not None and memory["total"] <= target.capacity
+    todo = [] if fits else advice(config, mesh.shape, memory, topology)
     return plan | {"memory": memory, "fits": fits, "advice": todo}
 
 
@@ -95,58 +101,25 @@ def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, j
     return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
 
 
-def describe(config: ml_collections.ConfigDict, topology: str, chip: Chip, mesh: Mesh) -> dict[str, Any]:
+def describe(config: ml_collections.ConfigDict, topology: str, target: Target, mesh: Mesh) -> dict[str, Any]:
     """Returns what was compiled, and by which versions."""
-    model, names = config.model, {"jax", "jaxlib"} | ({"libtpu"} if chip.flops else set())
+    model, names = config.model, {"jax", "jaxlib", *target.packages}
     return {
         "topology": topology,
-        "chip": chip.name,
+        "chip": target.chip.name,
+        "unit": target.unit,
+        "groups": target.groups,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "model": f"{model.size}/{model.patch_size}, {model.image_size} px",
         "batch_size": config.batch_size,
         "microbatches": config.microbatches,
         "remat": model.remat,
+        "unroll": model.unroll,
+        "attention": model.attention,
         "dtype": config.dtype,
         "versions": {name: importlib.metadata.version(name) for name in sorted(names)},
     }
-
-
-def chip_bytes(tree: object) -> int:
-    """Returns the bytes that each device holds of a tree of shapes with shardings."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
-    """Returns the bytes a chip of the state and the batch."""
-    rest = chip_bytes(abstract) - chip_bytes(abstract.params) - chip_bytes(abstract.opt_state)
-    return {
-        "parameters": chip_bytes(abstract.params),
-        "optimizer": chip_bytes(abstract.opt_state),
-        "other_state": rest,
-        "batch": chip_bytes(batch),
-    }
-
-
-def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, int]:
-    """Returns the bytes a chip of a compiled step beside its arguments, and the total."""
-    stats = compiled.memory_analysis()
-    logical = sum(arguments[name] for name in ("parameters", "optimizer", "other_state", "batch"))
-    parts = {
-        "padding": stats.argument_size_in_bytes - logical,
-        "temporaries": stats.temp_size_in_bytes,
-        "output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        "program": stats.generated_code_size_in_bytes,
-    }
-    return parts | {"total": logical + sum(parts.values())}
-
-
-def out_of_memory(message: str) -> dict[str, int]:
-    """Reads what a compiler says that ran out of memory: the bytes that it needs and those that it has."""
-    sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", message)
-    found = [int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) for number, unit in sizes]
-    return dict(zip(("needed", "available"), found, strict=False))
 
 
 def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> set[int]:
@@ -160,26 +133,28 @@ def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, m
 
 
 def measure(
-    compiled: Any, config: ml_collections.ConfigDict, chip: Chip, mesh: Mesh, expected: set[int]
+    compiled: Any, config: ml_collections.ConfigDict, target: Target, mesh: Mesh, expected: set[int]
 ) -> dict[str, Any]:
-    """Returns what one chip computes and sends in a step, and how long that takes at the least."""
-    program = hlo.parse(compiled.as_text())
-    found = collectives.merge(collectives.find_collectives(program, mesh.shape))
+    """Returns what one device computes and sends in a step, and how long that takes at the least."""
+    chip, program = target.chip, hlo.parse(compiled.as_text())
+    found = collectives.merge(collectives.find_collectives(program, mesh.shape, target.joined))
+    kernels = find_kernels(program, chip.passes)
     sides = (config.data.image_size, config.model.image_size)
     images = config.batch_size // mesh.size * sides[0] ** 2 * 3
     shapes: set[tuple[int, ...]] = {(side, side, 3) for side in sides}
-    work = {
+    work: dict[str, Any] = {
         "model_flops": costs.model_flops(config),
-        "compiled_flops_per_chip": costs.compiled_flops(program),
-        "matrix_flops_per_chip": costs.compiled_flops(program, matrix_passes=True),
-        "memory_bytes_per_chip": costs.memory_traffic(program),
+        "compiled_flops_per_chip": compiled_flops(kernels),
+        "matrix_flops_per_chip": matrix_flops(kernels),
+        "memory_bytes_per_chip": memory_traffic(kernels),
         "link_bytes_per_chip": sum(one.sent_in_slice for one in found),
         "network_bytes_per_chip": sum(one.sent_across for one in found),
         "loops_counted_once": program.unknown_loops(),
     }
     return {
         "work": work,
-        "bound": costs.lower_bound(work, chip, config.batch_size),
+        "roofline": roofline(program, kernels, chip, work, mesh.size, config.batch_size),
+        "bound": lower_bound(work, chip, config.batch_size),
         "collectives": [
             report.collective_json(one, collectives.suspicions(one, images, shapes, expected)) for one in found
         ],

@@ -51,14 +51,6 @@ def test_a_benchmark_says_all_there_is(result):
     assert all(f"\n{name}" in text for name in ("step", "achieved", "start-up", "with reading"))
 
 
-def test_a_gpu_program_is_not_counted(result, step, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    figures = result[1] | {"compiled": result[1]["compiled"] | step.count()}
-    figures["rates"] = report.rates(figures, 32)
-    assert figures["rates"]["share_of_memory_ceiling"] is None
-    assert report.text(figures).count("not counted: products are calls of libraries on a GPU") == 2
-
-
 @pytest.mark.parametrize(
     "arguments,expected",
     [

@@ -20,7 +20,7 @@ class Collective(NamedTuple):
     kind: str
     axes: str  # of the mesh, such as "data x fsdp"
     group: int  # devices that take part
-    slices: int  # how many slices its group spans
+    slices: int  # how many slices or hosts its group spans
     times: int  # executions a step
     arrays: tuple[Array, ...]  # what one execution combines: the gathered, or that to be reduced or moved
     operation: str
@@ -38,12 +38,12 @@ class Collective(NamedTuple):
 
     @property
     def sent_in_slice(self) -> float:
-        """Returns the least bytes a step that each device sends to others of its slice."""
+        """Returns the least bytes a step that each device sends to others of its slice or host."""
         return self.times * _sent(self.kind, self.bytes, self.group // self.slices)
 
     @property
     def sent_across(self) -> float:
-        """Returns the least bytes a step that each device sends to other slices, shared out in its slice."""
+        """Returns the least bytes a step that each device sends to other slices or hosts, shared out in its own."""
         return self.times * _sent(self.kind, self.bytes, self.slices) / (self.group // self.slices)
 
 
@@ -56,8 +56,11 @@ def _sent(kind: str, size: int, group: int) -> float:
     return size * (group - 1) / group * (2 if kind == "all-reduce" else 1)
 
 
-def find_collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
-    """Returns the collectives of one run; one that is split into start, parts and end counts once."""
+def find_collectives(program: Program, mesh_shape: Mapping[str, int], joined: int) -> list[Collective]:
+    """Returns the collectives of one run; one that is split into start, parts and end counts once.
+
+    `joined` consecutive devices of the mesh share fast links: those of a TPU slice, or of a host of GPUs.
+    """
     found, chains = [], set()
     for done in program.executed():
         instruction = done.instruction
@@ -72,14 +75,16 @@ def find_collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Co
             if channel in chains:
                 continue
             chains.add(channel)
-        found.append(_one_collective(program, done, kind, mesh_shape))
+        found.append(_one_collective(program, done, kind, mesh_shape, joined))
     return sorted((c for c in found if c.group > 1), key=lambda c: -c.bytes_per_step)
 
 
-def _one_collective(program: Program, done: Executed, kind: str, mesh_shape: Mapping[str, int]) -> Collective:
+def _one_collective(
+    program: Program, done: Executed, kind: str, mesh_shape: Mapping[str, int], joined: int
+) -> Collective:
     instruction, computation, times, _ = done
     groups = replica_groups(instruction.attributes, math.prod(mesh_shape.values()))
-    axes, slices = describe_groups(groups, mesh_shape)
+    axes, slices = describe_groups(groups, mesh_shape, joined)
     size = len(groups[0])
     if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # so a TPU writes it: each device keeps its slice of the sum
@@ -162,8 +167,10 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def describe_groups(groups: Groups, mesh_shape: Mapping[str, int]) -> tuple[str, int]:
-    """Returns the axes of the mesh that the groups run over ("part of ..." if they do not fill them), and the slices.
+def describe_groups(groups: Groups, mesh_shape: Mapping[str, int], joined: int) -> tuple[str, int]:
+    """Returns the axes of the mesh that the groups run over ("part of ..." if they do not fill them).
+
+    Beside them stands how many slices or hosts a group spans, each `joined` devices.
 
     Where the numbers reach one slice only, they are those of each slice.
     """
@@ -171,8 +178,7 @@ def describe_groups(groups: Groups, mesh_shape: Mapping[str, int]) -> tuple[str,
     if max(map(max, groups)) < math.prod(shape.values()) // shape.get("slice", 1):
         shape["slice"] = 1
     ids = np.arange(math.prod(shape.values())).reshape(tuple(shape.values()))
-    per_slice = ids.size // shape["slice"]
-    slices = max(len({member // per_slice for member in group}) for group in groups)
+    slices = max(len({member // joined for member in group}) for group in groups)
     wanted = {frozenset(group) for group in groups}
     for axes in _subsets(tuple(name for name, size in shape.items() if size > 1)):
         order = [name for name in shape if name not in axes] + list(axes)
@@ -210,5 +216,5 @@ def suspicions(one: Collective, image_bytes: int, image_shapes: set[tuple[int, .
         if (array.dtype == "u8" and array.elements > 1) or shapes & image_shapes:
             found.append("moves images")
         elif array.bytes >= image_bytes and array.elements not in expected:
-            found.append("moves as much as the images of a chip, and neither parameters nor embeddings")
+            found.append("moves as much as the images of one device, and neither parameters nor embeddings")
     return sorted(set(found))

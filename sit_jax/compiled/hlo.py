@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sit_jax.compiled.stacks import Frame, read_stacks
+
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^}]*\})?")
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute"),
@@ -79,7 +81,7 @@ class Program(NamedTuple):
 
     computations: dict[str, Computation]
     entry: str
-    sources: dict[str, str]  # "file:line" by stack frame, of this package where it is on the stack
+    stacks: dict[str, list[Frame]]  # by the number of a stack frame, the innermost first
 
     def executed(self) -> Iterator[Executed]:
         """Walks through all that is executed, the bodies of loops with their trip counts."""
@@ -92,7 +94,7 @@ class Program(NamedTuple):
             if instruction.opcode.endswith(("-done", "-update")):
                 continue  # repeats the computation that its start calls
             trips = (trip_count(self, instruction) or 1) if instruction.opcode == "while" else 1
-            inner = fusion or (instruction if instruction.opcode == "fusion" else None)
+            inner = fusion or (instruction if instruction.opcode in ("fusion", "fusion-start") else None)
             for callee in called(instruction):
                 if callee in self.computations:
                     yield from self._walk(callee, times * trips, inner)
@@ -102,9 +104,15 @@ class Program(NamedTuple):
         loops = [e.instruction for e in self.executed() if e.instruction.opcode == "while"]
         return [operation(loop) for loop in loops if trip_count(self, loop) is None]
 
+    def stack(self, instruction: Instruction) -> list[Frame]:
+        """Returns the calls that an instruction comes from, the innermost first; empty where the program is silent."""
+        return self.stacks.get(instruction.attribute(r"stack_frame_id=(\d+)") or "", [])
+
     def source(self, instruction: Instruction) -> str:
-        """Returns "file:line" of the code that an instruction comes from, where the program tells it."""
-        return self.sources.get(instruction.attribute(r"stack_frame_id=(\d+)") or "", "")
+        """Returns "file:line" of the code that an instruction comes from, of this package where it is on the stack."""
+        stack = self.stack(instruction)
+        frame = next((frame for frame in stack if frame.here), stack[0] if stack else None)
+        return f"{frame.file}:{frame.line}" if frame else ""
 
 
 def parse(text: str) -> Program:
@@ -122,7 +130,7 @@ def parse(text: str) -> Program:
         elif name and (instruction := _parse_instruction(line)):
             instructions[instruction.name] = instruction
             root = instruction.name if line.lstrip().startswith("ROOT") else root
-    return Program(computations, entry, _sources(text))
+    return Program(computations, entry, read_stacks(text))
 
 
 def _parse_instruction(line: str) -> Instruction | None:
@@ -158,32 +166,6 @@ def arrays(text: str) -> tuple[Array, ...]:
         sizes = tuple(int(n) for n in dims.replace("<=", "").split(",") if n)
         found.append(Array(dtype, sizes, int(space[1]) if space else 0))
     return tuple(found)
-
-
-def _sources(text: str) -> dict[str, str]:
-    """Reads the tables of files, lines and stack frames in the head of a module."""
-    files = dict(re.findall(r'^(\d+) "(.*)"$', text.partition("FunctionNames")[0], re.M))
-    locations = {
-        location: f"{files.get(file, '')}:{line}"
-        for location, file, line in re.findall(r"^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)", text, re.M)
-    }
-    frames = re.findall(r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?\}", text, re.M)
-    sources = {frame: locations.get(location, "") for frame, location, _ in frames}
-    # The first frame has no parent; where it names itself, the numbers of parents start at 1 for none.
-    offset = int(any(frame == parent for frame, _, parent in frames))
-    parents = {frame: str(int(parent or 0) - offset) for frame, _, parent in frames}
-    return {frame: _source_here(frame, sources, parents) for frame in sources}
-
-
-def _source_here(frame: str, sources: dict[str, str], parents: dict[str, str]) -> str:
-    innermost = sources[frame]
-    for _ in range(len(sources)):
-        if frame not in sources:
-            break
-        if "/sit_jax/" in sources[frame]:
-            return "sit_jax/" + sources[frame].rpartition("/sit_jax/")[2]
-        frame = parents[frame]
-    return innermost
 
 
 def called(instruction: Instruction) -> list[str]:

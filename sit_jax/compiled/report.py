@@ -1,15 +1,11 @@
-"""What a plan says: the text for the screen, the JSON of a collective, the advice where it does not fit."""
+"""What a plan says: the text for the screen, and the JSON of a collective."""
 
 import collections
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ml_collections
-
-from sit_jax import checks
-from sit_jax.compiled.chips import CHIPS, GIB
+from sit_jax.compiled.chips import GIB
 from sit_jax.compiled.collectives import Collective
-from sit_jax.errors import InputError
 
 MEMORY = {
     "parameters": "parameters",
@@ -22,6 +18,7 @@ MEMORY = {
     "program": "program",
     "total": "total",
 }
+GPU_PRODUCTS = "matrix products are calls of cuBLASLt here; on a GPU, XLA tries Triton kernels too and takes the faster"
 SMALL_SHARE = 0.002  # collectives below this share of all bytes are summed up on the screen
 
 
@@ -44,104 +41,71 @@ def collective_json(one: Collective, suspicions: list[str]) -> dict[str, Any]:
     }
 
 
-def advice(
-    config: ml_collections.ConfigDict, mesh_shape: Mapping[str, int], memory: Mapping[str, int], topology: str
-) -> list[str]:
-    """Returns what to change where a step does not fit, the cheapest first: flags, each for itself."""
-    chips = mesh_shape["slice"] * mesh_shape["data"] * mesh_shape["fsdp"]
-    activations = [] if config.model.remat else ["--config.model.remat"]
-    activations += [f"--config.microbatches={n}" for n in _more_microbatches(config, chips)[:1]]
-    if config.batch_size // 2 % chips == 0 and config.batch_size > chips:
-        activations.append(f"--config.batch_size={config.batch_size // 2}")
-    shard = _more_shards(mesh_shape, memory)
-    kind, _, shape = topology.partition(":")
-    known = CHIPS[kind].topologies if kind in CHIPS else ()
-    larger = [f"--topology={kind}:{other}" for other in known[known.index(shape) + 1 :][:1]] if known else []
-    state_first = _state(memory) > memory["capacity"] / 4
-    return (shard + activations if state_first else activations + shard) + larger
-
-
-def _state(memory: Mapping[str, int]) -> int:
-    return memory["parameters"] + memory["optimizer"] + memory["other_state"]
-
-
-def _more_shards(mesh_shape: Mapping[str, int], memory: Mapping[str, int]) -> list[str]:
-    """Returns the flag that shards the state as far as a slice allows, if that can save what is missing."""
-    ways = mesh_shape["data"]
-    missing = memory.get("total", memory.get("needed", 0)) - memory.get("available", memory["capacity"])
-    if ways == 1 or _state(memory) * (1 - 1 / ways) < missing:
-        return []
-    return [f"--config.mesh.fsdp={mesh_shape['fsdp'] * ways}"]
-
-
-def _more_microbatches(config: ml_collections.ConfigDict, chips: int) -> list[int]:
-    possible = []
-    for n in (config.microbatches * 2**i for i in range(1, 8)):
-        try:
-            checks.check_microbatches(n, config.batch_size, chips)
-            possible.append(n)
-        except InputError:
-            continue
-    return possible
-
-
 def text(plan: Mapping[str, Any]) -> str:
     """Returns the plan for the screen."""
     axes = ", ".join(f"{name}={size}" for name, size in plan["mesh"].items())
     versions = ", ".join(f"{name} {version}" for name, version in plan["versions"].items())
+    unit = plan["unit"]
     parts = [
         f"ViT-{plan['model']}, {plan['batch_size']} images a step in {plan['microbatches']} part(s), {plan['dtype']}, "
-        f"{'with' if plan['remat'] else 'without'} remat",
+        f"{'with' if plan['remat'] else 'without'} remat, {plan['attention']} attention, layers "
+        f"{'unrolled' if plan['unroll'] else 'in a loop'}",
         f"{plan['chips']} x {plan['chip']} ({plan['topology']}), mesh {axes}",
         f"compiled in {plan['compile_seconds']:.0f} s by {versions}",
+        *([GPU_PRODUCTS] if unit == "GPU" else []),
         "",
-        *_memory(plan["memory"]),
+        *_memory(plan["memory"], unit),
     ]
     if "work" in plan:
-        parts += ["", *_work(plan), "", *_collectives(plan["collectives"]), "", *_bound(plan["bound"])]
+        found = _collectives(plan["collectives"], unit, plan["groups"])
+        parts += ["", *_work(plan), "", *found, "", *_roofline(plan["roofline"]), *_bound(plan["bound"])]
     return "\n".join([*parts, "", *_verdict(plan)])
 
 
-def _memory(memory: Mapping[str, int]) -> list[str]:
+def _memory(memory: Mapping[str, int], unit: str) -> list[str]:
     lines = [f"  {label:28}{memory[name] / GIB:10.3f}" for name, label in MEMORY.items() if name in memory]
-    return ["memory of a chip (GiB)", *lines, f"  {'it has':28}{memory['capacity'] / GIB:10.3f}"]
+    lines.append(f"  {'it has':28}{memory['whole'] / GIB:10.3f}")
+    if memory["capacity"] != memory["whole"]:
+        lines.append(f"  {'JAX takes of it':28}{memory['capacity'] / GIB:10.3f}")
+    return [f"memory of a {unit} (GiB)", *lines]
 
 
 def _work(plan: Mapping[str, Any]) -> list[str]:
-    work, chips = plan["work"], plan["chips"]
+    work, chips, unit = plan["work"], plan["chips"], plan["unit"]
     needed = work["model_flops"]
     ratio = work["compiled_flops_per_chip"] * chips / needed
     lines = [
         "work of a step",
-        f"  model, forward and backward   {_si(needed)}FLOP, {_si(needed / chips)}FLOP a chip",
-        f"  compiled matrix products      {_si(work['compiled_flops_per_chip'])}FLOP a chip, {ratio:.2f} x the model's "
-        "(views and recomputation are in it)",
-        f"  memory traffic, at least      {_si(work['memory_bytes_per_chip'])}B a chip",
+        f"  model, forward and backward   {_si(needed)}FLOP, {_si(needed / chips)}FLOP a {unit}",
+        f"  compiled matrix products      {_si(work['compiled_flops_per_chip'])}FLOP a {unit}, {ratio:.2f} x the "
+        "model's (views and recomputation are in it)",
+        f"  memory traffic, at least      {_si(work['memory_bytes_per_chip'])}B a {unit}",
     ]
     loops = work["loops_counted_once"]
     return lines + ([f"  counted once, as their trip count is not known: {', '.join(loops)}"] if loops else [])
 
 
-def _collectives(found: list[dict[str, Any]]) -> list[str]:
+def _collectives(found: list[dict[str, Any]], unit: str, groups: str) -> list[str]:
     if not found:
         return ["collectives: none"]
     total = sum(one["bytes_per_step"] for one in found)
     shown = [one for one in found if one["unwanted"] or one["bytes_per_step"] >= SMALL_SHARE * total]
     rest = [one for one in found if one not in shown]
-    header = ("collective", "over", "devices", "slices", "times", "each", "a step", "what")
+    header = ("collective", "over", "devices", groups, "times", "each", "a step", "what")
     rows = [(*_row(one), f"{_arrays(one)}  {one['source']}") for one in shown]
     if rest:
         size = sum(one["bytes_per_step"] for one in rest)
         rows.append(
             (f"{len(rest)} smaller", "", "", "", str(sum(one["times"] for one in rest)), "", _si(size) + "B", "")
         )
-    lines = ["collectives of a chip, by bytes", *_table([header, *rows]), "", "by kind", *_by_kind(found)]
+    lines = [f"collectives of a {unit}, by bytes", *_table([header, *rows]), "", "by kind", *_by_kind(found, groups)]
     unwanted = [one for one in found if one["unwanted"]]
     if not unwanted:
         return [
             *lines,
             "",
-            "no all-to-all, no images; all that is as large as a chip's images are parameters, gradients or embeddings",
+            f"no all-to-all, no images; all that is as large as a {unit}'s images are parameters, gradients or "
+            "embeddings",
         ]
     return [*lines, "", "unwanted:"] + [
         f"  {one['kind']} of {_arrays(one)} ({'; '.join(one['unwanted'])}) near {one['source'] or one['operation']}"
@@ -149,11 +113,11 @@ def _collectives(found: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _by_kind(found: Iterable[dict[str, Any]]) -> list[str]:
+def _by_kind(found: Iterable[dict[str, Any]], across_what: str) -> list[str]:
     groups = collections.defaultdict(list)
     for one in found:
         groups[one["kind"], "yes" if one["slices"] > 1 else "no"].append(one)
-    rows: list[tuple[str, ...]] = [("kind", "across slices", "times", "a step", "sent")]
+    rows: list[tuple[str, ...]] = [("kind", f"across {across_what}", "times", "a step", "sent")]
     for (kind, across), same in groups.items():
         sent = sum(one["sent_in_slice"] + one["sent_across_slices"] for one in same)
         size = sum(one["bytes_per_step"] for one in same)
@@ -178,21 +142,36 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def _roofline(found: Mapping[str, Any]) -> list[str]:
+    if not found:
+        return ["no roofline: the speed of these devices is not known"]
+    causes = [(one["cause"], f"{one['seconds'] * 1e3:.1f} ms", f"{one['share']:.0%}") for one in found["causes"][:3]]
+    return [
+        f"roofline: {found['kernels']} kernels one after another, each at the full speed of products or memory, take "
+        f"{found['seconds'] * 1e3:.1f} ms;",
+        f"at most {found['images_per_second']:,.0f} images/s and {found['mfu']:.1%} MFU with the collectives beside "
+        "them; the three largest causes:",
+        *_table(causes),
+    ]
+
+
 def _bound(bound: Mapping[str, Any]) -> list[str]:
     if not bound:
-        return ["no bound on the time of a step: the speed of this chip is not known"]
+        return []
     parts = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in bound["seconds"].items())
     return [
-        f"a step takes at least {bound['step_seconds'] * 1e3:.1f} ms, bound by {bound['by']} (full speed: {parts} ms);",
-        f"at most {bound['images_per_second']:,.0f} images/s. A bound, not a prediction: real steps are slower.",
+        f"if all of it overlapped, {bound['by']} would set the time; each alone at full speed: {parts} ms",
+        "best cases, not predictions: real steps are slower",
     ]
 
 
 def _verdict(plan: Mapping[str, Any]) -> list[str]:
-    memory = plan["memory"]
-    has = f"the {memory['capacity'] / GIB:.2f} GiB of a chip"
+    memory, unit = plan["memory"], plan["unit"]
+    has = f"the {memory['capacity'] / GIB:.2f} GiB of a {unit}"
+    if memory["capacity"] != memory["whole"]:
+        has = f"the {memory['capacity'] / GIB:.2f} GiB that JAX takes of a {unit}"
     if plan["fits"]:
-        return [f"fits: {memory['total'] / GIB:.2f} of {has}"]
+        return [f"fits: {memory['total'] / GIB:.2f} of {has}", *_largest(plan)]
     if "total" in memory:
         reason = f"{memory['total'] / GIB:.2f} GiB are more than {has}"
     elif "available" in memory:
@@ -200,7 +179,15 @@ def _verdict(plan: Mapping[str, Any]) -> list[str]:
         reason = f"the compiler needs {needed:.2f} GiB and has {available:.2f} of {has}"
     else:
         reason = f"the compiler ran out of {has}"
-    return [f"does not fit: {reason}", f"try one of: {', '.join(plan['advice']) or 'a smaller model'}"]
+    advice = f"try one of: {', '.join(plan['advice']) or 'a smaller model'}"
+    return [f"does not fit: {reason}", *_largest(plan), advice]
+
+
+def _largest(plan: Mapping[str, Any]) -> list[str]:
+    if "largest_batch" not in plan:
+        return []
+    largest = plan["largest_batch"] or "none"
+    return [f"largest batch that fits: {largest}, estimated from the memory of this one"]
 
 
 def _si(number: float) -> str:

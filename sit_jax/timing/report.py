@@ -7,8 +7,6 @@ import ml_collections
 
 from sit_jax.timing.parts import PARTS
 
-NOT_COUNTED = "not counted: products are calls of libraries on a GPU"
-
 
 def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, Any]:
     """Returns what was measured."""
@@ -25,21 +23,17 @@ def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, An
     }
 
 
-def rates(result: Mapping[str, Any], batch_size: int) -> dict[str, float | None]:
-    """Returns images per second, FLOP/s of the model, and the shares of what the machine can do.
-
-    Rate and share of the memory are None where its traffic was not counted.
-    """
+def rates(result: Mapping[str, Any], batch_size: int) -> dict[str, float]:
+    """Returns images per second, FLOP/s of the model, and the shares of what the machine can do."""
     seconds, devices = result["step"]["median"], result["machine"]["devices"]
     flops = result["compiled"]["model_flops"] / seconds
-    traffic = result["compiled"]["memory_traffic_bytes"]
-    moved = None if traffic is None else traffic / seconds
+    moved = result["compiled"]["memory_traffic_bytes"] / seconds
     return {
         "images_per_second": batch_size / seconds,
         "model_flops_per_second": flops,
         "share_of_matrix_ceiling": flops / result["ceilings"]["flops_per_second"] / devices,
         "memory_bytes_per_second": moved,
-        "share_of_memory_ceiling": None if moved is None else moved / result["ceilings"]["bytes_per_second"] / devices,
+        "share_of_memory_ceiling": moved / result["ceilings"]["bytes_per_second"] / devices,
     }
 
 
@@ -56,7 +50,6 @@ def text(result: Mapping[str, Any]) -> str:
     """Returns the report for the screen."""
     config, machine, compiled, rates = (result[name] for name in ("config", "machine", "compiled", "rates"))
     ceilings, memory = result["ceilings"], result["memory"]
-    counted, traffic = counts_text(result)
     device = memory["device_peak"] or compiled["program_bytes"]
     lines = [
         f"{config['model']}, batch {config['batch_size']}, {config['dtype']}, {config['num_images']} images from "
@@ -66,10 +59,11 @@ def text(result: Mapping[str, Any]) -> str:
         "",
         f"step                {spread(result['step'])}, {rates['images_per_second']:.1f} source images/s",
         f"model FLOPs         {giga(compiled['model_flops'])} by formula",
-        f"compiled FLOPs      {counted}",
+        f"compiled FLOPs      {giga(compiled['compiled_flops'])} with the views",
         f"achieved            {giga(rates['model_flops_per_second'])}FLOP/s, {rates['share_of_matrix_ceiling']:.1%} "
         f"of the {giga(ceilings['flops_per_second'])}FLOP/s of a large product",
-        f"memory traffic      {traffic}",
+        f"memory traffic      {giga(rates['memory_bytes_per_second'])}B/s, {rates['share_of_memory_ceiling']:.1%} "
+        f"of the {giga(ceilings['bytes_per_second'])}B/s of a copy",
         f"peak memory         host {giga(memory['host_peak'])}B, device {giga(device)}B"
         + ("" if memory["device_peak"] else " (arguments and temporaries of the step)"),
         f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, of which tracing "
@@ -82,16 +76,6 @@ def text(result: Mapping[str, Any]) -> str:
             f"{reading['data_wait_fraction']:.2%} of the time"
         )
     return "\n".join(lines + (parts_text(result["parts"]) if result["parts"] else []))
-
-
-def counts_text(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns what the compiled program computes and what it moves, for the screen."""
-    compiled, rates = result["compiled"], result["rates"]
-    if compiled["compiled_flops"] is None:
-        return NOT_COUNTED, NOT_COUNTED
-    ceiling = giga(result["ceilings"]["bytes_per_second"])
-    share = f"{rates['share_of_memory_ceiling']:.1%} of the {ceiling}B/s of a copy"
-    return f"{giga(compiled['compiled_flops'])} with the views", f"{giga(rates['memory_bytes_per_second'])}B/s, {share}"
 
 
 def parts_text(parts: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from sit_jax.compiled import costs, hlo
+from sit_jax.compiled import costs, hlo, kernels
 from sit_jax.mesh import local_rows, make_mesh, put_batch
 from sit_jax.timing import parts
 from sit_jax.timing.clock import Time, measure
@@ -54,14 +54,12 @@ class Step:
             "program_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         }
 
-    def count(self) -> dict[str, int | None]:
-        """Returns FLOPs and memory traffic of the compiled step, on all devices; None on a GPU."""
-        if jax.default_backend() == "gpu":  # products are calls of libraries there, of which the program tells nothing
-            return {"compiled_flops": None, "memory_traffic_bytes": None}
-        program, devices = hlo.parse(self.step.as_text()), self.mesh.size
+    def count(self) -> dict[str, int]:
+        """Returns FLOPs and memory traffic of the compiled step, on all devices."""
+        found, devices = kernels.find_kernels(hlo.parse(self.step.as_text())), self.mesh.size
         return {
-            "compiled_flops": costs.compiled_flops(program) * devices,
-            "memory_traffic_bytes": costs.memory_traffic(program) * devices,
+            "compiled_flops": kernels.compiled_flops(found) * devices,
+            "memory_traffic_bytes": kernels.memory_traffic(found) * devices,
         }
 
     def train(self) -> jax.Array:

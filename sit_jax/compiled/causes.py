@@ -1,0 +1,81 @@
+"""What the kernels of a step are for, in words: read from the calls that the compiler notes beside each."""
+
+import collections
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from sit_jax.compiled.hlo import Computation, Instruction, Program, operation
+from sit_jax.compiled.kernels import FUSIONS, Kernel
+from sit_jax.compiled.stacks import PACKAGE
+
+UNNAMED = "not named by the compiler"
+# (start of "file:function" in this package, a pattern of JAX's operation, the cause). For a kernel, the calls that it
+# comes from are tried from the innermost, each against the rows from the first; the first that fits is the cause.
+CAUSES = (
+    ("attention.py:", "", "attention"),
+    ("model.py:Attention.", "", "attention"),
+    ("norm.py:", "", "layer norm"),
+    ("model.py:rows", "reduce_sum", "bias gradients"),
+    ("model.py:rows", "", "dense layers"),
+    ("model.py:drop_path", "", "GELU, residual sums and drop path"),
+    ("model.py:gelu", "", "GELU, residual sums and drop path"),
+    ("model.py:_gelu_gradient", "", "GELU, residual sums and drop path"),
+    ("model.py:Block.", "", "GELU, residual sums and drop path"),
+    ("model.py:Encoder._run_layers", "while|broadcast", "layer loop: saving and loading residuals"),
+    ("model.py:Encoder._run_", "", "weights of layers: cutting and joining"),
+    ("model.py:Encoder.", "", "patch embedding"),
+    ("model.py:patchify", "", "patch embedding"),
+    ("model.py:", "", "losses and heads"),
+    ("losses.py:", "", "losses and heads"),
+    ("views/", "", "views"),
+    ("train/microbatches.py:", "while", "microbatches: sums of gradients"),
+    ("train/step.py:forward", "", "losses and heads"),
+    ("train/step.py:combine", "", "losses and heads"),
+    ("train/", "", "optimizer"),
+)
+FAR = 50  # instructions looked at for one that the compiler named
+
+
+def seconds_by_cause(
+    program: Program, kernels: Iterable[Kernel], seconds: Callable[[Kernel], float]
+) -> list[tuple[str, float]]:
+    """Returns (cause, seconds a step) of all kernels, the longest first."""
+    total: dict[str, float] = collections.defaultdict(float)
+    for kernel in kernels:
+        total[cause(program, kernel)] += kernel.times * seconds(kernel)
+    return sorted(total.items(), key=lambda item: -item[1])
+
+
+def cause(program: Program, kernel: Kernel) -> str:
+    """Returns what a kernel is for, as in CAUSES."""
+    named = next((one for one in _candidates(program, kernel) if program.stack(one)), None)
+    if named is None:
+        return UNNAMED
+    calls = [f"{frame.file}:{frame.function}".removeprefix(f"{PACKAGE}/") for frame in program.stack(named)]
+    fitting = (
+        words
+        for call in calls
+        for start, pattern, words in CAUSES
+        if call.startswith(start) and re.search(pattern, operation(named))
+    )
+    return next(fitting, UNNAMED)
+
+
+def _candidates(program: Program, kernel: Kernel) -> Iterator[Instruction]:
+    """Gives the instructions that may name a kernel: itself, what is fused into it from the end, what reads it."""
+    instruction = kernel.instruction
+    yield instruction
+    fused = program.computations.get(instruction.attribute(r"calls=%?([\w.\-]+)") or "")
+    if fused and instruction.opcode in FUSIONS:
+        yield from reversed(fused.instructions.values())
+    yield from _readers(kernel.computation, instruction)
+
+
+def _readers(computation: Computation, instruction: Instruction) -> list[Instruction]:
+    """Returns what reads an instruction, what reads that, and so on, the nearest first."""
+    found, looked = [instruction], 0
+    while looked < min(len(found), FAR):
+        name = found[looked].name
+        found += [one for one in computation.instructions.values() if name in one.operands and one not in found]
+        looked += 1
+    return found[1:]

@@ -1,0 +1,64 @@
+"""What a step holds in the memory of one device, and how large a batch would fit."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from sit_jax.train.state import TrainState
+from sit_jax.views.corrupt import DONOR_IMAGES
+
+ARGUMENTS = ("parameters", "optimizer", "other_state", "batch")
+
+
+def chip_bytes(tree: object) -> int:
+    """Returns the bytes that each device holds of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
+    """Returns the bytes a device of the state and the batch."""
+    rest = chip_bytes(abstract) - chip_bytes(abstract.params) - chip_bytes(abstract.opt_state)
+    return {
+        "parameters": chip_bytes(abstract.params),
+        "optimizer": chip_bytes(abstract.opt_state),
+        "other_state": rest,
+        "batch": chip_bytes(batch),
+    }
+
+
+def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, int]:
+    """Returns the bytes a device of a compiled step beside its arguments, and the total."""
+    stats = compiled.memory_analysis()
+    logical = sum(arguments[name] for name in ARGUMENTS)
+    parts = {
+        "padding": stats.argument_size_in_bytes - logical,
+        "temporaries": stats.temp_size_in_bytes,
+        "output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "program": stats.generated_code_size_in_bytes,
+    }
+    return parts | {"total": logical + sum(parts.values())}
+
+
+def out_of_memory(message: str) -> dict[str, int]:
+    """Reads what a compiler says that ran out of memory: the bytes that it needs and those that it has."""
+    sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", message)
+    found = [int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) for number, unit in sizes]
+    return dict(zip(("needed", "available"), found, strict=False))
+
+
+def largest_batch(memory: Mapping[str, int], config: ml_collections.ConfigDict, devices: int) -> int:
+    """Estimates the largest batch that fits from the memory of one that was compiled; 0 where none does.
+
+    State, gradients and program stay as they are, the rest grows with the batch. The result is a multiple that all
+    devices and microbatches cut into whole groups of donors.
+    """
+    gradients = min(memory["parameters"], memory["temporaries"])
+    growing = memory["batch"] + memory["temporaries"] - gradients
+    room = memory["capacity"] - (memory["total"] - growing)
+    multiple = DONOR_IMAGES * devices * config.microbatches
+    return max(0, int(config.batch_size * room / growing)) // multiple * multiple

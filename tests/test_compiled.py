@@ -1,0 +1,322 @@
+"""What is counted in compiled programs: FLOPs, bytes and collectives."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sit_jax import config, losses
+from sit_jax.checks import resolve
+from sit_jax.compiled import collectives, costs, hlo, kernels, targets
+from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.train.state import make_model
+
+ONE_SLICE = {"slice": 1, "data": 2, "fsdp": 2}
+
+# Shortened from what the TPU compiler writes: a loop with an all-gather that is spread over fusions, a fused
+# reduce-scatter, products as convolutions, and a sum over two slices of four chips.
+TPU_PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
+
+FileNames
+1 "/somewhere/sit_jax/model.py"
+2 "/site-packages/flax/nnx/nn/linear.py"
+
+FunctionNames
+1 "Block.__call__"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=91 end_line=91 column=1 end_column=9}
+2 {file_name_id=2 function_name_id=1 line=422 end_line=422 column=1 end_column=9}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%start (param_0.1: bf16[16,128]) -> (bf16[16,128], bf16[64,128], u32[]) {
+  %param_0.1 = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-gather.1 = bf16[64,128]{1,0:T(8,128)(2,1)} all-gather(%param_0.1), channel_id=4, replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/while/body/dot_general" stack_frame_id=2}
+  ROOT %custom-call.1 = (bf16[16,128]{1,0}, bf16[64,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) custom-call(%param_0.1, %all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (param_0.2: bf16[16,128], param_1.2: bf16[64,128], param_2.2: bf16[16,6,18,64], param_3.2: bf16[16,6,18,64]) -> (f32[16,6,18,18], bf16[64,128]) {
+  %param_0.2 = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %param_1.2 = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(1)
+  %param_2.2 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %param_3.2 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(3)
+  %convolution.1 = f32[16,6,18,18]{2,3,1,0:T(8,128)} convolution(%param_2.2, %param_3.2), window={size=16x6 stride=15x5 lhs_dilate=16x6}, dim_labels=01bf_01oi->01bf
+  %all-gather.2 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%param_0.2), channel_id=4, replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="0"}
+  ROOT %tuple.1 = (f32[16,6,18,18]{2,3,1,0:T(8,128)}, bf16[64,128]{1,0:T(8,128)(2,1)}) tuple(%convolution.1, %param_1.2)
+}
+
+%all-reduce-scatter.1 (input.1: f32[256,128]) -> f32[64,128] {
+  %input.1 = f32[256,128]{1,0:T(8,128)S(1)} parameter(0)
+  %all-reduce.1 = f32[256,128]{1,0:T(8,128)} all-reduce(%input.1), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}, use_global_device_ids=true, to_apply=%add
+  %offset = s32[] constant(0)
+  ROOT %dynamic-slice.1 = f32[64,128]{1,0:T(8,128)S(1)} dynamic-slice(%all-reduce.1, %offset, %offset), dynamic_slice_sizes={64,128}
+}
+
+%condition (state.1: (s32[], bf16[16,128])) -> pred[] {
+  %constant.12 = s32[]{:T(128)} constant(12)
+  %state.1 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %get-tuple-element.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%get-tuple-element.1, %constant.12), direction=LT
+}
+
+%body (state.2: (s32[], bf16[16,128], /*index=2*/bf16[16,6,18,64])) -> (s32[], bf16[16,128]) {
+  %state.2 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}, /*index=2*/bf16[16,6,18,64]{3,2,1,0}) parameter(0)
+  %get-tuple-element.2 = bf16[16,128]{1,0:T(8,128)(2,1)} get-tuple-element(%state.2), index=1
+  %get-tuple-element.3 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%state.2), index=2
+  %async-collective-start = (bf16[16,128]{1,0}, bf16[64,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) fusion(%get-tuple-element.2), kind=kCustom, calls=%start
+  %get-tuple-element.4 = bf16[64,128]{1,0:T(8,128)(2,1)} get-tuple-element(%async-collective-start), index=1
+  %fusion.1 = (f32[16,6,18,18]{2,3,1,0:T(8,128)}, bf16[64,128]{1,0:T(8,128)(2,1)}) fusion(%get-tuple-element.2, %get-tuple-element.4, %get-tuple-element.3, %get-tuple-element.3), kind=kOutput, calls=%async_collective_fusion.1
+  %counter = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+  ROOT %tuple.2 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) tuple(%counter, %get-tuple-element.2)
+}
+
+ENTRY %main (param.1: f32[256,128], param.2: f32[64,64]) -> f32[64,128] {
+  %param.1 = f32[256,128]{1,0:T(8,128)} parameter(0)
+  %param.2 = f32[64,64]{1,0:T(8,128)} parameter(1)
+  %init = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) custom-call(), custom_call_target="Init"
+  %while.1 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) while(%init), condition=%condition, body=%body
+  %convolution.2 = f32[64,64]{1,0:T(8,128)S(1)} convolution(%param.2, %param.2), dim_labels=bf_oi->bf, operand_precision={highest,highest}
+  %collective-permute-start.1 = (f32[64,64]{1,0}, f32[64,64]{1,0}, u32[]{:S(2)}) collective-permute-start(%convolution.2), channel_id=6, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %collective-permute-done.1 = f32[64,64]{1,0} collective-permute-done(%collective-permute-start.1)
+  %fusion.2 = f32[64,128]{1,0:T(8,128)S(1)} fusion(%param.1), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/reduce" stack_frame_id=1}
+  %after-all.1 = token[] after-all()
+  %send.1 = (f32[64,128]{1,0}, u32[], token[]) send(%fusion.2, %after-all.1), channel_id=7, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done.1 = token[] send-done(%send.1), channel_id=7
+  ROOT %copy.1 = f32[64,128]{1,0:T(8,128)} copy(%fusion.2)
+}
+"""  # noqa: E501
+
+
+def flops(program):
+    return kernels.compiled_flops(kernels.find_kernels(program))
+
+
+def compiled_program(function, *arguments):
+    return hlo.parse(jax.jit(function).lower(*arguments).compile().as_text())
+
+
+def test_flops_of_a_scan_are_those_of_all_its_steps():
+    def function(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
+
+    program = compiled_program(function, jnp.ones((48, 64)), jnp.ones((7, 64, 64)))
+    assert flops(program) == 7 * 2 * 48 * 64 * 64
+    assert program.unknown_loops() == []
+
+
+def test_a_loop_of_unknown_length_is_told():
+    def function(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) > 0, lambda x: x @ x, x)
+
+    program = compiled_program(function, jnp.ones((32, 32)))
+    assert flops(program) == 2 * 32**3
+    assert len(program.unknown_loops()) == 1
+
+
+def test_flops_of_a_convolution_leave_the_padding_out():
+    def function(images, kernel):
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    program = compiled_program(function, jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5)))
+    assert flops(program) == 2 * 2 * 3 * 5 * (8 * 3 - 2) ** 2
+
+
+@pytest.fixture(scope="module")
+def small():
+    c = config.defaults()
+    c.data.source = "not read"
+    c.batch_size, c.steps = 16, 10
+    c.model.update(size="XS", patch_size=4, image_size=32, projector_layers=3)
+    return c
+
+
+@pytest.fixture(scope="module")
+def model_programs(small):
+    """Forward and backward of the model with its losses, without and with remat."""
+
+    def program(remat):
+        c = resolve(small, 1000)
+        c.model.remat = remat
+        abstract = nnx.eval_shape(lambda: make_model(c, jax.random.key(0)))
+        graphdef, params = nnx.split(abstract, nnx.Param)
+
+        def loss(params, images, rotation):
+            out = nnx.merge(graphdef, params)(images)
+            loss = losses.nt_xent(out["embedding"], 0.5) + losses.rotation_loss(out["rotation"], rotation)
+            return loss + jnp.sum(jnp.abs(out["patches"]))
+
+        images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
+        return compiled_program(jax.grad(loss), params, images, jax.ShapeDtypeStruct((32,), jnp.int32))
+
+    return program(False), program(True)
+
+
+def test_compiled_flops_of_the_model_are_those_of_the_formula(small, model_programs):
+    assert flops(model_programs[0]) == pytest.approx(costs.model_flops(small), rel=0.02)
+
+
+def test_remat_adds_part_of_a_forward_pass(model_programs):
+    plain, remat = map(flops, model_programs)
+    assert 1.1 < remat / plain < 4 / 3
+
+
+@pytest.fixture(scope="module")
+def handmade():
+    """Known collectives on four devices, two of them in a loop of three."""
+    mesh = make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+
+    def body(x):
+        def step(x, _):
+            total = jax.lax.psum(x, "data")
+            return total + jax.lax.ppermute(x, "fsdp", [(0, 1), (1, 0)]), None
+
+        x = jax.lax.scan(step, x, None, length=3)[0]
+        gathered = jax.lax.all_gather(x, ("data", "fsdp"), tiled=True)
+        moved = jax.lax.all_to_all(x, "fsdp", 1, 0, tiled=True)
+        return gathered.sum() + moved.sum() + x
+
+    spec = P(("data", "fsdp"))
+    sharded = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    x = jax.ShapeDtypeStruct((4 * 8, 128), jnp.float32, sharding=NamedSharding(mesh, spec))
+    return collectives.find_collectives(compiled_program(sharded, x), mesh.shape, 4)
+
+
+@pytest.mark.parametrize(
+    "kind,axes,times,size,sent",
+    [
+        ("all-reduce", "data", 3, 4096, 3 * 4096),
+        ("collective-permute", "fsdp", 3, 4096, 3 * 4096),
+        ("all-gather", "data x fsdp", 1, 4 * 4096, 3 * 4096),
+        ("all-to-all", "fsdp", 1, 4096, 2048),
+    ],
+)
+def test_collectives_are_counted_with_their_bytes_and_axes(handmade, kind, axes, times, size, sent):
+    (one,) = [one for one in handmade if one.kind == kind]
+    assert (one.axes, one.times, one.bytes, one.slices) == (axes, times, size, 1)
+    assert one.sent_in_slice == sent
+    assert one.sent_across == 0
+
+
+def test_all_to_all_and_images_are_unwanted_and_parameters_are_not(handmade):
+    (one,) = [one for one in handmade if one.kind == "all-to-all"]
+    assert collectives.suspicions(one, 10**9, set(), set()) == ["all-to-all"]
+    image = hlo.Array("f32", (8, 32, 32, 3), 0)
+    weights = hlo.Array("f32", (64, 4096), 0)
+    for array, expected in [
+        (image, ["moves images"]),
+        (hlo.Array("u8", (100,), 0), ["moves images"]),
+        (weights, []),
+        (
+            weights._replace(dims=(64, 4097)),
+            ["moves as much as the images of one device, and neither parameters nor embeddings"],
+        ),
+        (weights._replace(dims=(63,)), []),
+    ]:
+        gather = one._replace(kind="all-gather", arrays=(array,))
+        assert collectives.suspicions(gather, 4096, {(32, 32, 3)}, {64 * 4096}) == expected
+
+
+@pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("replica_groups={{0,1},{2,3}}, x=1", [(0, 1), (2, 3)]),
+        ("replica_groups={}", [(0, 1, 2, 3)]),
+        ("replica_groups=[2,2]<=[4]", [(0, 1), (2, 3)]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0), x=1", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x=1", [(0, 1), (2, 3)]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
+        ("source_target_pairs={{0,1},{1,0},{2,2}}", [(0, 1), (1, 0)]),
+    ],
+)
+def test_groups_are_read_in_every_notation(text, expected):
+    assert collectives.replica_groups(text, 4) == expected
+
+
+@pytest.mark.parametrize(
+    "groups,mesh_shape,expected",
+    [
+        ([(0, 1), (2, 3)], ONE_SLICE, ("fsdp", 1)),
+        ([(0, 2), (1, 3)], ONE_SLICE, ("data", 1)),
+        ([(0, 1, 2, 3)], ONE_SLICE, ("data x fsdp", 1)),
+        ([(0, 1), (2, 3)], {"slice": 1, "data": 1, "fsdp": 4}, ("part of fsdp", 1)),
+        ([(0, 4), (1, 5), (2, 6), (3, 7)], {"slice": 2, "data": 4, "fsdp": 1}, ("slice", 2)),
+        ([tuple(range(8))], {"slice": 2, "data": 4, "fsdp": 1}, ("slice x data", 2)),
+        ([(0, 1, 2, 3)], {"slice": 2, "data": 4, "fsdp": 1}, ("data", 1)),  # numbered within each slice
+    ],
+)
+def test_groups_are_named_by_the_axes_of_the_mesh(groups, mesh_shape, expected):
+    joined = mesh_shape["data"] * mesh_shape["fsdp"]
+    assert collectives.describe_groups(groups, mesh_shape, joined) == expected
+
+
+def test_a_tpu_program_is_read():
+    program = hlo.parse(TPU_PROGRAM)
+    assert program.unknown_loops() == []
+    attention = 12 * 2 * 16 * 6 * 18 * 18 * 64
+    assert flops(program) == attention + 2 * 64**3
+    assert kernels.matrix_flops(kernels.find_kernels(program, {"highest": 6})) == attention + 6 * 2 * 64**3
+
+    attention_bytes = 12 * (2 * 16 * 6 * 18 * 64 * 2 + 16 * 6 * 18 * 18 * 4)
+    assert kernels.memory_traffic(kernels.find_kernels(program)) == pytest.approx(
+        attention_bytes + 2 * 64 * 64 * 4 + 64 * 128 * 4, abs=200
+    )
+
+    found = collectives.find_collectives(program, {"slice": 2, "data": 4, "fsdp": 1}, 4)
+    summary = {(one.kind, one.axes, one.times, one.bytes, one.source) for one in found}
+    assert summary == {
+        ("all-gather", "data", 12, 64 * 128 * 2, "sit_jax/model.py:91"),
+        ("reduce-scatter", "data", 1, 256 * 128 * 4, "sit_jax/model.py:91"),
+        ("all-reduce", "slice", 1, 64 * 128 * 4, "sit_jax/model.py:91"),
+        ("collective-permute", "data", 1, 64 * 64 * 4, ""),
+    }
+    (between,) = [one for one in found if one.slices == 2]
+    assert (between.sent_in_slice, between.sent_across) == (0, 64 * 128 * 4)
+
+
+def test_memory_traffic_leaves_out_what_stays_on_the_chip():
+    program = hlo.parse(
+        """ENTRY %main (a: f32[8,128], b: f32[4,8,128]) -> f32[4,8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[] constant(0)
+  %kept = f32[8,128]{1,0:T(8,128)S(1)} add(%a, %a)
+  %slice = f32[1,8,128]{2,1,0:T(8,128)S(1)} dynamic-slice(%b, %i, %i, %i), dynamic_slice_sizes={1,8,128}
+  %sum = f32[8,128]{1,0:T(8,128)} add(%kept, %slice)
+  ROOT %out = f32[4,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%b, %slice, %i, %i, %i)
+}
+"""
+    )
+    one = 8 * 128 * 4
+    reads = 2 * one + one  # both operands of the first sum, and the slice; what is kept on the chip is free
+    assert kernels.memory_traffic(kernels.find_kernels(program)) == pytest.approx(reads + one + one, abs=64)
+
+
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
+def test_a_program_for_tpus_is_compiled_without_one():
+    pytest.importorskip("libtpu")
+    target = targets.open_target("v5e:2x2", 1)
+    mesh = make_mesh(fsdp=4, devices=target.devices)
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=batch_sharding(mesh))
+    weights = jax.ShapeDtypeStruct((5, 256, 256), jnp.bfloat16, sharding=NamedSharding(mesh, P(None, "fsdp")))
+
+    def function(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0].sum()
+
+    program = compiled_program(function, x, weights)
+    assert (target.chip.flops, target.joined) == (197e12, 4)
+    found = collectives.find_collectives(program, mesh.shape, 4)
+    assert {one.axes for one in found} == {"fsdp"}
+    assert flops(program) == 5 * 2 * 256**3 // 4  # of the rows, a fourth on each chip
