@@ -1,7 +1,7 @@
 """What a plan says: the text for the screen, and the JSON of a collective."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sit_jax.compiled.chips import GIB
@@ -135,7 +135,7 @@ def _arrays(one: Mapping[str, Any]) -> str:
     return ", ".join(arrays[:2]) + (f" and {len(arrays) - 2} more" if len(arrays) > 2 else "")
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
