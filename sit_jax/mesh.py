@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -111,6 +112,25 @@ def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, P(*(None,) * axis, AXES))
+
+
+def keep_row_major(x: jax.Array) -> jax.Array:
+    """Keeps the last axis of activations [V, ...] innermost in memory, and the batch on all devices of the mesh."""
+
+    def constrain(x: jax.Array) -> jax.Array:
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+    if jax.sharding.get_abstract_mesh().size <= 1:  # 0 without a mesh
+        return constrain(x)
+    # The compiler cannot share out the constraint, and would gather x: each device has one for its own rows.
+    return jax.shard_map(constrain, in_specs=BATCH, out_specs=BATCH)(x)
+
+
+def gather(parameter: jax.Array) -> jax.Array:
+    """Keeps a parameter whole on each device of the current mesh; without a mesh, returns it as it is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return parameter
+    return jax.lax.with_sharding_constraint(parameter, P())
 
 
 def pin_state(state: Any) -> Any:

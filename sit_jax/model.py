@@ -8,10 +8,9 @@ import einops.array_api as einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from sit_jax.attention import attend, softmax_weights
-from sit_jax.mesh import pin_batch
+from sit_jax.mesh import gather, keep_row_major, pin_batch
 from sit_jax.norm import layer_norm
 
 # Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
@@ -67,7 +66,9 @@ class Attention(nnx.Module):
         """
         assert self.qkv.bias is not None
         flat = x.reshape(-1, x.shape[-1])
-        kernels, biases = (jnp.split(p[...].astype(x.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
+        # Gathered before they are cut, as devices that share them out cut them elsewhere.
+        whole = (gather(parameter[...].astype(x.dtype)) for parameter in (self.qkv.kernel, self.qkv.bias))
+        kernels, biases = (jnp.split(parameter, 3, axis=-1) for parameter in whole)
         products = [flat @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
         return [product.reshape(*x.shape[:2], self.heads, -1) for product in products]
 
@@ -203,7 +204,7 @@ class Encoder(nnx.Module):
                 layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
             x = pin_batch(x)
             if self.unroll:  # on a GPU, XLA would lay out the rows innermost, and turn them for each product
-                x = with_layout_constraint(x, Layout((0, 1, 2)))
+                x = keep_row_major(x)
             return nnx.merge(graphdef, params)(x, rate, layer_keys), None
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
