@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from programs import TPU_PROGRAM
 
 from sit_jax import config, losses
 from sit_jax.checks import resolve
@@ -14,88 +15,6 @@ from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import make_model
 
 ONE_SLICE = {"slice": 1, "data": 2, "fsdp": 2}
-
-# Shortened from what the TPU compiler writes: a loop with an all-gather that is spread over fusions, a fused
-# reduce-scatter, products as convolutions, and a sum over two slices of four chips.
-TPU_PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
-
-FileNames
-1 "/somewhere/sit_jax/model.py"
-2 "/site-packages/flax/nnx/nn/linear.py"
-
-FunctionNames
-1 "Block.__call__"
-
-FileLocations
-1 {file_name_id=1 function_name_id=1 line=91 end_line=91 column=1 end_column=9}
-2 {file_name_id=2 function_name_id=1 line=422 end_line=422 column=1 end_column=9}
-
-StackFrames
-1 {file_location_id=1 parent_frame_id=1}
-2 {file_location_id=2 parent_frame_id=2}
-
-%add (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %sum = f32[] add(%a, %b)
-}
-
-%start (param_0.1: bf16[16,128]) -> (bf16[16,128], bf16[64,128], u32[]) {
-  %param_0.1 = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
-  %all-gather.1 = bf16[64,128]{1,0:T(8,128)(2,1)} all-gather(%param_0.1), channel_id=4, replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/while/body/dot_general" stack_frame_id=2}
-  ROOT %custom-call.1 = (bf16[16,128]{1,0}, bf16[64,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) custom-call(%param_0.1, %all-gather.1), custom_call_target="AsyncCollectiveStart"
-}
-
-%async_collective_fusion.1 (param_0.2: bf16[16,128], param_1.2: bf16[64,128], param_2.2: bf16[16,6,18,64], param_3.2: bf16[16,6,18,64]) -> (f32[16,6,18,18], bf16[64,128]) {
-  %param_0.2 = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
-  %param_1.2 = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(1)
-  %param_2.2 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
-  %param_3.2 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(3)
-  %convolution.1 = f32[16,6,18,18]{2,3,1,0:T(8,128)} convolution(%param_2.2, %param_3.2), window={size=16x6 stride=15x5 lhs_dilate=16x6}, dim_labels=01bf_01oi->01bf
-  %all-gather.2 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%param_0.2), channel_id=4, replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="0"}
-  ROOT %tuple.1 = (f32[16,6,18,18]{2,3,1,0:T(8,128)}, bf16[64,128]{1,0:T(8,128)(2,1)}) tuple(%convolution.1, %param_1.2)
-}
-
-%all-reduce-scatter.1 (input.1: f32[256,128]) -> f32[64,128] {
-  %input.1 = f32[256,128]{1,0:T(8,128)S(1)} parameter(0)
-  %all-reduce.1 = f32[256,128]{1,0:T(8,128)} all-reduce(%input.1), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}, use_global_device_ids=true, to_apply=%add
-  %offset = s32[] constant(0)
-  ROOT %dynamic-slice.1 = f32[64,128]{1,0:T(8,128)S(1)} dynamic-slice(%all-reduce.1, %offset, %offset), dynamic_slice_sizes={64,128}
-}
-
-%condition (state.1: (s32[], bf16[16,128])) -> pred[] {
-  %constant.12 = s32[]{:T(128)} constant(12)
-  %state.1 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) parameter(0)
-  %get-tuple-element.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
-  ROOT %lt.1 = pred[]{:T(512)} compare(%get-tuple-element.1, %constant.12), direction=LT
-}
-
-%body (state.2: (s32[], bf16[16,128], /*index=2*/bf16[16,6,18,64])) -> (s32[], bf16[16,128]) {
-  %state.2 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}, /*index=2*/bf16[16,6,18,64]{3,2,1,0}) parameter(0)
-  %get-tuple-element.2 = bf16[16,128]{1,0:T(8,128)(2,1)} get-tuple-element(%state.2), index=1
-  %get-tuple-element.3 = bf16[16,6,18,64]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%state.2), index=2
-  %async-collective-start = (bf16[16,128]{1,0}, bf16[64,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) fusion(%get-tuple-element.2), kind=kCustom, calls=%start
-  %get-tuple-element.4 = bf16[64,128]{1,0:T(8,128)(2,1)} get-tuple-element(%async-collective-start), index=1
-  %fusion.1 = (f32[16,6,18,18]{2,3,1,0:T(8,128)}, bf16[64,128]{1,0:T(8,128)(2,1)}) fusion(%get-tuple-element.2, %get-tuple-element.4, %get-tuple-element.3, %get-tuple-element.3), kind=kOutput, calls=%async_collective_fusion.1
-  %counter = s32[]{:T(128)} get-tuple-element(%state.2), index=0
-  ROOT %tuple.2 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) tuple(%counter, %get-tuple-element.2)
-}
-
-ENTRY %main (param.1: f32[256,128], param.2: f32[64,64]) -> f32[64,128] {
-  %param.1 = f32[256,128]{1,0:T(8,128)} parameter(0)
-  %param.2 = f32[64,64]{1,0:T(8,128)} parameter(1)
-  %init = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) custom-call(), custom_call_target="Init"
-  %while.1 = (s32[]{:T(128)}, bf16[16,128]{1,0:T(8,128)(2,1)}) while(%init), condition=%condition, body=%body
-  %convolution.2 = f32[64,64]{1,0:T(8,128)S(1)} convolution(%param.2, %param.2), dim_labels=bf_oi->bf, operand_precision={highest,highest}
-  %collective-permute-start.1 = (f32[64,64]{1,0}, f32[64,64]{1,0}, u32[]{:S(2)}) collective-permute-start(%convolution.2), channel_id=6, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
-  %collective-permute-done.1 = f32[64,64]{1,0} collective-permute-done(%collective-permute-start.1)
-  %fusion.2 = f32[64,128]{1,0:T(8,128)S(1)} fusion(%param.1), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/reduce" stack_frame_id=1}
-  %after-all.1 = token[] after-all()
-  %send.1 = (f32[64,128]{1,0}, u32[], token[]) send(%fusion.2, %after-all.1), channel_id=7, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
-  %send-done.1 = token[] send-done(%send.1), channel_id=7
-  ROOT %copy.1 = f32[64,128]{1,0:T(8,128)} copy(%fusion.2)
-}
-"""  # noqa: E501
 
 
 def flops(program):

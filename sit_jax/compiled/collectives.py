@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sit_jax.compiled.hlo import COLLECTIVES, Array, Executed, Instruction, Program, operation
+from sit_jax.compiled.hlo import COLLECTIVES, Array, Computation, Executed, Instruction, Program, operation
 
 Groups = list[tuple[int, ...]]  # of positions in the flattened mesh
 
@@ -88,7 +88,9 @@ def _one_collective(
     size = len(groups[0])
     if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # so a TPU writes it: each device keeps its slice of the sum
-    arrays = tuple(array for operand in computation.operands(instruction) for array in operand.arrays)
+    arrays = tuple(
+        array for operand in computation.operands(instruction) for array in _parts(program, computation, operand)
+    )
     if kind == "all-gather":
         axis = int(instruction.attribute(r"dimensions=\{(\d+)") or 0)
         arrays = tuple(
@@ -99,6 +101,19 @@ def _one_collective(
         axes = axes.removeprefix("part of ")  # pairs never fill an axis
     told = _with_name(program, done)
     return Collective(kind, axes, size, slices, times, arrays, operation(told), program.source(told))
+
+
+def _parts(program: Program, computation: Computation, operand: Instruction) -> tuple[Array, ...]:
+    """Returns the arrays of an operand; for one array that joins several, as GPUs reduce gradients, these."""
+    fused = program.computations.get(operand.attribute(r"calls=%?([\w.\-]+)") or "")
+    root = fused.instructions[fused.root] if fused and operand.opcode == "fusion" else operand
+    if root.opcode != "concatenate":
+        return operand.arrays
+    parts = [array for part in computation.operands(operand) for array in part.arrays]
+    whole = operand.arrays[0]
+    if sum(part.elements for part in parts) != whole.elements:
+        return operand.arrays
+    return tuple(part._replace(dtype=whole.dtype) for part in parts)
 
 
 def _between_slices(program: Program, done: Executed, mesh_shape: Mapping[str, int]) -> Collective:
