@@ -23,10 +23,12 @@ from sit_jax import checks, cli
 from sit_jax.compiled import collectives, costs, hlo, report
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Target
+from sit_jax.compiled.gpus import INSTALL
 from sit_jax.compiled.kernels import compiled_flops, find_kernels, matrix_flops, memory_traffic
 from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch, out_of_memory
 from sit_jax.compiled.roofline import lower_bound, roofline
 from sit_jax.compiled.targets import CPU, check_topology, open_target
+from sit_jax.errors import InputError
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
@@ -70,8 +72,8 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
         step: Any = compile_steps(training, config, abstract, mesh)[0]
         print(f"compiling for {mesh.size} x {target.chip.name}; takes a minute or two", flush=True)
         begin = time.perf_counter()
-        lowered = step.lower(abstract, batch)
-        compiled, reason = compile_or_say_why(lambda: lowered.compile(compiler_options=dict(target.options)))
+        options = dict(target.options)
+        compiled, reason = compile_or_say_why(lambda: step.lower(abstract, batch).compile(compiler_options=options))
     plan = describe(config, topology, target, mesh) | {"compile_seconds": round(time.perf_counter() - begin, 1)}
     memory = {"whole": int(target.chip.memory), "capacity": target.capacity} | argument_memory(abstract, batch)
     if compiled is None:
@@ -86,10 +88,15 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
 
 
 def compile_or_say_why(compile_: Callable[[], Any]) -> tuple[Any, str]:
-    """Returns what `compile_` returns, or None and the message of a compiler that ran out of memory of the chip."""
+    """Returns what `compile_` returns, or None and the message of a compiler that ran out of memory of the chip.
+
+    Raises InputError where cuDNN is missing, which is not looked for before.
+    """
     try:
         return compile_(), ""
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:
+        if "cuDNN not found" in str(error):
+            raise InputError(f"cuDNN is missing; install it with: {INSTALL}") from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error)

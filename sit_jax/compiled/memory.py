@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from sit_jax.train.state import TrainState
@@ -57,7 +58,8 @@ def largest_batch(memory: Mapping[str, int], config: ml_collections.ConfigDict, 
     State, gradients and program stay as they are, the rest grows with the batch. The result is a multiple that all
     devices and microbatches cut into whole groups of donors.
     """
-    gradients = min(memory["parameters"], memory["temporaries"])
+    # Of the gradients, one copy is there at a time, in the type of the computation.
+    gradients = memory["parameters"] * jnp.dtype(config.dtype).itemsize // jnp.dtype("float32").itemsize
     growing = memory["batch"] + memory["temporaries"] - gradients
     room = memory["capacity"] - (memory["total"] - growing)
     multiple = DONOR_IMAGES * devices * config.microbatches
