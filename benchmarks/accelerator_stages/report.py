@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.accelerator_stages import drawing
 
+WIDTH = 220  # characters of a line on the screen
 # For each table: its heading, and its columns (key of a row, heading, format).
 NAME, STATUS, NOTE = ("name", "what", "{}"), ("status", "", "{}"), ("note", "note", "{}")
 TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
@@ -63,11 +64,11 @@ def cells(row: Mapping[str, Any], table: str) -> list[str]:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """Returns a row for the screen."""
-    texts = [text if index < 2 else f"{text} {heading}" for index, (text, (_, heading, _)) in enumerate(
-        zip(cells(row, row["table"]), TABLES[row["table"]][1], strict=True)
-    ) if text]
-    return f"{row['stage']}: {', '.join(texts)}"[:300]
+    """Returns a row for the screen: the first column as it is, the others with their headings."""
+    headings = [heading for _, heading, _ in TABLES[row["table"]][1]]
+    named = zip(headings, cells(row, row["table"]), strict=True)
+    texts = [f"{heading}: {text}" if heading and index else text for index, (heading, text) in enumerate(named) if text]
+    return f"{row['stage']}: {', '.join(texts)}"[:WIDTH]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
