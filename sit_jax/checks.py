@@ -17,7 +17,7 @@ from sit_jax.views.corrupt import group_size
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "model.size": tuple(SIZES),
-    "model.attention": ("auto", "xla", "cudnn"),
+    "model.attention": ("xla", "cudnn"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
     "eval.knn": ("auto", "on", "off"),
 }
@@ -155,8 +155,6 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
     config.data.image_size = config.data.image_size or config.model.image_size
     if config.dtype == "auto":
         config.dtype = automatic_dtype()
-    if config.model.attention == "auto":
-        config.model.attention = "xla"
     config.steps = duration(config, "", num_examples, config.batch_size)
     warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
     config.optim.warmup_steps = min(warmup_steps, config.steps // 2)

@@ -74,8 +74,7 @@ def defaults() -> ml_collections.ConfigDict:
     # Compile each layer for itself instead of a loop over them, on one device for two halves of the rows: quicker on
     # CPU, several times as long to compile. None: on CPU, unless there is remat.
     c.model.unroll = placeholder(bool)
-    c.model.halves = placeholder(bool)
-    c.model.attention = "auto"  # or cudnn: NVIDIA GPUs in bfloat16
+    c.model.attention = "xla"  # or cudnn: NVIDIA GPUs in bfloat16
 
     c.loss = ml_collections.ConfigDict()
     c.loss.temperature = 0.5

@@ -37,8 +37,6 @@ class Training(NamedTuple):
 def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
     """Makes the model of a resolved configuration."""
     model = config.model.to_dict()
-    model.pop("halves")
-    model["attention"] = model["attention"].replace("auto", "xla")
     if model["unroll"] is None:
         model["unroll"] = jax.default_backend() == "cpu" and not config.model.remat
     return SiT(**model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
