@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from sit_jax import compute
 from sit_jax.config import differing_keys, duration, to_json
 from sit_jax.errors import InputError
 from sit_jax.losses import TASKS
@@ -17,7 +18,7 @@ from sit_jax.views.corrupt import group_size
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "model.size": tuple(SIZES),
-    "model.attention": ("xla", "cudnn"),
+    "model.attention": ("auto", "xla", "cudnn"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
     "eval.knn": ("auto", "on", "off"),
 }
@@ -60,8 +61,11 @@ def lookup(config: ml_collections.ConfigDict, name: str) -> Any:
     return value
 
 
-def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises InputError for the first value that cannot work, before any data is read."""
+def check_config(config: ml_collections.ConfigDict, num_devices: int, device: jax.Device | None = None) -> None:
+    """Raises InputError for the first value that cannot work, before any data is read.
+
+    `device` is one of the devices that the step is for; None: those of this machine.
+    """
     for name, choices in CHOICES.items():
         if lookup(config, name) not in choices:
             raise InputError(f"{name}={lookup(config, name)} must be one of {', '.join(choices)}")
@@ -83,9 +87,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
     for name in ("views.area", "views.ratio", "corrupt.blur.sigma"):
         if lookup(config, name)[0] <= 0:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
-    if config.model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.dtype == "float32"):
-        raise InputError("model.attention=cudnn needs an NVIDIA GPU and bfloat16; use model.attention=xla")
     check_model(config.model)
+    compute.check_attention(config, device or jax.devices()[0])
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
     check_weights(config.loss.weights)
@@ -144,17 +147,19 @@ def check_weights(weights: dict[str, str]) -> None:
         raise InputError("loss.weights switches all three tasks off; leave one on")
 
 
-def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collections.ConfigDict:
-    """Returns the configuration with every open value filled in: image size, dtype, durations in steps.
+def resolve(
+    config: ml_collections.ConfigDict, num_examples: int, device: jax.Device | None = None
+) -> ml_collections.ConfigDict:
+    """Returns the configuration with every open value filled in: image size, how it is computed, durations in steps.
 
-    A warm-up is cut to half of the training. Raises InputError if the training is not at least one step long.
+    `device` is one of the devices that the step is for; None: those of this machine. A warm-up is cut to half of the
+    training. Raises InputError if the training is not at least one step long.
     """
     config = ml_collections.ConfigDict(config.to_dict())  # unlocks, drops placeholders, leaves the argument alone
     with config.unlocked():
         config.data.num_examples = num_examples
     config.data.image_size = config.data.image_size or config.model.image_size
-    if config.dtype == "auto":
-        config.dtype = automatic_dtype()
+    compute.choose(config, device or jax.devices()[0])
     config.steps = duration(config, "", num_examples, config.batch_size)
     warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
     config.optim.warmup_steps = min(warmup_steps, config.steps // 2)
@@ -165,11 +170,6 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
             f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps from 0"
         )
     return config
-
-
-def automatic_dtype() -> str:
-    """Returns the type of the computation that fits the devices of this machine."""
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def check_evaluation(config: ml_collections.ConfigDict) -> None:

@@ -71,10 +71,14 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.embedding_size = 512  # of the contrastive head
     c.model.projector_layers = 1  # dense layers of the contrastive head; above 1, hidden ones with GELU
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
-    # Compile each layer for itself instead of a loop over them, on one device for two halves of the rows: quicker on
-    # CPU, several times as long to compile. None: on CPU, unless there is remat.
+    # How the layers are computed; what is open is chosen by the device that the step is for (sit_jax/compute.py).
+    # Compile each layer for itself instead of a loop over them. None: on CPUs and GPUs, unless there is remat.
     c.model.unroll = placeholder(bool)
-    c.model.attention = "xla"  # or cudnn: NVIDIA GPUs in bfloat16
+    # Two halves of the rows side by side in training on one device. None: on CPUs with unrolled layers.
+    c.model.halves = placeholder(bool)
+    # xla | cudnn | auto, which is cudnn where it runs: on an NVIDIA GPU, in bfloat16, with an even number of tokens,
+    # 2 + patches. The number is even for 224 px in patches of 16 or 14 and 32 px in patches of 4, odd for 224/32.
+    c.model.attention = "auto"
 
     c.loss = ml_collections.ConfigDict()
     c.loss.temperature = 0.5
@@ -163,7 +167,7 @@ def augmentation() -> ml_collections.ConfigDict:
     return c
 
 
-# Keys that may change between a run and its continuation: none of them changes what is computed.
+# Keys that may change between a run and its continuation: none changes the result by more than rounding.
 RESUMABLE = (
     *(
         "log_every",
@@ -173,6 +177,9 @@ RESUMABLE = (
         "keep_best",
         "mesh.",
         "microbatches",
+        "model.attention",
+        "model.unroll",
+        "model.halves",
         "eval.",
         "linear.",
         "finetune.",

@@ -30,6 +30,11 @@ TOKENS = 2  # the rotation token and the contrastive token, in this order, befor
 INIT = nnx.initializers.truncated_normal(0.02)
 
 
+def token_count(image_size: int, patch_size: int) -> int:
+    """Returns how many tokens the encoder has for square images: two and one for each patch."""
+    return TOKENS + (image_size // patch_size) ** 2
+
+
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype, use_bias: bool = True) -> nnx.Linear:
     """Makes a dense layer with the paper's initialisation: truncated normal 0.02, zero bias."""
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=INIT, dtype=dtype, rngs=rngs)
@@ -126,17 +131,17 @@ class Encoder(nnx.Module):
         drop_path: float,
         remat: bool,
         unroll: bool,
+        halves: bool,
         attention: str,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         width, depth, mlp, heads = SIZES[size]
         self.width, self.depth, self.patch_size = width, depth, patch_size
-        self.drop_path, self.remat, self.unroll, self.dtype = drop_path, remat, unroll, dtype
-        patches = (image_size // patch_size) ** 2
+        self.drop_path, self.remat, self.unroll, self.halves, self.dtype = drop_path, remat, unroll, halves, dtype
         self.patch_embedding = linear(patch_size * patch_size * 3, width, rngs, dtype)
         self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, width)))
-        self.position_embedding = nnx.Param(INIT(rngs.params(), (TOKENS + patches, width)))
+        self.position_embedding = nnx.Param(INIT(rngs.params(), (token_count(image_size, patch_size), width)))
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=(0,), out_axes=0)
@@ -167,12 +172,12 @@ class Encoder(nnx.Module):
     def _run_blocks(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
         """Runs the first `count` layers.
 
-        In training, unrolled on a mesh of one device, an even number of rows runs in two halves, of which neither
-        needs the other: what one of them leaves idle of the cores of a CPU, between products and where work cannot be
-        divided, the other one uses. Several devices fill the cores by themselves, and would add up gradients twice.
+        With `halves`, in training, on a mesh of one device, an even number of rows runs in two halves, and neither
+        needs the other: while one leaves cores of a CPU idle, between products and where work cannot be divided, the
+        other one uses them. Several devices fill the cores without it, and would add up gradients twice.
         """
         half, odd = divmod(len(x), 2)
-        if keys is None or not self.unroll or odd or jax.sharding.get_abstract_mesh().size != 1:
+        if keys is None or not self.halves or odd or jax.sharding.get_abstract_mesh().size != 1:
             return self._run_layers(x, keys, count)
         halves = self._run_layers(x[:half], keys[:half], count), self._run_layers(x[half:], keys[half:], count)
         return jnp.concatenate(halves)
@@ -232,9 +237,9 @@ class SiT(nnx.Module):
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
-    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop, on a mesh of one device
-    for two halves of the rows in training; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation
-    (parameters are float32).
+    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two
+    halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is
+    the type of the computation (parameters are float32). `sit_jax.compute` chooses what suits a device.
     """
 
     def __init__(
@@ -247,12 +252,13 @@ class SiT(nnx.Module):
         projector_layers: int = 1,
         remat: bool = False,
         unroll: bool = False,
+        halves: bool = False,
         attention: str = "xla",
         dtype: jnp.dtype = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
-        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, unroll, attention, dtype, rngs)
+        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, unroll, halves, attention, dtype, rngs)
         width = self.encoder.width
         self.rotation = linear(width, 4, rngs, dtype)
         self.contrastive = (

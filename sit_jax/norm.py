@@ -43,8 +43,14 @@ def _gradients(epsilon: float, kept: tuple, gradient: jax.Array) -> tuple[jax.Ar
 
 
 def _row_means(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Returns the means of x * scale over the last axis, as a product of a matrix and a vector: faster on CPU."""
-    return jnp.matmul(x, scale, precision="highest")[..., None] / x.shape[-1]
+    """Returns the means of x * scale over the last axis."""
+    # A product of a matrix and a vector is faster on CPU. Elsewhere it would write all of x to memory for the product.
+    return jax.lax.platform_dependent(
+        x,
+        scale,
+        cpu=lambda x, scale: jnp.matmul(x, scale, precision="highest")[..., None] / x.shape[-1],
+        default=lambda x, scale: jnp.mean(x * scale, axis=-1, keepdims=True),
+    )
 
 
 normalize.defvjp(_forward, _gradients)

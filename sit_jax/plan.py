@@ -57,12 +57,8 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
         jax.config.update("jax_enable_compilation_cache", False)
     chip, devices = open_devices(topology, config.mesh.slices or 1)
     config.data.source = config.data.source or "not read"
-    checks.check_config(config, len(devices))
-    if config.dtype == "auto":
-        config.dtype = "float32" if kind == "cpu" else "bfloat16"
-    if config.model.unroll is None:
-        config.model.unroll = kind == "cpu" and not config.model.remat
-    config = checks.resolve(config, NUM_EXAMPLES)
+    checks.check_config(config, len(devices), devices[0])
+    config = checks.resolve(config, NUM_EXAMPLES, devices[0])
     mesh = make_mesh(**config.mesh, devices=devices)
     with jax.set_mesh(mesh):
         training = make_training(config)

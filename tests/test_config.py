@@ -82,7 +82,7 @@ def test_a_duration_given_twice_is_an_error():
         ("model.patch_size", 5, "divisible by model.patch_size=5"),
         ("model.image_size", 4, "at least 8"),
         ("model.size", "XXL", "must be one of mu, XS"),
-        ("model.attention", "flash", "must be one of xla, cudnn"),
+        ("model.attention", "flash", "must be one of auto, xla, cudnn"),
         ("batch_size", 1, "at least 2"),
         ("batch_size", 255, "not divisible by the 4 devices; use 256 or 252"),
         ("corrupt.drop.fraction", (0.5, 0.2), "range"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sit_jax.compute import HOW
 from sit_jax.config import to_json
 from sit_jax.eval.data import Labelled
 from sit_jax.eval.features import extract, make_encode
@@ -39,7 +40,7 @@ def relevant_settings(restored: Restored, data: Labelled, protocol: str, feature
         "run_seed": config["seed"],
         "weights": restored.fingerprint(),
         "data": data.fingerprint,
-        "model": config["model"],
+        "model": {key: value for key, value in config["model"].items() if key not in HOW},
         "dtype": config["dtype"],
         "settings": own[protocol],
     }

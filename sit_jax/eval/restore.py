@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from sit_jax import checks
+from sit_jax import checks, compute
 from sit_jax.config import defaults
 from sit_jax.errors import InputError
 from sit_jax.keys import named_key
@@ -32,8 +32,7 @@ FREE = (
     "data.",
     "mesh.",
     "model.image_size",
-    "model.attention",
-    "model.remat",
+    *(f"model.{key}" for key in compute.HOW),
     "dtype",
 )
 
@@ -74,12 +73,11 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
         raise InputError(f"{path}: is damaged ({error}); restore it from a copy") from error
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
     config.mesh.update(data=-1, fsdp=1, slices=None)
+    compute.reopen(config)
     config.update_from_flattened_dict(overrides)
-    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
-        config.model.attention = "xla"  # the same function, on devices that have no cuDNN
-    if config.dtype == "auto":
-        config.dtype = checks.automatic_dtype()
     checks.check_model(config.model)
+    compute.check_attention(config, jax.devices()[0])
+    compute.choose(config, jax.devices()[0])
     checks.check_evaluation(config)
     return config
 

@@ -36,10 +36,7 @@ class Training(NamedTuple):
 
 def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
     """Makes the model of a resolved configuration."""
-    model = config.model.to_dict()
-    if model["unroll"] is None:
-        model["unroll"] = jax.default_backend() == "cpu" and not config.model.remat
-    return SiT(**model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
+    return SiT(**config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
 
 
 def make_graphdef(config: ml_collections.ConfigDict, part: str | None = None) -> nnx.GraphDef:
