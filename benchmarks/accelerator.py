@@ -26,13 +26,13 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.accelerator_stages import process, report, stage, training
 from sit_jax import cli
 from sit_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "accelerator"
 TRAIN = str(ROOT / "configs" / "cifar10_accelerator.py")
 STAGES = ("right", "fast", "why", "learn")
@@ -49,16 +49,17 @@ class Part(NamedTuple):
     stage: str
     module: str
     share: float  # of the time that is left, relative to the shares of the parts that are still to come
+    rehearsal: float  # the same in a dry run
     environment: dict[str, str]
 
 
 PARTS = (
     # It starts trainings beside itself: nobody may take most of the memory in advance.
-    Part("right", "benchmarks.accelerator_stages.right", 2.2, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
-    Part("fast", "benchmarks.accelerator_stages.fast", 3.6, ALONE),
-    Part("fast", "benchmarks.accelerator_stages.peer", 2.4, {}),  # two frameworks share the memory; see compare.py
-    Part("why", "benchmarks.accelerator_stages.why", 1.2, ALONE),
-    Part("learn", "benchmarks.accelerator_stages.learn", 9.0, ALONE),
+    Part("right", "benchmarks.accelerator_stages.right", 1.8, 3.5, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
+    Part("fast", "benchmarks.accelerator_stages.fast", 3.6, 2.2, ALONE),
+    Part("fast", "benchmarks.accelerator_stages.peer", 2.6, 1.0, {}),  # two frameworks share the memory; see compare.py
+    Part("why", "benchmarks.accelerator_stages.why", 1.2, 0.8, ALONE),
+    Part("learn", "benchmarks.accelerator_stages.learn", 9.0, 3.5, ALONE),
 )
 
 
@@ -121,7 +122,8 @@ class Measurement:
         """Runs all parts and returns the exit code; the report is written after each of them, whatever ended it."""
         parts = [part for part in PARTS if part.stage in self.values.stages]
         for index, part in enumerate(parts):
-            limit = share_of(self.left() - RESERVE, [p.share for p in parts[index:]])
+            shares = [p.rehearsal if self.values.dry_run else p.share for p in parts[index:]]
+            limit = share_of(self.left() - RESERVE, shares)
             ended: dict[str, Any] = {"stage": part.stage, "module": part.module, "limit_seconds": round(limit, 1)}
             self.results["stages"].append(ended)
             try:
@@ -189,9 +191,9 @@ class Measurement:
         if "learn" in {ended["stage"] for ended in self.results["stages"]}:
             run = training.folder(WORK, self.values.train, self.values.dry_run)
             pictures = sorted((run / "reconstructions").glob("*.png"), key=lambda path: int(path.stem))
-            for source, name in ((run / "metrics.jsonl", "metrics.jsonl"), *((p, "reconstructions.png") for p in pictures)):
-                if source.exists():
-                    shutil.copyfile(source, self.out / name)
+            for path in [*run.glob("metrics.jsonl"), *pictures[-1:]]:
+                name = path.name if path.suffix == ".jsonl" else "reconstructions.png"
+                shutil.copyfile(path, self.out / name)
 
 
 def share_of(seconds: float, shares: list[float]) -> float:
@@ -204,12 +206,17 @@ def environment(part: Part, dry_run: bool) -> dict[str, str]:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms:  # `right` compares with the CPU
         platforms += ",cpu"
-    return os.environ | part.environment | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
-        "JAX_COMPILATION_CACHE_DIR": str(WORK / "xla"),
-        "JAX_PLATFORMS": "cpu" if dry_run else platforms,
-    } | (REHEARSAL if dry_run else {})
+    return (
+        os.environ
+        | part.environment
+        | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+            "JAX_COMPILATION_CACHE_DIR": str(WORK / "xla"),
+            "JAX_PLATFORMS": "cpu" if dry_run else platforms,
+        }
+        | (REHEARSAL if dry_run else {})
+    )
 
 
 def say(text: str) -> None:

@@ -17,7 +17,12 @@ def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]
     shares, learned = rows("fast", "mfu"), [row for row in rows("learn", "value") if row.get("unit") == "top-1"]
     found = [
         ("Rate", "source images a second", names(fast), {"sit_jax": [row["images_per_second"] for row in fast]}),
-        ("Use of the device", "% of the measured ceiling", names(shares), {"sit_jax": [100 * r["mfu"] for r in shares]}),
+        (
+            "Use of the device",
+            "% of the measured ceiling",
+            names(shares),
+            {"sit_jax": [100 * r["mfu"] for r in shares]},
+        ),
         (
             "Beside PyTorch",
             "source images a second",

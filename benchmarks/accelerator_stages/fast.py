@@ -1,8 +1,9 @@
 """Stage `fast`: the ceilings of the device, the rates of four models and their variants, and rates with reading."""
 
 import pathlib
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import ml_collections
 from benchmarks.accelerator_stages import pictures
 from benchmarks.accelerator_stages.machine import add_machine
 from benchmarks.accelerator_stages.stage import Skip, Stage
+from benchmarks.images import BATCHES
 from sit_jax import checks
 from sit_jax.config import defaults, set_variant
 from sit_jax.data import load_images, open_source
@@ -21,8 +23,8 @@ from sit_jax.timing.step import Step
 
 GIB = 2**30
 COMPILERS = 4  # programs that are compiled beside each other; the device is quiet when they are timed
+LAST_SECONDS = 15.0  # of a stage, in which what is compiled by then is timed, though others still compile
 STEPS, REPEATS = 5, 5  # steps in flight in a measurement, and measurements
-COMPILE_SECONDS = 60.0  # that a group of programs may need at least
 PLAIN, SCAN = {"model.attention": "xla"}, {"model.unroll": False}
 
 
@@ -32,7 +34,7 @@ class Case(NamedTuple):
     variant: str
     size: int  # of the images, in pixels
     batch: int
-    changes: dict[str, Any]
+    changes: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -42,13 +44,19 @@ class Case(NamedTuple):
 
 
 # In order of value. A group is compiled together, then timed.
-DEFAULTS = (Case("B/16", 224, 256, {}), Case("S/16", 224, 512, {}), Case("S/4", 32, 512, {}), Case("Ti/4", 32, 512, {}))
+DEFAULTS = (Case("B/16", 224, 256), Case("S/16", 224, 512), Case("S/4", 32, 512), Case("Ti/4", 32, 512))
 VARIANTS = (
-    (Case("B/16", 224, 256, PLAIN), Case("S/16", 224, 512, PLAIN), Case("S/4", 32, 512, PLAIN), Case("B/16", 224, 256, SCAN)),
-    (Case("S/4", 32, 512, SCAN), Case("S/16", 224, 512, SCAN), Case("Ti/4", 32, 512, PLAIN), Case("Ti/4", 32, 512, SCAN)),
-    (Case("B/16", 224, 512, {}), Case("S/16", 224, 256, {}), Case("S/4", 32, 256, {}), Case("Ti/4", 32, 256, {})),
+    (
+        *(Case("B/16", 224, 256, PLAIN), Case("S/16", 224, 512, PLAIN)),
+        *(Case("S/4", 32, 512, PLAIN), Case("B/16", 224, 256, SCAN)),
+    ),
+    (
+        *(Case("S/4", 32, 512, SCAN), Case("S/16", 224, 512, SCAN)),
+        *(Case("Ti/4", 32, 512, PLAIN), Case("Ti/4", 32, 512, SCAN)),
+    ),
+    (Case("B/16", 224, 512), Case("S/16", 224, 256), Case("S/4", 32, 256), Case("Ti/4", 32, 256)),
 )
-TINY = (Case("mu/16", 32, 16, {}), Case("mu/8", 32, 16, {}))
+TINY = (Case("mu/16", 32, 16), Case("mu/8", 32, 16))
 TINY_VARIANTS = ((Case("mu/8", 32, 16, PLAIN), Case("mu/8", 32, 16, SCAN)),)
 # What is trained on batches that are read: the index of a default, the images.
 READING = ((2, "CIFAR-10 in memory"), (1, "JPEGs of 500 x 375, streamed"), (0, "JPEGs of 500 x 375, streamed"))
@@ -58,7 +66,7 @@ TINY_READING = ((1, "CIFAR-10 in memory"), (0, "JPEGs of 500 x 375, streamed"))
 def main(stage: Stage) -> None:
     """Measures in order of value, as far as the time allows."""
     add_machine(stage)
-    dtype = checks.automatic_dtype()
+    dtype = make_config(TINY[0]).dtype
     ceiling: dict[str, float] = {}
 
     def ceilings() -> dict[str, Any]:
@@ -67,12 +75,14 @@ def main(stage: Stage) -> None:
 
     if stage.attempt("ceilings", "matrix product", ceilings):
         stage.add("ceilings", "copy", value=ceiling["bytes_per_second"] / 1e9, unit="GB/s, read and written")
-    steps = time_group(stage, TINY if stage.dry_run else DEFAULTS, ceiling)
+    begin = time.perf_counter()
+    steps = time_group(stage, TINY if stage.dry_run else DEFAULTS, ceiling, needs=0.0)
+    needs = time.perf_counter() - begin  # as long as another group may take
     for index, images in TINY_READING if stage.dry_run else READING:
         time_reading(stage, steps.get(index), images)
     steps.clear()  # frees their states
     for group in TINY_VARIANTS if stage.dry_run else VARIANTS:
-        time_group(stage, group, ceiling)
+        time_group(stage, group, ceiling, needs)
 
 
 def make_config(case: Case) -> ml_collections.ConfigDict:
@@ -83,7 +93,8 @@ def make_config(case: Case) -> ml_collections.ConfigDict:
     config.update_from_flattened_dict(case.changes)
     config.data.source = "random"
     checks.check_config(config, jax.device_count())
-    return checks.resolve(config, 50_000)
+    # As many images as the comparison with PyTorch has: its program is then this one, and compiled already.
+    return checks.resolve(config, BATCHES * case.batch)
 
 
 class Compiled(NamedTuple):
@@ -101,27 +112,28 @@ def compile_case(case: Case) -> Compiled:
         return Compiled(step, step.compile())
 
 
-def time_group(stage: Stage, cases: tuple[Case, ...], ceiling: Mapping[str, float]) -> dict[int, Step]:
+def time_group(stage: Stage, cases: tuple[Case, ...], ceiling: Mapping[str, float], needs: float) -> dict[int, Step]:
     """Compiles cases beside each other and times them one by one; returns the steps that run, by index."""
-    needs = 0.0 if stage.dry_run else COMPILE_SECONDS
     if stage.left() < needs:
         for case in cases:
             stage.attempt("fast", case.name, dict, needs)  # names what is skipped
         return {}
     ready: dict[int, Step] = {}
-    with ThreadPoolExecutor(min(COMPILERS, machine.cores())) as threads:
-        futures = [threads.submit(compile_case, case) for case in cases]
-        waiting = [future.exception() for future in futures]  # nothing is timed while others compile
-    del waiting
+    threads = ThreadPoolExecutor(COMPILERS)
+    futures = [threads.submit(compile_case, case) for case in cases]
+    late = wait(futures, max(0.0, stage.left() - LAST_SECONDS)).not_done
+    threads.shutdown(wait=False, cancel_futures=True)
     for index, (case, future) in enumerate(zip(cases, futures, strict=True)):
 
         def work(case: Case = case, future: Any = future, index: int = index) -> dict[str, Any]:
+            if future in late:
+                raise Skip("was not compiled in time")
             compiled = future.result()
             figures = time_steps(compiled, case.batch, ceiling)
             ready[index] = compiled.step
-            return figures
+            return figures | ({"note": "others were still compiling"} if late else {})
 
-        stage.attempt("fast", case.name, work, 0.0 if stage.dry_run else 5.0)
+        stage.attempt("fast", case.name, work, needs=2.0)
     return ready
 
 
@@ -129,12 +141,12 @@ def time_steps(compiled: Compiled, batch: int, ceiling: Mapping[str, float]) -> 
     """Returns the figures of a row: several steps are in flight, as in training."""
     step, figures = compiled
     with jax.set_mesh(step.mesh):
-        time = measure({"steps": lambda: [step.train() for _ in range(STEPS)]}, REPEATS)["steps"]
-    seconds, peak = time["median"] / STEPS, machine.peak_device_bytes()
+        times = measure({"steps": lambda: [step.train() for _ in range(STEPS)]}, REPEATS)["steps"]
+    seconds, peak = times["median"] / STEPS, machine.peak_device_bytes()
     return {
         "images_per_second": batch / seconds,
         "milliseconds": 1e3 * seconds,
-        "spread": [1e3 * time["least"] / STEPS, 1e3 * time["most"] / STEPS],
+        "spread": [1e3 * times["least"] / STEPS, 1e3 * times["most"] / STEPS],
         "mfu": figures["model_flops"] / seconds / ceiling["flops_per_second"] if ceiling else None,
         "model_flops": figures["model_flops"],
         "program_gib": figures["program_bytes"] / GIB,
@@ -164,4 +176,4 @@ def time_reading(stage: Stage, step: Step | None, images: str) -> None:
             return step.time_reading(20)
 
     model = "" if step is None else f"{step.config.model.size}/{step.config.model.patch_size}, "
-    stage.attempt("reading", f"{model}{images}", work, 0.0 if stage.dry_run else 15.0)
+    stage.attempt("reading", f"{model}{images}", work, needs=5.0 if stage.dry_run else 15.0)

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
 
-from benchmarks.accelerator_stages import encoder, pictures, protocols, training
+from benchmarks.accelerator_stages import encoder, pictures, pixels, protocols, training
 from benchmarks.accelerator_stages.machine import add_machine
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax import checks
-from sit_jax.config import runlocal
 from sit_jax.data import image_options, load_images, open_source
 from sit_jax.eval.data import load_labelled
 from sit_jax.eval.restore import restore
@@ -39,12 +37,14 @@ DRY_STEPS = 40
 def main(stage: Stage) -> None:
     """Trains and evaluates, each variant that there is time for."""
     add_machine(stage)
+    beside = pixels.start(stage)
     for variant, changes in VARIANTS.items():
         run = Learning(stage, variant, changes)
         if variant and stage.left() < WORTHWHILE:
             stage.add("learn", f"training {run.title}", "skipped", note=f"{stage.left():.0f} s are left")
         elif not run.go():
-            return
+            break
+    pixels.wait(stage, beside)
 
 
 class Learning:
@@ -53,12 +53,7 @@ class Learning:
     def __init__(self, stage: Stage, variant: str, changes: Mapping[str, Any]):
         self.stage, self.first = stage, not variant
         self.folder = training.folder(pathlib.Path(stage.work), stage.train, stage.dry_run, variant)
-        self.config = training.load_config(stage.train)
-        self.config.update_from_flattened_dict(changes)
-        if stage.dry_run:
-            runlocal(self.config)
-            self.config.data.image_size = 8
-            self.config.linear.l2 = (1e-1, 1e-2)
+        self.config = training.prepare(stage, changes)
         self.title = f"({variant or pathlib.Path(stage.train).stem})"
         self.rate = 0.0  # source images a second
         self.compile_seconds = 0.0
@@ -100,22 +95,12 @@ class Learning:
         return {"value": self.rate, "unit": "source images/s", "compile_seconds": self.compile_seconds}
 
     def baselines(self) -> None:
-        """Adds the scores of random weights and raw pixels; how long those of random weights take is kept."""
+        """Adds the scores of random weights, and keeps how long they take."""
         config = checks.resolve(self.config, self.num_images)
         start = protocols.random_weights(config)
         begin = time.perf_counter()
-        self.score("random weights", protocols.of_encoder(start, self.labels, start.params))
+        protocols.add_scores(self.stage, "random weights", protocols.of_encoder(start, self.labels, start.params))
         self.evaluation_seconds = time.perf_counter() - begin
-        side = config.data.image_size
-        for size in dict.fromkeys((side, protocols.SHRUNK)):
-            self.score(f"raw pixels, {size} px", protocols.of_pixels(config, self.labels, start.mesh, size))
-
-    def score(self, what: str, scores: Mapping[str, protocols.Score], note: str = "") -> None:
-        """Adds the scores of features."""
-        for protocol, run in scores.items():
-            self.stage.attempt(
-                "learn", f"{protocol}, {what}", lambda run=run: {"value": run(), "unit": "top-1", "note": note}, needs=2.0
-            )
 
     def plan_steps(self) -> int:
         """Returns the steps of the training: those of the run that is there, or as many as end in time."""
@@ -160,11 +145,13 @@ class Learning:
         restored = restore(self.folder, None, "params", {})
         if self.first:
             self.stage.attempt("learn", "encoder in bfloat16", lambda: self.save_encoder(restored.params["encoder"]))
-        self.score(f"pre-trained {self.title}", protocols.of_encoder(restored, self.labels, restored.params), note)
+        protocols.add_scores(
+            self.stage, f"pre-trained {self.title}", protocols.of_encoder(restored, self.labels, restored.params), note
+        )
         if self.config.optim.ema and self.stage.left() > 1.2 * self.evaluation_seconds:
             average = restore(self.folder, None, "ema", {})
             what = f"average of the weights {self.title}"
-            self.score(what, protocols.of_encoder(average, self.labels, average.params), note)
+            protocols.add_scores(self.stage, what, protocols.of_encoder(average, self.labels, average.params), note)
 
     def save_encoder(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the encoder to the folder that is brought home."""

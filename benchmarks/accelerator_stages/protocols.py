@@ -1,14 +1,15 @@
 """Stage `learn`, continued: k-NN and the linear classifier of encoders, and of raw pixels by the same protocol."""
 
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.accelerator_stages.stage import Skip
+from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax.eval.data import Labelled
 from sit_jax.eval.knn import knn_votes
 from sit_jax.eval.linear import linear_logits
@@ -18,7 +19,13 @@ from sit_jax.eval.scores import score
 from sit_jax.mesh import make_mesh
 
 Score = Callable[[], float]  # top-1 accuracy on the test images
-SHRUNK = 8  # pixels
+
+
+def add_scores(stage: Stage, what: str, scores: Mapping[str, Score], note: str = "") -> None:
+    """Adds the scores of features to the report."""
+    for protocol, run in scores.items():
+        work = functools.partial(lambda run: {"value": run(), "unit": "top-1", "note": note}, run)
+        stage.attempt("learn", f"{protocol}, {what}", work, needs=2.0)
 
 
 def of_encoder(restored: Restored, data: Labelled, params: dict) -> dict[str, Score]:
@@ -53,7 +60,9 @@ def of_pixels(config: ml_collections.ConfigDict, data: Labelled, mesh: Mesh, sid
         return (small / 127.5 - 1).reshape(len(images), 1, -1)
 
     def both() -> tuple[np.ndarray, np.ndarray]:
-        return features(data.train.gather(np.arange(len(data.train)))), features(data.test.gather(np.arange(len(data.test))))
+        return features(data.train.gather(np.arange(len(data.train)))), features(
+            data.test.gather(np.arange(len(data.test)))
+        )
 
     def knn() -> float:
         train, test = both()

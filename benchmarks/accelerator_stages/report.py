@@ -49,7 +49,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
             *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
             *(("calls", "calls", "{:.0f}"), ("gflop", "GFLOP", "{:.2f}"), ("megabytes", "MB", "{:.2f}")),
             *(("roofline_milliseconds", "roofline, ms", "{:.3f}"), ("times", "times the roofline", "{:.1f}")),
-            ("where", "from", "{}"),
+            *(("where", "from", "{}"), ("kernel", "kernel", "{:.60}")),
         ),
     ),
     "learn": ("What does it learn?", (NAME, STATUS, ("value", "value", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),

@@ -37,13 +37,19 @@ def main(stage: Stage) -> None:
     """Runs all checks."""
     add_machine(stage)
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
+    runs = right_runs.Resume(stage)
     compare = Comparison(small_config(stage.dry_run), cpu, device)
     for name, check in compare.checks().items():
         stage.check(name, check)
     for tokens in (66, 198):
         stage.check(f"cuDNN attention, {tokens} tokens, values and gradients", functools.partial(attention, tokens))
+    runs.go_on()
     loop_checks(stage)
-    right_runs.main(stage, cpu, device)
+    for name, check in right_runs.evaluation_checks(cpu, device).items():
+        stage.check(name, check)
+    stage.check("restart with memory kept", lambda: right_runs.restart(stage), needs=5)
+    for name in right_runs.RESUMED:
+        stage.check(f"resume, {name} time", functools.partial(runs.compare, name))
 
 
 def small_config(dry_run: bool) -> ml_collections.ConfigDict:
@@ -81,7 +87,7 @@ class Comparison:
     def on(self, side: str, program: Callable, *arguments: Any) -> Any:
         """Runs a program on a side and returns what it returns, on the host."""
         mesh = self.meshes[side]
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), jax.default_device(mesh.devices.flat[0]):
             return jax.device_get(jax.jit(program)(*jax.device_put(arguments, replicated(mesh))))
 
     @functools.cached_property
@@ -183,7 +189,11 @@ def attention(tokens: int) -> tuple[float, float, str]:
         pairs = zip(found, exact, strict=True)
         return max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in pairs)
 
-    return error(fused), ATTENTION, f"relative norm; plain attention in bfloat16 has {error(run(plain, jnp.bfloat16)):.1e}"
+    return (
+        error(fused),
+        ATTENTION,
+        f"relative norm; plain attention in bfloat16 has {error(run(plain, jnp.bfloat16)):.1e}",
+    )
 
 
 def loop_checks(stage: Stage) -> None:
@@ -201,7 +211,11 @@ def loop_checks(stage: Stage) -> None:
             before = jax.tree.leaves(step.state)
             jax.block_until_ready(step.train())
         made.append(step)
-        return float(sum(not leaf.is_deleted() for leaf in before)), 0.0, f"of {len(before)} arrays of the state not donated"
+        return (
+            float(sum(not leaf.is_deleted() for leaf in before)),
+            0.0,
+            f"of {len(before)} arrays of the state not donated",
+        )
 
     def growth() -> tuple[float, float, str]:
         memory = []

@@ -1,6 +1,5 @@
 """Stage `right`, continued: whole runs (resume, memory kept by jemalloc), and the protocols of the evaluation."""
 
-import functools
 import os
 import pathlib
 import shutil
@@ -19,7 +18,8 @@ from sit_jax.eval.linear import linear_logits
 from sit_jax.mesh import make_mesh
 
 HALF, WHOLE = 10, 20  # steps until the checkpoint that a run goes on from, and in all
-RUN_SECONDS = 90  # for a tiny training, with its start and its compilation
+RESUMED = ("first", "second")
+RUN_SECONDS = 120  # for a tiny training, with its start and its compilation
 TRAINING = (
     *("--config=configs/digits.py:runlocal", f"--config.steps={WHOLE}", "--config.keep_latest=2"),
     *(f"--config.checkpoint_every={HALF}", f"--config.eval_every={WHOLE}", f"--config.log_every={HALF}"),
@@ -36,38 +36,37 @@ print("RESTARTED", "jemalloc" in os.environ.get("LD_PRELOAD", ""), loaded)
 """
 
 
-def main(stage: Stage, cpu: jax.Device, device: jax.Device) -> None:
-    """Runs these checks."""
-    for name, check in evaluation_checks(cpu, device).items():
-        stage.check(name, check)
-    stage.check("restart with memory kept", functools.partial(restart, stage), needs=5)
-    resumed: dict[str, float] = {}
-    needs = 2.0 if stage.dry_run else 30.0
+class Resume:
+    """A tiny training of WHOLE steps, and two that go on from its checkpoint at HALF, each in a process of its own.
 
-    def straight() -> tuple[float, float, str]:
-        resumed.update(resume(stage))
-        return resumed["first"], 0.0, f"of {resumed['arrays']:.0f} arrays differ in a bit from the run without a stop"
+    They run beside the other checks: most of their time is spent on starting and compiling.
+    """
 
-    if stage.check("resume, first time", straight, needs):
-        unit = f"of {resumed['arrays']:.0f} arrays differ in a bit from the run without a stop"
-        stage.check("resume, second time", lambda: (resumed["second"], 0.0, unit))
+    def __init__(self, stage: Stage):
+        self.stage, self.folder = stage, fresh(pathlib.Path(stage.work) / "resume")
+        self.straight = start(self.folder / "straight")
+        self.resumed: dict[str, subprocess.Popen] = {}
+        self.failure: Exception | None = None
 
+    def go_on(self) -> None:
+        """Starts the two trainings that go on, when the first one has ended."""
+        try:
+            wait(self.stage, self.straight)
+            for name in RESUMED:
+                shutil.copytree(self.folder / "straight", self.folder / name)
+                shutil.rmtree(self.folder / name / "checkpoints" / str(WHOLE))
+                self.resumed[name] = start(self.folder / name)
+        except Exception as error:
+            self.failure = error  # costs the rows of the resume, in `compare`, and nothing else
 
-def resume(stage: Stage) -> dict[str, float]:
-    """Trains WHOLE steps, goes on twice from a copy of the checkpoint at HALF, and counts the arrays that differ."""
-    folder = fresh(pathlib.Path(stage.work) / "resume")
-    wait(stage, [start(folder / "straight")])
-    for name in ("first", "second"):
-        shutil.copytree(folder / "straight", folder / name)
-        shutil.rmtree(folder / name / "checkpoints" / str(WHOLE))
-    wait(stage, [start(folder / name) for name in ("first", "second")])
-    expected = arrays(folder / "straight")
-    found = {name: arrays(folder / name) for name in ("first", "second")}
-    differing = {
-        name: float(sum(a.tobytes() != b.tobytes() for a, b in zip(tree, expected, strict=True)))
-        for name, tree in found.items()
-    }
-    return differing | {"arrays": float(len(expected))}
+    def compare(self, name: str) -> tuple[float, float, str]:
+        """Returns how many arrays of a training that went on differ in a bit from those of the first one."""
+        if self.failure:
+            raise self.failure
+        wait(self.stage, self.resumed[name])
+        found, expected = arrays(self.folder / name), arrays(self.folder / "straight")
+        differing = sum(a.tobytes() != b.tobytes() for a, b in zip(found, expected, strict=True))
+        return float(differing), 0.0, f"of {len(expected)} arrays differ in a bit from the run without a stop"
 
 
 def start(workdir: pathlib.Path) -> subprocess.Popen:
@@ -76,16 +75,15 @@ def start(workdir: pathlib.Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT)
 
 
-def wait(stage: Stage, processes: list[subprocess.Popen]) -> None:
-    """Waits for trainings; raises RuntimeError if one of them fails or takes too long."""
+def wait(stage: Stage, process: subprocess.Popen) -> None:
+    """Waits for a training; raises RuntimeError if it fails or takes too long."""
     try:
-        for process in processes:
-            code = process.wait(timeout=max(1.0, min(RUN_SECONDS, stage.left())))
-            if code:
-                raise RuntimeError(f"a training ended with exit code {code}; the log of this stage says why")
-    finally:
-        for process in processes:
-            process.kill()
+        code = process.wait(timeout=max(1.0, min(RUN_SECONDS, stage.left())))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise RuntimeError("a training did not end in the time of this stage") from None
+    if code:
+        raise RuntimeError(f"a training ended with exit code {code}; the log of this stage says why")
 
 
 def arrays(workdir: pathlib.Path) -> list[np.ndarray]:

@@ -2,10 +2,14 @@
 
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
+from benchmarks.accelerator_stages.stage import Stage
 from sit_jax import cli
+from sit_jax.config import runlocal
 
 
 def load_config(text: str) -> ml_collections.ConfigDict:
@@ -13,6 +17,17 @@ def load_config(text: str) -> ml_collections.ConfigDict:
     argv = ["accelerator", f"--config={text}"]
     config = cli.parse_config(cli.make_config_flags(argv), argv, ("config",), "")
     config.unlock()
+    return config
+
+
+def prepare(stage: Stage, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the configuration of a training with `changes` by dotted key, in a dry run at a tiny size."""
+    config = load_config(stage.train)
+    config.update_from_flattened_dict(changes)
+    if stage.dry_run:
+        runlocal(config)
+        config.data.image_size = 8
+        config.linear.l2 = (1e-1, 1e-2)
     return config
 
 

@@ -11,12 +11,11 @@ import jax
 from benchmarks.accelerator_stages.fast import Case, compile_case
 from benchmarks.accelerator_stages.machine import add_machine, on_gpu
 from benchmarks.accelerator_stages.stage import Skip, Stage, fresh
-from sit_jax import checks
 from sit_jax.compiled import costs, hlo
 from sit_jax.timing import machine
 from sit_jax.timing.clock import measure
 
-CASE, TINY = Case("B/16", 224, 256, {}), Case("mu/8", 32, 16, {})
+CASE, TINY = Case("B/16", 224, 256), Case("mu/8", 32, 16)
 STEPS, TOP = 3, 10
 WHERE = 80  # characters of the place in the source that a row shows
 
@@ -31,14 +30,14 @@ def main(stage: Stage) -> None:
         with jax.set_mesh(found["step"].mesh):
             jax.block_until_ready(found["step"].train())
             time = measure({"step": found["step"].train}, 5)["step"]["median"]
-        found["ceilings"] = machine.ceilings(checks.automatic_dtype(), 5)
+        found["ceilings"] = machine.ceilings(found["step"].config.dtype, 5)
         return {"value": 1e3 * time, "unit": f"ms a step of {case.name}, without a trace", "compiled": figures}
 
     def traced() -> dict[str, Any]:
         folder = fresh(pathlib.Path(stage.work) / "trace")
         with jax.set_mesh(found["step"].mesh), jax.profiler.trace(str(folder)):
             jax.block_until_ready([found["step"].train() for _ in range(STEPS)])
-        found["times"], found["calls"] = read_trace(folder)
+        found["times"], found["calls"], found["names"] = read_trace(folder)
         if not found["times"]:
             raise Skip("the trace names no kernel with its instruction")
         total = sum(found["times"].values()) / STEPS
@@ -94,6 +93,7 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
         "milliseconds": time / STEPS / 1e6,
         "share": time / total,
         "calls": found["calls"][name] / STEPS,
+        "kernel": found["names"][name],
     }
     if work is None:
         return figures | {"where": "not an instruction of the program"}
@@ -108,20 +108,26 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
     }
 
 
-def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str]]:
-    """Returns the nanoseconds and the number of the events of each instruction: of the GPU, elsewhere of the host."""
+def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
+    """Returns nanoseconds, number of events and the name of the kernel of each instruction that the trace names.
+
+    Those of the streams of the GPU; elsewhere those of the host's threads.
+    """
     times: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    names: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for path in folder.rglob("*.xplane.pb"):
             for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-                if on_gpu() and not plane.name.startswith("/device:GPU"):
-                    continue
                 for line in plane.lines:
+                    if on_gpu() and not (plane.name.startswith("/device:GPU") and line.name.startswith("Stream")):
+                        continue
                     for event in line.events:
-                        name = dict(event.stats).get("hlo_op")
+                        # A kernel that names no instruction, as a copy, stands for itself.
+                        name = str(dict(event.stats).get("hlo_op") or (event.name if on_gpu() else ""))
                         if name:
-                            times[str(name)] += event.duration_ns
-                            calls[str(name)] += 1
-    return times, calls
+                            times[name] += event.duration_ns
+                            calls[name] += 1
+                            names[name] = event.name
+    return times, calls, names
