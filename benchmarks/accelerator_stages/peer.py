@@ -47,9 +47,8 @@ def compare(stage: Stage, variant: str, size: int, batch: int) -> dict[str, Any]
         peer = theirs.ask("setup", config=mine["config"], data="synthetic", exchange="", **options)
         if mine["parameters"] != peer["parameters"]:
             raise AssertionError(f"{mine['parameters']} parameters in sit_jax, {peer['parameters']} in PyTorch")
-        length = types.SimpleNamespace(
-            rounds=2 if stage.dry_run else 4, seconds=0.5 if stage.dry_run else 4.0, steps=None
-        )
+        rounds, seconds = (2, 0.5) if stage.dry_run else (3, 2.0)
+        length = types.SimpleNamespace(rounds=rounds, seconds=seconds, steps=None)
         measured = summary(alternate(ours, theirs, "arrays", length), batch)
     ratio = dict(zip(("ratio", "least", "most"), measured["ratio"], strict=True))
     note = f"{peer['device']}, {options['compile_mode']}; ready after "

@@ -88,7 +88,11 @@ class Comparison:
         """Runs a program on a side and returns what it returns, on the host."""
         mesh = self.meshes[side]
         with jax.set_mesh(mesh), jax.default_device(mesh.devices.flat[0]):
-            return jax.device_get(jax.jit(program)(*jax.device_put(arguments, replicated(mesh))))
+            result = jax.jit(program)(*jax.device_put(arguments, replicated(mesh)))
+        found = {device for leaf in jax.tree.leaves(result) for device in leaf.devices()}
+        if found != set(mesh.devices.flat):
+            raise RuntimeError(f"the program for {mesh.devices.flat[0]} ran on {found}")
+        return jax.device_get(result)
 
     @functools.cached_property
     def views(self) -> dict[str, Any]:
