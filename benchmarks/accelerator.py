@@ -38,6 +38,7 @@ TRAIN = str(ROOT / "configs" / "cifar10_accelerator.py")
 STAGES = ("right", "fast", "why", "learn")
 RESERVE = 10.0  # seconds for the last report
 GRACE = 5.0  # seconds between the end that a stage knows of and its limit
+LINE = 200  # characters of a line of a log that are shown
 QUIET = 30.0  # seconds without a result after which a line says that the stage still runs
 REHEARSAL = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half the time
 ALONE = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
@@ -159,7 +160,8 @@ class Measurement:
                 told = time.time()
             elif time.time() - told > QUIET:
                 told = time.time()
-                say(f"[{self.left():4.0f} s left] {name} works, {begin + limit - told:.0f} s to its limit")
+                seconds = begin + limit - told
+                say(f"[{self.left():4.0f} s left] {name} works, {seconds:.0f} s to its limit: {last_lines(log, 1)}")
 
         code = process.run(plan, environment(part, values.dry_run), log, begin + limit, look)
         look()
@@ -168,8 +170,11 @@ class Measurement:
             note = f"stopped after {ended['seconds']:.0f} s by its limit; what is there is kept"
             return ended | {"end": "stopped by its limit", "note": note}
         if code:
-            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-12:]
-            return ended | {"end": "raised", "note": last[-1][:300] if last else f"exit code {code}", "log": last}
+            return ended | {
+                "end": "raised",
+                "note": last_lines(log, 1) or f"exit code {code}",
+                "log": last_lines(log, 12),
+            }
         return ended | {"end": "ended"}
 
     def read_rows(self, lines: pathlib.Path) -> bool:
@@ -217,6 +222,12 @@ def environment(part: Part, dry_run: bool) -> dict[str, str]:
         }
         | (REHEARSAL if dry_run else {})
     )
+
+
+def last_lines(log: pathlib.Path, count: int) -> str:
+    """Returns the last lines of a log that are not empty."""
+    lines = [line[:LINE] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(lines[-count:])
 
 
 def say(text: str) -> None:

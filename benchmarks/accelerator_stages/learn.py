@@ -1,5 +1,7 @@
 """Stage `learn`: a training as long as the time allows, measured first; k-NN and linear of what it has learned."""
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -13,13 +15,13 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from benchmarks.accelerator_stages import encoder, pictures, pixels, protocols, training
+from benchmarks.accelerator_stages import encoder, pixels, protocols, training
 from benchmarks.accelerator_stages.machine import add_machine
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax import checks
 from sit_jax.data import image_options, load_images, open_source
-from sit_jax.eval.data import load_labelled
-from sit_jax.eval.restore import restore
+from sit_jax.eval.data import Labelled, load_labelled
+from sit_jax.eval.restore import Restored, restore
 from sit_jax.timing.step import Step
 from sit_jax.train.loop import train
 
@@ -37,70 +39,85 @@ DRY_STEPS = 40
 def main(stage: Stage) -> None:
     """Trains and evaluates, each variant that there is time for."""
     add_machine(stage)
+    if not stage.attempt("learn", "images", lambda: {"note": training.prepare(stage, {}).data.source}):
+        return
     beside = pixels.start(stage)
+    measured: Measured | None = None
     for variant, changes in VARIANTS.items():
-        run = Learning(stage, variant, changes)
+        run = Learning(stage, variant, changes, measured)
         if variant and stage.left() < WORTHWHILE:
             stage.add("learn", f"training {run.title}", "skipped", note=f"{stage.left():.0f} s are left")
         elif not run.go():
             break
+        measured = run.measured
     pixels.wait(stage, beside)
+
+
+@dataclasses.dataclass
+class Measured:
+    """What the plan of a training follows from; the same for all variants."""
+
+    rate: float  # source images a second
+    compile_seconds: float  # of the step
+    labels: Labelled
+    num_images: int
+    evaluation_seconds: float  # for k-NN and the linear classifier of one encoder; a guess until they are measured
 
 
 class Learning:
     """One training with its evaluation."""
 
-    def __init__(self, stage: Stage, variant: str, changes: Mapping[str, Any]):
-        self.stage, self.first = stage, not variant
+    def __init__(self, stage: Stage, variant: str, changes: Mapping[str, Any], measured: Measured | None):
+        self.stage, self.first, self.measured = stage, not variant, measured
         self.folder = training.folder(pathlib.Path(stage.work), stage.train, stage.dry_run, variant)
         self.config = training.prepare(stage, changes)
         self.title = f"({variant or pathlib.Path(stage.train).stem})"
-        self.rate = 0.0  # source images a second
-        self.compile_seconds = 0.0
-        self.evaluation_seconds = 0.0
+        self.finished = False
 
     def go(self) -> bool:
         """Goes through all of it; returns whether the training has come to its end."""
         stage, name = self.stage, f"training {self.title}"
-        if not stage.attempt("learn", f"rate {self.title}", self.measure_rate, needs=5.0):
-            return False
-        self.evaluation_seconds = 2 * len(self.labels.train_labels) / (FORWARD * self.rate)
-        if 2 * self.evaluation_seconds > stage.left():
-            note = f"k-NN and linear alone would take about {2 * self.evaluation_seconds:.0f} s"
-            stage.add("learn", name, "skipped", note=note)
-            return False
-        if self.first:
+        if self.measured is None:
+            if not stage.attempt("learn", f"rate {self.title}", self.measure, needs=5.0):
+                return False
+            seconds = 2 * self.facts.evaluation_seconds
+            if seconds > stage.left():
+                stage.add("learn", name, "skipped", note=f"k-NN and linear alone would take about {seconds:.0f} s")
+                return False
             self.baselines()
-        if not stage.attempt("learn", name, self.train):
-            return False
-        self.evaluate()
+        if stage.attempt("learn", name, self.train):
+            self.evaluate()
         return self.finished
 
-    def measure_rate(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> Measured:
+        """Returns what was measured."""
+        assert self.measured is not None
+        return self.measured
+
+    def measure(self) -> dict[str, Any]:
         """Loads the images, compiles a step, and measures its rate on batches that are read as in training."""
         config = self.config
-        config.data.source = pictures.cifar10(pathlib.Path(self.stage.data), self.stage.dry_run)
         checks.check_config(config, jax.device_count())
-        self.labels = load_labelled(config.data.source, config, 0)
+        labels = load_labelled(config.data.source, config, 0)
         images = load_images(open_source(config.data.source).pretrain, **image_options(config))
-        resolved = checks.resolve(config, len(images))
-        step, begin = Step(resolved, images), time.perf_counter()
+        step, begin = Step(checks.resolve(config, len(images)), images), time.perf_counter()
         with jax.set_mesh(step.mesh):
             step.compile()
-            self.compile_seconds = time.perf_counter() - begin
+            compile_seconds = time.perf_counter() - begin
             rate = step.time_reading(5)["images_per_second"]
-            count = round(RATE_SECONDS * rate / config.batch_size)
-            self.rate = rate if self.stage.dry_run else step.time_reading(count)["images_per_second"]
-        self.num_images = len(images)
-        return {"value": self.rate, "unit": "source images/s", "compile_seconds": self.compile_seconds}
+            if not self.stage.dry_run:
+                rate = step.time_reading(round(RATE_SECONDS * rate / config.batch_size))["images_per_second"]
+        guess = 2 * len(labels.train_labels) / (FORWARD * rate)
+        self.measured = Measured(rate, compile_seconds, labels, len(images), guess)
+        return {"value": rate, "unit": "source images/s", "compile_seconds": compile_seconds}
 
     def baselines(self) -> None:
         """Adds the scores of random weights, and keeps how long they take."""
-        config = checks.resolve(self.config, self.num_images)
-        start = protocols.random_weights(config)
+        start = protocols.random_weights(checks.resolve(self.config, self.facts.num_images))
         begin = time.perf_counter()
-        protocols.add_scores(self.stage, "random weights", protocols.of_encoder(start, self.labels, start.params))
-        self.evaluation_seconds = time.perf_counter() - begin
+        protocols.add_scores(self.stage, "random weights", protocols.of_encoder(start, self.facts.labels, start.params))
+        self.facts.evaluation_seconds = time.perf_counter() - begin
 
     def plan_steps(self) -> int:
         """Returns the steps of the training: those of the run that is there, or as many as end in time."""
@@ -108,16 +125,16 @@ class Learning:
         if path.exists() and self.steps_done():
             return json.loads(path.read_text())["steps"]
         # The number of steps is a part of the program: it is compiled anew. The evaluation is compiled beside it.
-        evaluation = (self.config.eval.num_train + 3 * self.config.eval.num_test) / (FORWARD * self.rate)
-        seconds = self.training_seconds() * SAFETY - 1.5 * self.compile_seconds - (EVALUATIONS + 1) * evaluation
-        steps = int(seconds * self.rate / self.config.batch_size)
+        evaluation = (self.config.eval.num_train + 3 * self.config.eval.num_test) / (FORWARD * self.facts.rate)
+        overhead = 1.5 * self.facts.compile_seconds + (EVALUATIONS + 1) * evaluation
+        steps = int((self.training_seconds() * SAFETY - overhead) * self.facts.rate / self.config.batch_size)
         if steps < 1:
             raise Skip(f"{self.stage.left():.0f} s are left, too few for a training with its evaluation")
         return min(steps, DRY_STEPS) if self.stage.dry_run else steps
 
     def training_seconds(self) -> float:
         """Returns the seconds until the evaluation must begin."""
-        return self.stage.left() - 1.2 * self.evaluation_seconds - (1.0 if self.stage.dry_run else MARGIN)
+        return self.stage.left() - 1.2 * self.facts.evaluation_seconds - (1.0 if self.stage.dry_run else MARGIN)
 
     def train(self) -> dict[str, Any]:
         """Trains, from the checkpoint that is there, and stops in time for the evaluation."""
@@ -128,7 +145,7 @@ class Learning:
         before = self.steps_done()
         with stopped_after(self.training_seconds()):
             self.finished = train(config, self.folder)
-        note = f"of {config.steps}, {self.steps_done() * config.batch_size / self.num_images:.1f} epochs"
+        note = f"of {config.steps}, {self.steps_done() * config.batch_size / self.facts.num_images:.1f} epochs"
         note += f"; an earlier call made {before} of them" if before else ""
         if not self.finished:
             note += "; stopped in time for the evaluation: another call with --stages=learn goes on"
@@ -140,18 +157,23 @@ class Learning:
         return max(ocp.utils.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
 
     def evaluate(self) -> None:
-        """Adds the scores of the encoder, and brings it home."""
+        """Adds the scores of the encoder and of the average of its weights, and brings the encoder home."""
         note = "" if self.finished else f"after {self.steps_done()} of {self.config.steps} steps"
-        restored = restore(self.folder, None, "params", {})
-        if self.first:
-            self.stage.attempt("learn", "encoder in bfloat16", lambda: self.save_encoder(restored.params["encoder"]))
-        protocols.add_scores(
-            self.stage, f"pre-trained {self.title}", protocols.of_encoder(restored, self.labels, restored.params), note
-        )
-        if self.config.optim.ema and self.stage.left() > 1.2 * self.evaluation_seconds:
-            average = restore(self.folder, None, "ema", {})
-            what = f"average of the weights {self.title}"
-            protocols.add_scores(self.stage, what, protocols.of_encoder(average, self.labels, average.params), note)
+        restored: dict[str, Restored] = {}
+
+        def read(weights: str) -> dict[str, Any]:
+            restored[weights] = restore(self.folder, None, weights, {})
+            return {"value": restored[weights].step, "unit": "steps"}
+
+        for weights in ("params", "ema") if self.config.optim.ema else ("params",):
+            if not self.stage.attempt("learn", f"checkpoint, {weights} {self.title}", lambda w=weights: read(w), 2.0):
+                return
+            found = restored[weights]
+            if self.first and weights == "params":
+                save = functools.partial(self.save_encoder, found.params["encoder"])
+                self.stage.attempt("learn", "encoder in bfloat16", save)
+            scores = protocols.of_encoder(found, self.facts.labels, found.params)
+            protocols.add_scores(self.stage, f"pre-trained, {weights} {self.title}", scores, note)
 
     def save_encoder(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the encoder to the folder that is brought home."""

@@ -2,11 +2,10 @@
 
 import dataclasses
 import os
-import pathlib
 import subprocess
 import sys
 
-from benchmarks.accelerator_stages import pictures, protocols, training
+from benchmarks.accelerator_stages import protocols, training
 from benchmarks.accelerator_stages.stage import Stage, dump
 from sit_jax.eval.data import load_labelled
 from sit_jax.mesh import make_mesh
@@ -41,7 +40,7 @@ def wait(stage: Stage, process: subprocess.Popen) -> None:
 def main(stage: Stage) -> None:
     """Adds the scores, the quick ones first."""
     config = training.prepare(stage, {})
-    data = load_labelled(pictures.cifar10(pathlib.Path(stage.data), stage.dry_run), config, 0)
+    data = load_labelled(config.data.source, config, 0)
     mesh = make_mesh()
     sides = tuple(dict.fromkeys((SHRUNK, config.data.image_size or config.model.image_size)))
     scores = {side: protocols.of_pixels(config, data, mesh, side) for side in sides}

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from benchmarks.accelerator_stages import pictures
 from benchmarks.accelerator_stages.stage import Stage
 from sit_jax import cli
 from sit_jax.config import runlocal
@@ -21,8 +22,12 @@ def load_config(text: str) -> ml_collections.ConfigDict:
 
 
 def prepare(stage: Stage, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the configuration of a training with `changes` by dotted key, in a dry run at a tiny size."""
+    """Returns the configuration of a training with `changes` by dotted key, in a dry run at a tiny size.
+
+    Raises Skip where the images are missing.
+    """
     config = load_config(stage.train)
+    config.data.source = pictures.cifar10(pathlib.Path(stage.data), stage.dry_run)
     config.update_from_flattened_dict(changes)
     if stage.dry_run:
         runlocal(config)
