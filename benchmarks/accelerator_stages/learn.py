@@ -46,7 +46,7 @@ def main(stage: Stage) -> None:
     for variant, changes in VARIANTS.items():
         run = Learning(stage, variant, changes, measured)
         if variant and stage.left() < WORTHWHILE:
-            stage.add("learn", f"training {run.title}", "skipped", note=f"{stage.left():.0f} s are left")
+            stage.add("learn", f"training, {run.title}", "skipped", note=f"{stage.left():.0f} s are left")
         elif not run.go():
             break
         measured = run.measured
@@ -71,14 +71,14 @@ class Learning:
         self.stage, self.first, self.measured = stage, not variant, measured
         self.folder = training.folder(pathlib.Path(stage.work), stage.train, stage.dry_run, variant)
         self.config = training.prepare(stage, changes)
-        self.title = f"({variant or pathlib.Path(stage.train).stem})"
+        self.title = f"T={self.config.loss.temperature:g}"
         self.finished = False
 
     def go(self) -> bool:
         """Goes through all of it; returns whether the training has come to its end."""
-        stage, name = self.stage, f"training {self.title}"
+        stage, name = self.stage, f"training, {self.title}"
         if self.measured is None:
-            if not stage.attempt("learn", f"rate {self.title}", self.measure, needs=5.0):
+            if not stage.attempt("learn", f"rate, {self.title}", self.measure, needs=5.0):
                 return False
             seconds = 2 * self.facts.evaluation_seconds
             if seconds > stage.left():
@@ -166,14 +166,14 @@ class Learning:
             return {"value": restored[weights].step, "unit": "steps"}
 
         for weights in ("params", "ema") if self.config.optim.ema else ("params",):
-            if not self.stage.attempt("learn", f"checkpoint, {weights} {self.title}", lambda w=weights: read(w), 2.0):
+            if not self.stage.attempt("learn", f"checkpoint, {weights}, {self.title}", lambda w=weights: read(w), 2.0):
                 return
             found = restored[weights]
             if self.first and weights == "params":
                 save = functools.partial(self.save_encoder, found.params["encoder"])
                 self.stage.attempt("learn", "encoder in bfloat16", save)
             scores = protocols.of_encoder(found, self.facts.labels, found.params)
-            protocols.add_scores(self.stage, f"pre-trained, {weights} {self.title}", scores, note)
+            protocols.add_scores(self.stage, f"pre-trained {weights}, {self.title}", scores, note)
 
     def save_encoder(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the encoder to the folder that is brought home."""
