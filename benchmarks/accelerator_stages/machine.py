@@ -1,0 +1,41 @@
+"""What was measured: the device, its driver, the versions, the processor."""
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import jax
+
+from benchmarks.accelerator_stages.stage import Stage
+from sit_jax.timing import machine
+
+NVIDIA = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "temperature.gpu")
+
+
+def add_machine(stage: Stage) -> None:
+    """Adds what a figure of this stage depends on."""
+
+    def row() -> dict[str, Any]:
+        described = machine.describe() | {"card": card(), "client": jax.devices()[0].client.platform_version}
+        return {"value": json.dumps(described)}
+
+    stage.attempt("machine", stage.name, row)
+
+
+def card() -> dict[str, str] | str:
+    """Returns what the driver says of the first GPU, or why it says nothing."""
+    if shutil.which("nvidia-smi") is None:
+        return "nvidia-smi is not installed"
+    query = ["nvidia-smi", f"--query-gpu={','.join(NVIDIA)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi failed: {error}"
+    values = done.stdout.strip().splitlines()
+    return dict(zip(NVIDIA, values[0].split(", "), strict=False)) if values else f"nvidia-smi: {done.stderr.strip()}"
+
+
+def on_gpu() -> bool:
+    """Tells whether the device that is measured is a GPU."""
+    return jax.default_backend() == "gpu"

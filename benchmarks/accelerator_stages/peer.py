@@ -1,0 +1,56 @@
+"""Stage `fast`, continued: PyTorch beside sit_jax on the same device, each in a process of its own, in turns."""
+
+import contextlib
+import importlib.util
+import types
+from typing import Any
+
+import ml_collections
+
+from benchmarks.accelerator_stages.stage import Skip, Stage
+from benchmarks.compare import Contender, alternate, summary
+from sit_jax.config import defaults, set_variant, to_json
+
+# In order of value: model, image size, batches to try until one fits into the memory beside the other framework.
+CASES = (("B/16", 224, (256, 128)), ("S/16", 224, (512, 256)))
+TINY = (("mu/8", 32, (16,)),)
+SETUP_SECONDS = 60.0  # that both need at least to compile
+
+
+def main(stage: Stage) -> None:
+    """Compares the models one after the other."""
+    for variant, size, batches in TINY if stage.dry_run else CASES:
+        for batch in batches:
+            name = f"{variant}, {size} px, batch {batch}"
+            needs = 0.0 if stage.dry_run else SETUP_SECONDS
+            if stage.attempt("peer", name, lambda v=variant, s=size, b=batch: compare(stage, v, s, b), needs):
+                break
+
+
+def make_config(variant: str, size: int, batch: int) -> dict[str, Any]:
+    """Returns the configuration that both have: the defaults, on random images in memory."""
+    config: ml_collections.ConfigDict = defaults()
+    set_variant(config, variant)
+    config.model.image_size, config.batch_size, config.data.source = size, batch, "random"
+    return to_json(config)
+
+
+def compare(stage: Stage, variant: str, size: int, batch: int) -> dict[str, Any]:
+    """Returns the rates of both; that their losses are the same is checked by the tests, on CPUs."""
+    if importlib.util.find_spec("torch") is None:
+        raise Skip("PyTorch is not installed")
+    config = make_config(variant, size, batch)
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(contextlib.closing(Contender(name))) for name in ("ours", "torch"))
+        mine = ours.ask("setup", config=config, data="synthetic", exchange="")
+        options = {"compile_mode": "none" if stage.dry_run else "default", "workers": 1}
+        peer = theirs.ask("setup", config=mine["config"], data="synthetic", exchange="", **options)
+        if mine["parameters"] != peer["parameters"]:
+            raise AssertionError(f"{mine['parameters']} parameters in sit_jax, {peer['parameters']} in PyTorch")
+        rounds, seconds = (2, 0.5) if stage.dry_run else (3, 2.0)
+        length = types.SimpleNamespace(rounds=rounds, seconds=seconds, steps=None)
+        measured = summary(alternate(ours, theirs, "arrays", length), batch)
+    ratio = dict(zip(("ratio", "least", "most"), measured["ratio"], strict=True))
+    note = f"{peer['device']}, {options['compile_mode']}; ready after "
+    note += f"{mine['setup_seconds']:.0f} and {peer['setup_seconds']:.0f} s"
+    return {"ours": measured["ours"][0], "theirs": measured["theirs"][0], **ratio, "note": note, "turns": measured}

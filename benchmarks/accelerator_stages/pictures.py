@@ -1,0 +1,52 @@
+"""Images to read: an array file of CIFAR-10, and JPEG files of the size of photographs."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.accelerator_stages.stage import Skip
+
+WIDTH, HEIGHT = 500, 375
+DIFFERENT = 32  # pictures that are drawn; a file more is a copy of one of them
+
+
+def cifar10(path: pathlib.Path, dry_run: bool) -> str:
+    """Returns the SOURCE of CIFAR-10, in a dry run of the digits; raises Skip where the file is missing."""
+    if dry_run:
+        return "digits"
+    if not path.exists():
+        raise Skip(f"{path} is missing; give an array file with --data")
+    return f"npz:{path}"
+
+
+def jpegs(folder: pathlib.Path, count: int) -> pathlib.Path:
+    """Makes a folder with at least `count` JPEG files, unless it is there, and returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = range(len(list(folder.glob("*.jpg"))), count)
+    if missing:
+        rng = np.random.default_rng(0)
+        files = [encode(draw(rng)) for _ in range(min(DIFFERENT, count))]
+        for index in missing:
+            (folder / f"{index}.jpg").write_bytes(files[index % len(files)])
+    return folder
+
+
+def draw(rng: np.random.Generator) -> Image.Image:
+    """Draws noise of eight octaves, as much at each scale as photographs have."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for octave in range(1, 9):
+        noise = rng.normal(size=(3, 2**octave, 2**octave)).astype(np.float32)
+        layers = [Image.fromarray(layer).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for layer in noise]
+        image += np.stack([np.asarray(layer) for layer in layers], axis=-1) * 2.0**-octave
+    image = (image - image.min()) / (image.max() - image.min())
+    return Image.fromarray(np.round(255 * image).astype(np.uint8))
+
+
+def encode(image: Image.Image) -> bytes:
+    """Returns a JPEG file of quality 90."""
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

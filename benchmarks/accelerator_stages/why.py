@@ -1,0 +1,133 @@
+"""Stage `why`: a trace of three steps, and the kernels that take the most time beside their roofline."""
+
+import dataclasses
+import pathlib
+import warnings
+from collections import Counter, defaultdict
+from typing import Any
+
+import jax
+
+from benchmarks.accelerator_stages.fast import Case, compile_case
+from benchmarks.accelerator_stages.machine import add_machine, on_gpu
+from benchmarks.accelerator_stages.stage import Skip, Stage, fresh
+from sit_jax.compiled import costs, hlo
+from sit_jax.timing import machine
+from sit_jax.timing.clock import measure
+
+CASE, TINY = Case("B/16", 224, 256), Case("mu/8", 32, 16)
+STEPS, TOP = 3, 10
+WHERE = 80  # characters of the place in the source that a row shows
+
+
+def main(stage: Stage) -> None:
+    """Traces the step and adds what the trace says."""
+    add_machine(stage)
+    case, found = TINY if stage.dry_run else CASE, {}
+
+    def compiled() -> dict[str, Any]:
+        found["step"], figures = compile_case(case)
+        with jax.set_mesh(found["step"].mesh):
+            jax.block_until_ready(found["step"].train())
+            time = measure({"step": found["step"].train}, 5)["step"]["median"]
+        found["ceilings"] = machine.ceilings(found["step"].config.dtype, 5)
+        return {"value": 1e3 * time, "unit": f"ms a step of {case.name}, without a trace", "compiled": figures}
+
+    def traced() -> dict[str, Any]:
+        folder = fresh(pathlib.Path(stage.work) / "trace")
+        with jax.set_mesh(found["step"].mesh), jax.profiler.trace(str(folder)):
+            jax.block_until_ready([found["step"].train() for _ in range(STEPS)])
+        found["times"], found["calls"], found["names"] = read_trace(folder)
+        if not found["times"]:
+            raise Skip("the trace names no kernel with its instruction")
+        total = sum(found["times"].values()) / STEPS
+        return {"value": total / 1e6, "unit": "ms of kernels a step, those beside each other counted each"}
+
+    if not stage.attempt("trace", "step", compiled) or not stage.attempt("trace", "kernels", traced):
+        return
+    work: dict[str, Work] = {}
+
+    def counted() -> dict[str, Any]:
+        work.update(count(hlo.parse(found["step"].step.as_text())))
+        known = sum(time for name, time in found["times"].items() if name in work)
+        return {"value": known / sum(found["times"].values()), "unit": "of that time is of instructions of the program"}
+
+    stage.attempt("trace", "joined with the program", counted)
+    total = sum(found["times"].values())
+    for name, time in found["times"].most_common(TOP):
+        stage.attempt("kernels", name, lambda n=name, t=time: row(n, t, total, found, work.get(n)))
+
+
+@dataclasses.dataclass
+class Work:
+    """What an instruction of the program has to do in all its runs of one step, at least."""
+
+    flops: int = 0
+    bytes: int = 0
+    where: str = ""
+
+
+def count(program: hlo.Program) -> dict[str, Work]:
+    """Returns the work of each kernel by the name of its instruction."""
+    found: dict[str, Work] = defaultdict(Work)
+    for done in program.executed():
+        work = found[(done.fusion or done.instruction).name]
+        work.flops += done.times * costs.product_flops(done.instruction, done.computation)
+        if not done.fusion:
+            work.bytes += done.times * kernel_bytes(program, done)
+            work.where = f"{program.source(done.instruction)} {hlo.operation(done.instruction)}".strip()
+    return dict(found)
+
+
+def kernel_bytes(program: hlo.Program, done: hlo.Executed) -> int:
+    """Returns the bytes that one run of an instruction moves."""
+    instruction = done.instruction
+    if costs._free(instruction) or instruction.opcode.endswith("-done"):
+        return 0
+    return costs._read(program, instruction, done.computation) + costs._written(program, instruction, done.computation)
+
+
+def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) -> dict[str, Any]:
+    """Returns the row of a kernel, a step; the roofline is that of the measured ceilings."""
+    figures = {
+        "milliseconds": time / STEPS / 1e6,
+        "share": time / total,
+        "calls": found["calls"][name] / STEPS,
+        "kernel": found["names"][name],
+    }
+    if work is None:
+        return figures | {"where": "not an instruction of the program"}
+    ceilings = found["ceilings"]
+    seconds = max(work.flops / ceilings["flops_per_second"], work.bytes / ceilings["bytes_per_second"])
+    return figures | {
+        "gflop": work.flops / 1e9,
+        "megabytes": work.bytes / 1e6,
+        "roofline_milliseconds": 1e3 * seconds,
+        "times": figures["milliseconds"] / (1e3 * seconds) if seconds else None,
+        "where": work.where[-WHERE:],
+    }
+
+
+def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
+    """Returns nanoseconds, number of events and the name of the kernel of each instruction that the trace names.
+
+    Those of the streams of the GPU; elsewhere those of the host's threads.
+    """
+    times: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for path in folder.rglob("*.xplane.pb"):
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+                for line in plane.lines:
+                    if on_gpu() and not (plane.name.startswith("/device:GPU") and line.name.startswith("Stream")):
+                        continue
+                    for event in line.events:
+                        # A kernel that names no instruction, as a copy, stands for itself.
+                        name = str(dict(event.stats).get("hlo_op") or (event.name if on_gpu() else ""))
+                        if name:
+                            times[name] += event.duration_ns
+                            calls[name] += 1
+                            names[name] = event.name
+    return times, calls, names
