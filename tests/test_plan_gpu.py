@@ -79,7 +79,7 @@ def test_a_missing_cudnn_is_told():
     def compile_():
         raise RuntimeError("cuDNN not found.")
 
-    with pytest.raises(InputError, match="install it with: pip install -r requirements-plan-gpu.txt"):
+    with pytest.raises(InputError, match=r"install it with: pip install -r requirements-plan-gpu\.txt"):
         plan.compile_or_say_why(compile_)
 
 

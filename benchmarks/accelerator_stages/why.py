@@ -11,13 +11,23 @@ import jax
 from benchmarks.accelerator_stages.fast import Case, compile_case
 from benchmarks.accelerator_stages.machine import add_machine, on_gpu
 from benchmarks.accelerator_stages.stage import Skip, Stage, fresh
-from sit_jax.compiled import costs, hlo
+from sit_jax.compiled import causes, hlo, kernels
 from sit_jax.timing import machine
 from sit_jax.timing.clock import measure
 
 CASE, TINY = Case("B/16", 224, 256), Case("mu/8", 32, 16)
 STEPS, TOP = 3, 10
 WHERE = 80  # characters of the place in the source that a row shows
+
+
+@dataclasses.dataclass
+class Work:
+    """What an instruction of the program has to do in all its runs of one step, at least, and what for."""
+
+    flops: int = 0
+    bytes: int = 0
+    cause: str = ""
+    where: str = ""
 
 
 def main(stage: Stage) -> None:
@@ -58,33 +68,16 @@ def main(stage: Stage) -> None:
         stage.attempt("kernels", name, lambda n=name, t=time: row(n, t, total, found, work.get(n)))
 
 
-@dataclasses.dataclass
-class Work:
-    """What an instruction of the program has to do in all its runs of one step, at least."""
-
-    flops: int = 0
-    bytes: int = 0
-    where: str = ""
-
-
 def count(program: hlo.Program) -> dict[str, Work]:
-    """Returns the work of each kernel by the name of its instruction."""
+    """Returns the work of each kernel of the program by the name of its instruction."""
     found: dict[str, Work] = defaultdict(Work)
-    for done in program.executed():
-        work = found[(done.fusion or done.instruction).name]
-        work.flops += done.times * costs.product_flops(done.instruction, done.computation)
-        if not done.fusion:
-            work.bytes += done.times * kernel_bytes(program, done)
-            work.where = f"{program.source(done.instruction)} {hlo.operation(done.instruction)}".strip()
+    for kernel in kernels.find_kernels(program):
+        work = found[kernel.instruction.name]
+        work.flops += kernel.times * kernel.flops
+        work.bytes += kernel.times * kernel.bytes
+        work.cause = causes.cause(program, kernel)
+        work.where = f"{program.source(kernel.instruction)} {hlo.operation(kernel.instruction)}".strip()
     return dict(found)
-
-
-def kernel_bytes(program: hlo.Program, done: hlo.Executed) -> int:
-    """Returns the bytes that one run of an instruction moves."""
-    instruction = done.instruction
-    if costs._free(instruction) or instruction.opcode.endswith("-done"):
-        return 0
-    return costs._read(program, instruction, done.computation) + costs._written(program, instruction, done.computation)
 
 
 def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) -> dict[str, Any]:
@@ -104,7 +97,7 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
         "megabytes": work.bytes / 1e6,
         "roofline_milliseconds": 1e3 * seconds,
         "times": figures["milliseconds"] / (1e3 * seconds) if seconds else None,
-        "where": work.where[-WHERE:],
+        "where": f"{work.cause}: {work.where[-WHERE:]}",
     }
 
 
