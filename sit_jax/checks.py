@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from sit_jax import matrix_unit
 from sit_jax.config import differing_keys, duration, to_json
 from sit_jax.errors import InputError
 from sit_jax.losses import TASKS
@@ -18,6 +19,7 @@ CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "model.size": tuple(SIZES),
     "model.attention": ("xla", "cudnn"),
+    "model.products": ("auto", "bfloat16", "float32"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
     "eval.knn": ("auto", "on", "off"),
 }
@@ -85,6 +87,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int) -> None:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
     if config.model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.dtype == "float32"):
         raise InputError("model.attention=cudnn needs an NVIDIA GPU and bfloat16; use model.attention=xla")
+    if config.model.products == "float32" and resolved_dtype(config) == "bfloat16":
+        raise InputError("model.products=float32 needs float32 all through; add dtype=float32")
     check_model(config.model)
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
@@ -153,8 +157,9 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
     with config.unlocked():
         config.data.num_examples = num_examples
     config.data.image_size = config.data.image_size or config.model.image_size
-    if config.dtype == "auto":
-        config.dtype = automatic_dtype()
+    if config.model.products == "auto":
+        config.model.products = automatic_products(config)
+    config.dtype = resolved_dtype(config)
     config.steps = duration(config, "", num_examples, config.batch_size)
     warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)
     config.optim.warmup_steps = min(warmup_steps, config.steps // 2)
@@ -170,6 +175,17 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int) -> ml_collecti
 def automatic_dtype() -> str:
     """Returns the type of the computation that fits the devices of this machine."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def resolved_dtype(config: ml_collections.ConfigDict) -> str:
+    """Returns the type of the computation of a configuration on this machine."""
+    return automatic_dtype() if config.dtype == "auto" else config.dtype
+
+
+def automatic_products(config: ml_collections.ConfigDict) -> str:
+    """Returns the type of the factors of dense products; whoever asks for float32 gets it all through."""
+    unit = config.dtype == "auto" and jax.default_backend() == "cpu" and matrix_unit.is_here()
+    return "bfloat16" if unit else resolved_dtype(config)
 
 
 def check_evaluation(config: ml_collections.ConfigDict) -> None:

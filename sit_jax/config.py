@@ -75,6 +75,9 @@ def defaults() -> ml_collections.ConfigDict:
     # CPU, several times as long to compile. None: on CPU, unless there is remat.
     c.model.unroll = placeholder(bool)
     c.model.attention = "xla"  # or cudnn: NVIDIA GPUs in bfloat16
+    # Factors of dense products where dtype is float32; sums are float32. "auto" is bfloat16 where dtype is "auto" and
+    # the processor has a matrix unit for it (AMX), otherwise the type of the computation.
+    c.model.products = "auto"
 
     c.loss = ml_collections.ConfigDict()
     c.loss.temperature = 0.5

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sit_jax import matrix_unit
 from sit_jax.attention import attend, softmax_weights
 from sit_jax.mesh import pin_batch
 from sit_jax.norm import layer_norm
@@ -234,7 +235,7 @@ class SiT(nnx.Module):
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
     each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop, on a mesh of one device
     for two halves of the rows in training; `attention` is "xla" or "cudnn"; `dtype` is the type of the computation
-    (parameters are float32).
+    (parameters are float32); in float32, `products` "bfloat16" has the factors of dense products rounded.
     """
 
     def __init__(
@@ -248,6 +249,7 @@ class SiT(nnx.Module):
         remat: bool = False,
         unroll: bool = False,
         attention: str = "xla",
+        products: str = "float32",
         dtype: jnp.dtype = jnp.float32,
         *,
         rngs: nnx.Rngs,
@@ -261,6 +263,8 @@ class SiT(nnx.Module):
             else Projector(width, projector_layers, embedding_size, dtype, rngs)
         )
         self.reconstruction = ReconstructionHead(width, patch_size, dtype, rngs)
+        if products == "bfloat16" and dtype == jnp.float32:
+            matrix_unit.use(self)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `keys` [V], one a row, turn stochastic depth on.

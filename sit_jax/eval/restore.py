@@ -33,6 +33,7 @@ FREE = (
     "mesh.",
     "model.image_size",
     "model.attention",
+    "model.products",
     "model.remat",
     "dtype",
 )
@@ -77,8 +78,9 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     config.update_from_flattened_dict(overrides)
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"  # the same function, on devices that have no cuDNN
-    if config.dtype == "auto":
-        config.dtype = checks.automatic_dtype()
+    if config.model.products == "auto":
+        config.model.products = checks.automatic_products(config)
+    config.dtype = checks.resolved_dtype(config)
     checks.check_model(config.model)
     checks.check_evaluation(config)
     return config

@@ -18,6 +18,7 @@ def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, An
         "batch_size": config.batch_size,
         "microbatches": config.microbatches,
         "dtype": config.dtype,
+        "products": model.products,
         "remat": model.remat,
         "attention": model.attention,
         "source": config.data.source,
@@ -59,8 +60,8 @@ def text(result: Mapping[str, Any]) -> str:
     counted, traffic = counts_text(result)
     device = memory["device_peak"] or compiled["program_bytes"]
     lines = [
-        f"{config['model']}, batch {config['batch_size']}, {config['dtype']}, {config['num_images']} images from "
-        f"{config['source']}",
+        f"{config['model']}, batch {config['batch_size']}, {config['dtype']} (dense products: {config['products']}), "
+        f"{config['num_images']} images from {config['source']}",
         f"{machine['devices']} x {machine['device']} ({machine['processor']}, {machine['cores']} cores, "
         f"load {machine['load']}), jax {machine['versions']['jax']}",
         "",
