@@ -1,5 +1,6 @@
 """Dense products with factors in bfloat16: how far from float32, in all layouts, and when they are chosen."""
 
+import json
 import re
 
 import jax
@@ -10,8 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 from configs import digits
 from sit_jax import matrix_unit
-from sit_jax.checks import check_config, resolve
+from sit_jax.checks import check_config, check_workdir, resolve
+from sit_jax.config import to_json
 from sit_jax.errors import InputError
+from sit_jax.eval.restore import load_config
 from sit_jax.mesh import make_mesh
 from sit_jax.train.microbatches import stacked
 from sit_jax.train.state import make_state, make_training
@@ -148,3 +151,26 @@ def test_float32_products_in_bfloat16_are_refused():
     config.dtype, config.model.products = "bfloat16", "float32"
     with pytest.raises(InputError, match="add dtype=float32"):
         check_config(config, 1)
+
+
+def saved_run(workdir, products):
+    """Writes the configuration of a run, None as it was before the key existed, and the folder of a checkpoint."""
+    saved = to_json(make_config(**{"model.products": products or "float32"}))
+    if products is None:
+        del saved["model"]["products"]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    (workdir / "checkpoints" / "100").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("saved, expected", [(None, "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_an_evaluation_computes_as_the_run_did_on_any_processor(tmp_path, saved, expected):
+    saved_run(tmp_path, saved)
+    assert load_config(tmp_path, {}).model.products == expected
+    assert load_config(tmp_path, {"model.products": "float32"}).model.products == "float32"
+
+
+def test_a_run_goes_on_with_the_products_that_it_has(tmp_path):
+    saved_run(tmp_path, "bfloat16")
+    check_workdir(tmp_path, make_config(**{"model.products": "bfloat16"}))
+    with pytest.raises(InputError, match=r"model\.products: bfloat16 -> float32"):
+        check_workdir(tmp_path, make_config())
