@@ -171,7 +171,8 @@ def report(figures: dict) -> None:
     model = config["model"]
     say(
         f"ViT-{model['size']}/{model['patch_size']}, images of {config['data']['image_size']} px -> "
-        f"{model['image_size']} px, batch {config['batch_size']}, {config['dtype']}; load {figures['load']:.1f}"
+        f"{model['image_size']} px, batch {config['batch_size']}, {config['dtype']}, "
+        f"dense products {model['products']}; load {figures['load']:.1f}"
     )
     say(f"memory of all: {' '.join(f'{name}={value}' for name, value in figures['settings'].items()) or 'no settings'}")
     for name, setup in figures["setup"].items():

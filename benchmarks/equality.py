@@ -23,7 +23,7 @@ def write_exchange(path: str, config: Any, params: dict, images: np.ndarray) -> 
 
     config = config.copy_and_resolve_references()
     config.update(dtype="float32")
-    config.model.attention = "xla"
+    config.model.update(attention="xla", products="float32")
     training = make_training(config)
 
     @jax.jit

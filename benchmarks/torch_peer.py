@@ -71,7 +71,7 @@ class Peer:
 
     def loss(self, views: Views, drop: Tensor | None) -> dict[str, Tensor]:
         """Returns the three losses and their sum `loss`; `drop` [depth, 2, V] turns stochastic depth on."""
-        half = self.config["dtype"] == "bfloat16"
+        half = "bfloat16" in (self.config["dtype"], self.config["model"]["products"])
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             out = self.model(views.corrupted, drop)
         return losses(out, views, self.model.log_var, self.config)

@@ -68,7 +68,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
             with jax.profiler.trace(values.trace):
                 jax.block_until_ready([step.train() for _ in range(3)])
     # After the step, so that neither its start nor its memory has the arrays of the ceilings in it.
-    result["ceilings"] = machine.ceilings(config.dtype, values.repeats)
+    result["ceilings"] = machine.ceilings(config.model.products, values.repeats)
     return result | {"rates": report.rates(result, config.batch_size)}
 
 

@@ -19,6 +19,7 @@ CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "model.size": tuple(SIZES),
     "model.attention": ("auto", "xla", "cudnn"),
+    "model.products": ("auto", "bfloat16", "float32"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
     "eval.knn": ("auto", "on", "off"),
 }
@@ -88,7 +89,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
         if lookup(config, name)[0] <= 0:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
     check_model(config.model)
-    compute.check_attention(config, device or jax.devices()[0])
+    compute.check(config, device or jax.devices()[0])
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
     check_weights(config.loss.weights)
@@ -199,12 +200,33 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
         raise InputError("linear.hidden needs training: set linear.epochs above 0")
 
 
-def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if the work directory holds a checkpoint of another configuration, with the differing keys."""
+def keep_products(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the configuration with the products of the run in `workdir`, where there is one and they are open.
+
+    So a run continues with the same numbers on another processor, which would choose others.
+    """
+    saved = saved_run(workdir)
+    if saved is None or config.model.products != "auto":
+        return config
+    kept = ml_collections.ConfigDict(config.to_dict())
+    kept.model.products = saved["model"]["products"]
+    return kept
+
+
+def saved_run(workdir: pathlib.Path) -> dict | None:
+    """Returns the configuration of the run in `workdir` as JSON values, None where there is no checkpoint."""
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
-        return
-    differing = differing_keys(json.loads(path.read_text()), to_json(config))
+        return None
+    saved = json.loads(path.read_text())
+    saved["model"].setdefault("products", saved["dtype"])  # as runs had them before there was a choice
+    return saved
+
+
+def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the work directory holds a checkpoint of another configuration, with the differing keys."""
+    saved = saved_run(workdir)
+    differing = differing_keys(saved, to_json(config)) if saved else []
     if differing:
         raise InputError(
             f"{workdir} holds a run with another configuration ({'; '.join(differing)}); "

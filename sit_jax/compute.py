@@ -5,6 +5,7 @@ import re
 import jax
 import ml_collections
 
+from sit_jax import matrix_unit
 from sit_jax.errors import InputError
 from sit_jax.model import token_count
 
@@ -14,10 +15,13 @@ CUDNN_CAPABILITY = (8, 0)  # cuDNN's attention needs a GPU of this compute capab
 
 
 def choose(config: ml_collections.ConfigDict, device: jax.Device) -> None:
-    """Sets `dtype` and the keys in HOW that are open ("auto" or None), for a step on devices such as this one."""
+    """Sets what is open ("auto" or None) of `dtype`, `products` and the keys in HOW, for a step on such a device."""
     model = config.model
-    if config.dtype == "auto":
-        config.dtype = "float32" if device.platform == "cpu" else "bfloat16"
+    dtype = resolved_dtype(config, device)
+    if model.products == "auto":  # whoever asks for float32 gets it all through
+        unit = config.dtype == "auto" and device.platform == "cpu" and matrix_unit.is_here()
+        model.products = "bfloat16" if unit else dtype
+    config.dtype = dtype
     if model.attention == "auto":
         model.attention = "xla" if why_not_cudnn(config, device) else "cudnn"
     if model.unroll is None:  # on a TPU, the loop over layers costs nothing and compiles in a fraction of the time
@@ -31,8 +35,15 @@ def reopen(config: ml_collections.ConfigDict) -> None:
     config.model.update(attention="auto", unroll=None, halves=None)
 
 
-def check_attention(config: ml_collections.ConfigDict, device: jax.Device) -> None:
-    """Raises InputError if the configuration insists on cuDNN's attention where it does not run."""
+def resolved_dtype(config: ml_collections.ConfigDict, device: jax.Device) -> str:
+    """Returns the type of the computation on a device."""
+    return config.dtype if config.dtype != "auto" else "float32" if device.platform == "cpu" else "bfloat16"
+
+
+def check(config: ml_collections.ConfigDict, device: jax.Device) -> None:
+    """Raises InputError if the configuration insists on what the device cannot do, or contradicts itself."""
+    if config.model.products == "float32" and resolved_dtype(config, device) == "bfloat16":
+        raise InputError("model.products=float32 needs float32 all through; add dtype=float32")
     reason = why_not_cudnn(config, device)
     if config.model.attention == "cudnn" and reason:
         raise InputError(f"model.attention=cudnn needs {reason}; use model.attention=auto")

@@ -79,6 +79,9 @@ def defaults() -> ml_collections.ConfigDict:
     # xla | cudnn | auto, which is cudnn where it runs: on an NVIDIA GPU, in bfloat16, with an even number of tokens,
     # 2 + patches. The number is even for 224 px in patches of 16 or 14 and 32 px in patches of 4, odd for 224/32.
     c.model.attention = "auto"
+    # Factors of dense products where dtype is float32; sums are float32. "auto" is bfloat16 where dtype is "auto" and
+    # the processor has a matrix unit for it (AMX), otherwise the type of the computation.
+    c.model.products = "auto"
 
     c.loss = ml_collections.ConfigDict()
     c.loss.temperature = 0.5

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sit_jax import matrix_unit
 from sit_jax.attention import attend, softmax_weights
 from sit_jax.mesh import gather, keep_row_major, pin_batch
 from sit_jax.norm import layer_norm
@@ -254,7 +255,8 @@ class SiT(nnx.Module):
     last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
     each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two
     halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is
-    the type of the computation (parameters are float32). `sit_jax.compute` chooses what suits a device.
+    the type of the computation (parameters are float32); in float32, `products` "bfloat16" has the factors of dense
+    products rounded. `sit_jax.compute` chooses what suits a device.
     """
 
     def __init__(
@@ -269,6 +271,7 @@ class SiT(nnx.Module):
         unroll: bool = False,
         halves: bool = False,
         attention: str = "xla",
+        products: str = "float32",
         dtype: jnp.dtype = jnp.float32,
         *,
         rngs: nnx.Rngs,
@@ -282,6 +285,8 @@ class SiT(nnx.Module):
             else Projector(width, projector_layers, embedding_size, dtype, rngs)
         )
         self.reconstruction = ReconstructionHead(width, patch_size, dtype, rngs)
+        if products == "bfloat16" and dtype == jnp.float32:
+            matrix_unit.use(self)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `keys` [V], one a row, turn stochastic depth on.

@@ -58,6 +58,7 @@ def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, n
     from sit_jax.views import make_views
 
     config = digits.get_config("runlocal,variant=XS/4")
+    config.dtype = "float32"  # and so the dense products, whatever the processor
     config.model.image_size, config.batch_size, config.steps, config.microbatches = SIZE, BATCH, STEPS, microbatches
     config.optim.update(base_learning_rate=1e-3, warmup_steps=4)
     config = resolve(config, 1000)

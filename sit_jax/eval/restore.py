@@ -33,6 +33,7 @@ FREE = (
     "mesh.",
     "model.image_size",
     *(f"model.{key}" for key in compute.HOW),
+    "model.products",
     "dtype",
 )
 
@@ -74,9 +75,11 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
     config.mesh.update(data=-1, fsdp=1, slices=None)
     compute.reopen(config)
+    if "dtype" in overrides:  # which the products follow
+        config.model.products = "auto"
     config.update_from_flattened_dict(overrides)
     checks.check_model(config.model)
-    compute.check_attention(config, jax.devices()[0])
+    compute.check(config, jax.devices()[0])
     compute.choose(config, jax.devices()[0])
     checks.check_evaluation(config)
     return config

@@ -16,6 +16,7 @@ def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, An
         "batch_size": config.batch_size,
         "microbatches": config.microbatches,
         "dtype": config.dtype,
+        "products": model.products,
         "remat": model.remat,
         "attention": model.attention,
         "source": config.data.source,
@@ -52,8 +53,8 @@ def text(result: Mapping[str, Any]) -> str:
     ceilings, memory = result["ceilings"], result["memory"]
     device = memory["device_peak"] or compiled["program_bytes"]
     lines = [
-        f"{config['model']}, batch {config['batch_size']}, {config['dtype']}, {config['num_images']} images from "
-        f"{config['source']}",
+        f"{config['model']}, batch {config['batch_size']}, {config['dtype']} (dense products: {config['products']}), "
+        f"{config['num_images']} images from {config['source']}",
         f"{machine['devices']} x {machine['device']} ({machine['processor']}, {machine['cores']} cores, "
         f"load {machine['load']}), jax {machine['versions']['jax']}",
         "",

@@ -37,7 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     mesh = make_mesh(**config.mesh)
     source = open_source(config.data.source)
     images = load_images(source.pretrain, **image_options(config))
-    config = checks.resolve(config, len(images))
+    config = checks.resolve(checks.keep_products(config, workdir), len(images))
     checks.check_workdir(workdir, config)
     batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
     eval_data = load_eval_data(source, images, config)
