@@ -322,6 +322,7 @@ def test_the_whole_rehearsal(tmp_path):
     assert all(rows["fast", case.name]["images_per_second"] > 0 for case in (*fast.TINY, *fast.TINY_VARIANTS[0]))
     assert sum(row["table"] == "reading" for row in results["rows"]) == len(fast.TINY_READING)
     assert sum(row["table"] == "kernels" for row in results["rows"]) == why.TOP
+    assert {"views", "attention", "dense layers"} <= {name for table, name in rows if table == "causes"}
     for what in ("random weights", "raw pixels, 8 px", "pre-trained params, T=0.2"):
         for protocol in ("k-NN", "linear"):
             assert 0 < rows["learn", f"{protocol}, {what}"]["value"] <= 1

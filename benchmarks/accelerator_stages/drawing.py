@@ -14,6 +14,7 @@ def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]
         return [r for r in results["rows"] if r["table"] == table and all(r.get(key) is not None for key in keys)]
 
     fast, peer, kernels = rows("fast", "images_per_second"), rows("peer", "ours"), rows("kernels", "milliseconds")
+    causes = rows("causes", "milliseconds")
     shares, learned = rows("fast", "mfu"), [row for row in rows("learn", "value") if row.get("unit") == "top-1"]
     found = [
         ("Rate", "source images a second", names(fast), {"sit_jax": [row["images_per_second"] for row in fast]}),
@@ -29,18 +30,19 @@ def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]
             names(peer),
             {"sit_jax": [row["ours"] for row in peer], "PyTorch": [row["theirs"] for row in peer]},
         ),
-        (
-            "Kernels",
-            "ms a step",
-            names(kernels),
-            {
-                "measured": [row["milliseconds"] for row in kernels],
-                "roofline": [row.get("roofline_milliseconds") or 0.0 for row in kernels],
-            },
-        ),
+        ("Kernels by what they are for", "ms a step", names(causes), beside_roofline(causes)),
+        ("Kernels", "ms a step", names(kernels), beside_roofline(kernels)),
         ("Learned", "top-1 accuracy, %", names(learned), {"": [100 * row["value"] for row in learned]}),
     ]
     return [panel for panel in found if panel[2]]
+
+
+def beside_roofline(rows: Sequence[Mapping[str, Any]]) -> Bars:
+    """Returns the bars of kernels."""
+    return {
+        "measured": [row["milliseconds"] for row in rows],
+        "roofline": [row.get("roofline_milliseconds") or 0.0 for row in rows],
+    }
 
 
 def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

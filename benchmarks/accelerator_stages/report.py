@@ -43,6 +43,13 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "trace": ("Where does the time go?", (NAME, STATUS, ("value", "measured", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),
+    "causes": (
+        "What is the time for? All kernels of a step",
+        (
+            *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
+            ("roofline_milliseconds", "roofline, ms", "{:.3f}"),
+        ),
+    ),
     "kernels": (
         "The kernels that take the most time, a step",
         (

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -64,6 +65,7 @@ def main(stage: Stage) -> None:
 
     stage.attempt("trace", "joined with the program", counted)
     total = sum(found["times"].values())
+    add_causes(stage, found, work)
     for name, time in found["times"].most_common(TOP):
         stage.attempt("kernels", name, lambda n=name, t=time: row(n, t, total, found, work.get(n)))
 
@@ -90,8 +92,7 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
     }
     if work is None:
         return figures | {"where": "not an instruction of the program"}
-    ceilings = found["ceilings"]
-    seconds = max(work.flops / ceilings["flops_per_second"], work.bytes / ceilings["bytes_per_second"])
+    seconds = least_seconds(work, found["ceilings"])
     return figures | {
         "gflop": work.flops / 1e9,
         "megabytes": work.bytes / 1e6,
@@ -99,6 +100,24 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
         "times": figures["milliseconds"] / (1e3 * seconds) if seconds else None,
         "where": f"{work.cause}: {work.where[-WHERE:]}",
     }
+
+
+def least_seconds(work: Work, ceilings: Mapping[str, float]) -> float:
+    """Returns the roofline of a kernel: at the full speed of products or of the memory, as measured."""
+    return max(work.flops / ceilings["flops_per_second"], work.bytes / ceilings["bytes_per_second"])
+
+
+def add_causes(stage: Stage, found: Mapping[str, Any], work: Mapping[str, Work]) -> None:
+    """Adds what all kernels of a step take, by what they are for, beside the sum of their rooflines."""
+    measured: Counter[str] = Counter()
+    roofline: Counter[str] = Counter()
+    for name, time in found["times"].items():
+        measured[work[name].cause if name in work else causes.UNNAMED] += time / STEPS / 1e6
+    for kernel in work.values():
+        roofline[kernel.cause] += 1e3 * least_seconds(kernel, found["ceilings"])
+    for what, milliseconds in measured.most_common():
+        figures = {"milliseconds": milliseconds, "share": milliseconds / measured.total()}
+        stage.add("causes", what, **figures, roofline_milliseconds=roofline[what])
 
 
 def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
