@@ -79,11 +79,26 @@ def test_a_missing_cudnn_is_told():
     def compile_():
         raise RuntimeError("cuDNN not found.")
 
-    with pytest.raises(InputError, match=r"install it with: pip install -r requirements-plan-gpu\.txt"):
+    with pytest.raises(InputError, match="cuDNN is missing; install it with"):
         plan.compile_or_say_why(compile_)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("jax_cuda13_plugin"), reason="needs requirements-plan-gpu.txt")
+needs_compiler = pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda13_plugin"), reason="needs requirements-plan-gpu.txt"
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", gpus.CHIPS)
+def test_the_compiler_takes_the_description_of_a_gpu(kind):
+    target = gpus.open_gpus(f"{kind}:2x4")
+    assert (len(target.devices), target.joined) == (8, 4)
+    assert {device.process_index for device in target.devices} == {0, 1}
+    assert target.devices[0].compute_capability == ".".join(map(str, gpus.CARDS[kind].capability))
+    assert target.devices[0].device_kind == gpus.CARDS[kind].device
+
+
+@needs_compiler
 def test_a_step_for_gpus_is_compiled_without_one(run_module, tmp_path):
     arguments = ["--config=configs/folder.py:runlocal", "--topology=h100:2x2", f"--out={tmp_path / 'plan.json'}"]
     done = run_module("sit_jax.plan", *arguments)
