@@ -11,6 +11,8 @@ from programs import TPU_PROGRAM
 from sit_jax import config, losses
 from sit_jax.checks import resolve
 from sit_jax.compiled import collectives, costs, hlo, kernels, targets
+from sit_jax.compiled.chips import Chip
+from sit_jax.compiled.roofline import roofline
 from sit_jax.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import make_model
 
@@ -221,6 +223,26 @@ def test_memory_traffic_leaves_out_what_stays_on_the_chip():
     one = 8 * 128 * 4
     reads = 2 * one + one  # both operands of the first sum, and the slice; what is kept on the chip is free
     assert kernels.memory_traffic(kernels.find_kernels(program)) == pytest.approx(reads + one + one, abs=64)
+
+
+def test_what_a_tpu_fetches_ahead_counts_as_traffic_but_not_as_a_kernel():
+    program = hlo.parse(
+        """ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %copy-start.1 = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %copy-done.1 = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
+  ROOT %sum = f32[8,128]{1,0:T(8,128)} add(%copy-done.1, %copy-done.1)
+}
+"""
+    )
+    found = kernels.find_kernels(program)
+    one = 8 * 128 * 4  # read by the copy, written by the sum
+    assert kernels.memory_traffic(found) == 2 * one
+    chip = Chip("one", 1e9, flops=1.0, memory_bandwidth=1.0, links=1.0)
+    work = {"model_flops": 0, "matrix_flops_per_chip": 0, "memory_bytes_per_chip": 2 * one, "link_bytes_per_chip": 0}
+    result = roofline(program, found, chip, work, 1, 8)
+    assert (result["kernels"], result["seconds"]) == (1, one)
+    assert result["images_per_second"] == 8 / (2 * one)  # the memory needs that long
 
 
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")

@@ -8,6 +8,8 @@ from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.hlo import Program
 from sit_jax.compiled.kernels import Kernel
 
+BESIDE = ("copy-start", "slice-start")  # a TPU fetches ahead with these while kernels run
+
 
 def lower_bound(work: Mapping[str, Any], chip: Chip, batch_size: int) -> dict[str, Any]:
     """Returns the least seconds of a step for each of compute, memory, links and network, and what follows from them.
@@ -33,13 +35,14 @@ def roofline(
 ) -> dict[str, Any]:
     """Returns the least seconds of the kernels one after another, by cause, and what follows from them for the step.
 
-    Each kernel takes as long as its products or its bytes at full speed, whichever is longer. Collectives are not in
-    these seconds, as they may run beside, but slow the step where links or network need longer. Empty for a chip whose
-    figures are not known.
+    Each kernel takes as long as its products or its bytes at full speed, whichever is longer. Collectives and copies
+    that run beside are not in these seconds, but slow the step where memory, links or network need longer. Empty for a
+    chip whose figures are not known.
     """
     if not (chip.flops and chip.memory_bandwidth):
         return {}
     flops, bandwidth = chip.flops, chip.memory_bandwidth
+    kernels = [kernel for kernel in kernels if kernel.instruction.opcode not in BESIDE]
     causes = seconds_by_cause(
         program, kernels, lambda kernel: max(kernel.matrix_flops / flops, kernel.bytes / bandwidth)
     )
