@@ -115,15 +115,21 @@ def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def keep_row_major(x: jax.Array) -> jax.Array:
-    """Keeps the last axis of activations [V, ...] innermost in memory, and the batch on all devices of the mesh."""
+    """Keeps the last axis of activations [V, ...] innermost in the memory of a GPU; elsewhere, returns them as they are.
+
+    Between unrolled layers, XLA would lay out the batch innermost there, and turn all for each product.
+    """
 
     def constrain(x: jax.Array) -> jax.Array:
         return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
-    if jax.sharding.get_abstract_mesh().size <= 1:  # 0 without a mesh
-        return constrain(x)
-    # The compiler cannot share out the constraint, and would gather x: each device has one for its own rows.
-    return jax.shard_map(constrain, in_specs=BATCH, out_specs=BATCH)(x)
+    def on_gpu(x: jax.Array) -> jax.Array:
+        if jax.sharding.get_abstract_mesh().size <= 1:  # 0 without a mesh
+            return constrain(x)
+        # The compiler cannot share out the constraint, and would gather x: each device has one for its own rows.
+        return jax.shard_map(constrain, in_specs=BATCH, out_specs=BATCH)(x)
+
+    return jax.lax.platform_dependent(x, cuda=on_gpu, rocm=on_gpu, default=lambda x: x)
 
 
 def gather(parameter: jax.Array) -> jax.Array:

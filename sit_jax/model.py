@@ -203,9 +203,7 @@ class Encoder(nnx.Module):
             layer_keys = None
             if keys is not None and self.drop_path:
                 layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            x = pin_batch(x)
-            if self.unroll:  # on a GPU, XLA would lay out the rows innermost, and turn them for each product
-                x = keep_row_major(x)
+            x = keep_row_major(pin_batch(x)) if self.unroll else pin_batch(x)
             return nnx.merge(graphdef, params)(x, rate, layer_keys), None
 
         layers = (stacked, jnp.linspace(0.0, self.drop_path, self.depth), jnp.arange(self.depth))
