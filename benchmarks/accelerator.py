@@ -11,7 +11,8 @@ python benchmarks/accelerator.py --minutes=M --out=DIR [--stages=right,fast,why,
 Each stage is a process with a time limit of its own. DIR gets results.json, report.md, report.png, and from `learn`
 metrics.jsonl, reconstructions.png and encoder-N.npz: at most 8 files of less than 16 MiB. The rest lies in
 runs/accelerator; a second call goes on from there with a training that the first one did not finish. `--dry-run` runs
-all of it at tiny sizes on the CPU. Exit code: 0, or 1 if a stage raised or was stopped by its limit, 2 for wrong input.
+all of it at tiny sizes on the CPU. Exit code: 0; 1 if a stage raised or was stopped by its limit, or a row failed; 2
+for wrong input.
 """
 
 import argparse
@@ -133,7 +134,8 @@ class Measurement:
             finally:
                 self.bring_home()
             say(f"{part.stage}: {ended['end']} after {ended['seconds']:.0f} s, {self.left():.0f} s left in all")
-        return cli.DONE if all(ended["end"] == "ended" for ended in self.results["stages"]) else cli.FAILED
+        ended = all(ended["end"] == "ended" for ended in self.results["stages"])
+        return cli.DONE if ended and not any(row["status"] == "failed" for row in self.results["rows"]) else cli.FAILED
 
     def run_part(self, part: Part, limit: float) -> dict[str, Any]:
         """Runs a part in a process, collects its rows as they come, and returns how it ended."""

@@ -115,7 +115,7 @@ def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def keep_row_major(x: jax.Array) -> jax.Array:
-    """Keeps the last axis of activations [V, ...] innermost in the memory of a GPU; elsewhere, returns them as they are.
+    """Keeps the last axis of activations [V, ...] innermost in the memory of a GPU; elsewhere, returns them as given.
 
     Between unrolled layers, XLA would lay out the batch innermost there, and turn all for each product.
     """

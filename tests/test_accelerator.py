@@ -28,6 +28,7 @@ def main(stage):
     stage.check("not a number", lambda: (float("nan"), 1.0, "of it"))
 """
 MODULES = {
+    "good": "def main(stage):\n    stage.check('within', lambda: (0.5, 1.0, 'of it'))\n",
     "fine": ROWS,
     "raises": ROWS + "    raise ValueError('something is wrong')\n",
     "hangs": ROWS + "    time.sleep(1000)\n",
@@ -95,10 +96,16 @@ def test_a_stage_that_raises_is_named_and_the_next_one_runs(parts, tmp_path, cap
 
 
 def test_all_stages_fine_is_exit_code_0_and_only_the_stages_asked_for_run(parts, tmp_path):
-    parts("fine", "raises", "fine")
+    parts("good", "raises", "good")
     code, results = run(tmp_path / "out", 60, "--stages=right,why")
     assert code == 0
     assert [ended["stage"] for ended in results["stages"]] == ["right", "why"]
+
+
+def test_a_row_that_failed_is_exit_code_1(parts, tmp_path):
+    parts("good", "fine")
+    code, results = run(tmp_path / "out", 60)
+    assert (code, [ended["end"] for ended in results["stages"]]) == (1, ["ended", "ended"])
 
 
 def test_a_limit_that_strikes_keeps_what_is_there_and_the_next_stage_runs(parts, tmp_path):

@@ -1,15 +1,19 @@
 """What was measured: the device, its driver, the versions, the processor."""
 
+import importlib.metadata
 import json
+import pathlib
 import shutil
 import subprocess
 from typing import Any
 
 import jax
+from packaging.requirements import Requirement
 
 from benchmarks.accelerator_stages.stage import Stage
 from sit_jax.timing import machine
 
+REQUIREMENTS = pathlib.Path(__file__).resolve().parent.parent.parent / "requirements.txt"
 NVIDIA = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "temperature.gpu")
 
 
@@ -21,6 +25,21 @@ def add_machine(stage: Stage) -> None:
         return {"value": json.dumps(described)}
 
     stage.attempt("machine", stage.name, row)
+    stage.attempt("machine", f"{stage.name}, packages", lambda: {"value": packages()})
+
+
+def packages() -> str:
+    """Returns the packages here that requirements.txt does not admit."""
+    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
+    found = []
+    for requirement in map(Requirement, filter(None, lines)):
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "absent"
+        if version == "absent" or not requirement.specifier.contains(version, prereleases=True):
+            found.append(f"{requirement.name} {version}, not {requirement.specifier}")
+    return "; ".join(found) or "all as requirements.txt wants them"
 
 
 def card() -> dict[str, str] | str:
