@@ -35,6 +35,7 @@ SHORT = {
     "model.image_size": 16,
     "optim.warmup_steps": 4,
     "optim.base_learning_rate": 1e-3,
+    "dtype": "float32",  # all through, whatever the processor: commands are compared with trainings in this process
 }
 TRAIN_KEYS = {
     "train/loss",
