@@ -10,7 +10,7 @@ python benchmarks/accelerator.py --minutes=M --out=DIR [--stages=right,fast,why,
 
 Each stage is a process with a time limit of its own. DIR gets results.json, report.md, report.png, and from `learn`
 metrics.jsonl, reconstructions.png and encoder-N.npz: at most 8 files of less than 16 MiB. The rest lies in
-runs/accelerator; a second call goes on from there with a training that the first one did not finish. `--dry-run` runs
+runs/accelerator; a second call continues from there a training that the first one did not finish. `--dry-run` runs
 all of it at tiny sizes on the CPU. Exit code: 0; 1 if a stage raised or was stopped by its limit, or a row failed; 2
 for wrong input.
 """

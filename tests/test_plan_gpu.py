@@ -1,4 +1,4 @@
-"""GPUs in the planner: their names, their memory, and what is said of them."""
+"""GPUs in the planner: their names, their memory, and the report on them."""
 
 import importlib.util
 

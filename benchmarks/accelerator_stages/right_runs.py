@@ -17,7 +17,7 @@ from sit_jax.eval.knn import knn_votes
 from sit_jax.eval.linear import linear_logits
 from sit_jax.mesh import make_mesh
 
-HALF, WHOLE = 10, 20  # steps until the checkpoint that a run goes on from, and in all
+HALF, WHOLE = 10, 20  # steps until the checkpoint that a run resumes from, and in all
 RESUMED = ("first", "second")
 RUN_SECONDS = 120  # for a tiny training, with its start and its compilation
 TRAINING = (

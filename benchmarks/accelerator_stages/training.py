@@ -37,7 +37,7 @@ def prepare(stage: Stage, changes: Mapping[str, Any]) -> ml_collections.ConfigDi
 
 
 def folder(work: pathlib.Path, train: str, dry_run: bool, variant: str = "") -> pathlib.Path:
-    """Returns the work directory of a training: the same for the same configuration, so that a call goes on from it."""
+    """Returns the work directory of a training: the same for the same configuration, so that a call resumes from it."""
     path, _, arguments = train.partition(":")
     name = "-".join(filter(None, ["dry" if dry_run else "learn", pathlib.Path(path).stem, arguments, variant]))
     return work / re.sub(r"[^\w.=]+", "-", name)

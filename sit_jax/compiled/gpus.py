@@ -37,7 +37,7 @@ class Card(NamedTuple):
 
 # Figures of the data sheets "NVIDIA H100 Tensor Core GPU" (SXM5), "H200 Tensor Core GPU" (SXM5), "A100 80GB" (SXM4),
 # "L4 Tensor Core GPU" and of "NVIDIA Ada GPU Architecture" (RTX 4090): dense products in bfloat16 with float32 sums,
-# bandwidth; NVLink, or PCIe 4.0 x16 where there is none, of which one direction is half of what the sheets give.
+# bandwidth; NVLink, or PCIe 4.0 x16 where there is none; one direction is half of what the sheets give.
 # The memory is what CUDA offers, which is less than on the sheet. The network is that of the reference systems DGX
 # H100, H200 (8 x 400 Gbit/s) and A100 (8 x 200 Gbit/s); there is none for the other two.
 # Float32 products of the highest precision run on the float32 units, others in TF32 (half as fast as bfloat16).
