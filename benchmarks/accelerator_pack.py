@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from benchmarks.mosaics import read_parts, write_parts
 from sit_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPLITS, KINDS = ("train", "test"), ("images", "labels")
 PYTHON = "3.12"  # of that machine
 MACHINE = ROOT / "benchmarks" / "accelerator_machine.txt"
 # What the list MACHINE lacks of requirements.txt and of what grain needs; TensorFlow Datasets is not needed there.
@@ -42,6 +44,7 @@ def pack(out: pathlib.Path, data: pathlib.Path) -> None:
     """Gathers wheels, images and the tree of the last commit in `out`; raises InputError where that cannot be done."""
     if not data.is_file():
         raise InputError(f"--data={data}: there is no such file; give an array file with train_images and so on")
+    check_arrays(data)
     shutil.rmtree(out / "wheels", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     download(out / "wheels")
@@ -51,6 +54,17 @@ def pack(out: pathlib.Path, data: pathlib.Path) -> None:
     run("git", "-C", str(ROOT), "archive", "--output", str((out / "tree.tar.gz").resolve()), "HEAD")
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")
+
+
+def check_arrays(data: pathlib.Path) -> None:
+    """Raises InputError unless an array file holds images and labels of both splits."""
+    try:
+        with np.load(data) as arrays:
+            missing = [f"{split}_{kind}" for split in SPLITS for kind in KINDS if f"{split}_{kind}" not in arrays.files]
+    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"--data={data}: is no array file (.npz)") from error
+    if missing:
+        raise InputError(f"--data={data}: lacks {', '.join(missing)}")
 
 
 def download(folder: pathlib.Path) -> None:
@@ -91,7 +105,10 @@ def unpack(out: pathlib.Path, target: pathlib.Path) -> None:
     parts = sorted(out.glob("images-*.npz"))
     if not parts:
         raise InputError(f"{out}: holds no part images-N.npz; bring one there")
-    arrays = read_parts(parts)
+    try:
+        arrays = read_parts(parts)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{out}: a part images-N.npz is damaged ({error}); bring it there again") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez(target, **arrays)
     print(f"{target}: {len(arrays['train_images'])} training and {len(arrays['test_images'])} test images")
@@ -125,6 +142,9 @@ def main() -> int:
             unpack(args.out, args.unpack)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; choose another folder", file=sys.stderr)
         return 2
     return 0
 

@@ -201,12 +201,12 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
 
 
 def keep_products(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """Returns the configuration with the products of the run in `workdir`, where there is one and they are open.
+    """Returns the configuration with the products of the run in `workdir`, where there is one and they are left open.
 
     So a run continues with the same numbers on another processor, which would choose others.
     """
     saved = saved_run(workdir)
-    if saved is None or config.model.products != "auto":
+    if saved is None or config.model.products != "auto" or config.dtype != "auto":  # which products follow
         return config
     kept = ml_collections.ConfigDict(config.to_dict())
     kept.model.products = saved["model"]["products"]

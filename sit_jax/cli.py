@@ -86,6 +86,9 @@ def one_line(error: Exception) -> str:
         error = error.args[0]
     # A KeyError shows its message as Python would write it, with escaped quotes.
     text = f"no such key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    # A configuration file that raises comes with its traceback, whose last line says what is wrong.
+    if "Traceback (most recent call last)" in text:
+        text = text.strip().splitlines()[-1].partition("InputError: ")[2] or text.strip().splitlines()[-1]
     return " ".join(text.split())
 
 

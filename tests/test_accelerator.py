@@ -29,6 +29,7 @@ def main(stage):
 """
 MODULES = {
     "good": "def main(stage):\n    stage.check('within', lambda: (0.5, 1.0, 'of it'))\n",
+    "idle": "def main(stage):\n    stage.attempt('learn', 'images', dict, needs=1000)\n",
     "fine": ROWS,
     "raises": ROWS + "    raise ValueError('something is wrong')\n",
     "hangs": ROWS + "    time.sleep(1000)\n",
@@ -102,6 +103,12 @@ def test_all_stages_fine_is_exit_code_0_and_only_the_stages_asked_for_run(parts,
     assert [ended["stage"] for ended in results["stages"]] == ["right", "why"]
 
 
+def test_a_call_that_measured_nothing_is_exit_code_1(parts, tmp_path):
+    parts("idle")
+    code, results = run(tmp_path / "out", 60)
+    assert (code, [row["status"] for row in results["rows"]]) == (1, ["skipped"])
+
+
 def test_a_row_that_failed_is_exit_code_1(parts, tmp_path):
     parts("good", "fine")
     code, results = run(tmp_path / "out", 60)
@@ -172,6 +179,7 @@ def test_the_limits_of_all_parts_keep_within_the_minutes():
         (["--minutes=5", "--out=OUT", "--stages="], "--stages is empty"),
         (["--minutes=5", "--out=OUT", "--train=configs/nothing.py"], "nothing.py"),
         (["--minutes=5", "--out=OUT", "--train=configs/cifar10.py:size=3"], "'size' is unknown"),
+        (["--minutes=5", "--out=OUT", "--data=nothing.npz"], "--data=nothing.npz: there is no such file"),
         (["--minutes=5", "--out=/proc/nothing"], "--out=/proc/nothing: cannot be written"),
     ],
 )

@@ -45,14 +45,20 @@ def test_parts_hold_every_image_once_without_loss(array_file, tmp_path, monkeypa
     "arguments,expected",
     [
         (["--data=missing.npz"], "--data=missing.npz: there is no such file"),
+        (["--data=text.npz"], "--data=text.npz: is no array file"),
+        (["--data=few.npz"], "--data=few.npz: lacks train_labels, test_images, test_labels"),
         (["--check=python"], "holds no pack; make it with --data"),
         (["--unpack=images.npz"], "holds no part images-N.npz"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "few.npz", train_images=np.zeros(3))
+    (tmp_path / "pack" / "wheels").mkdir(parents=True)
     command = [sys.executable, str(ROOT / "benchmarks" / "accelerator_pack.py"), str(tmp_path / "pack"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert expected in line
+    assert (tmp_path / "pack" / "wheels").is_dir()  # nothing is lost

@@ -73,6 +73,7 @@ def test_the_largest_batch_leaves_the_state_as_it_is():
     c.microbatches = 4
     assert memory.largest_batch(held, c, 1) == 352  # in each microbatch
     assert memory.largest_batch(held | {"capacity": 11}, c, 1) == 0
+    assert memory.largest_batch(held | {"capacity": 10_000}, c, 1) == 8 * 256  # further off, nothing is known
 
 
 def test_a_missing_cudnn_is_told():

@@ -133,6 +133,7 @@ def describe_card(kind: str) -> str:
 def open_gpus(topology: str) -> Target:
     """Returns the GPUs of a topology; raises InputError if it is not known or the compiler is missing."""
     kind, hosts, gpus = parse_shape(topology)
+    share = memory_fraction()  # first, as the plugin reads the same variable and fails without a word of it
     if not any(importlib.util.find_spec(name) for name in PLUGINS):
         raise InputError(f"the compiler for GPUs is missing; install it with: {INSTALL}")
     try:
@@ -142,7 +143,7 @@ def open_gpus(topology: str) -> Target:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the compiler cannot describe {topology}: {reason}; try: {INSTALL}") from error
-    chip, share = CHIPS[kind], memory_fraction()
+    chip = CHIPS[kind]
     packages = tuple(name.replace("_", "-") for name in PLUGINS if importlib.util.find_spec(name))
     return Target(chip, described.devices, int(chip.memory * share), gpus, "GPU", "hosts", packages, OPTIONS)
 

@@ -12,6 +12,7 @@ import ml_collections
 from sit_jax.train.state import TrainState
 from sit_jax.views.corrupt import DONOR_IMAGES
 
+FAR = 8  # times a batch, beyond which its memory tells little of a larger one
 ARGUMENTS = ("parameters", "optimizer", "other_state", "batch")
 
 
@@ -56,11 +57,12 @@ def largest_batch(memory: Mapping[str, int], config: ml_collections.ConfigDict, 
     """Estimates the largest batch that fits from the memory of one that was compiled; 0 where none does.
 
     State, gradients and program stay as they are, the rest grows with the batch. The result is a multiple that all
-    devices and microbatches cut into whole groups of donors.
+    devices and microbatches cut into whole groups of donors, and at most FAR times the batch that was compiled: further
+    off, the similarities of NT-Xent, which grow with its square, would outgrow all else.
     """
     # Of the gradients, one copy is there at a time, in the type of the computation.
     gradients = memory["parameters"] * jnp.dtype(config.dtype).itemsize // jnp.dtype("float32").itemsize
     growing = memory["batch"] + memory["temporaries"] - gradients
     room = memory["capacity"] - (memory["total"] - growing)
     multiple = DONOR_IMAGES * devices * config.microbatches
-    return max(0, int(config.batch_size * room / growing)) // multiple * multiple
+    return max(0, int(config.batch_size * min(room / growing, FAR))) // multiple * multiple

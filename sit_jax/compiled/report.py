@@ -6,6 +6,7 @@ from typing import Any
 
 from sit_jax.compiled.chips import GIB
 from sit_jax.compiled.collectives import Collective
+from sit_jax.compiled.memory import FAR
 
 MEMORY = {
     "parameters": "parameters",
@@ -187,7 +188,9 @@ def _largest(plan: Mapping[str, Any]) -> list[str]:
     if "largest_batch" not in plan:
         return []
     largest = plan["largest_batch"] or "none"
-    return [f"largest batch that fits: {largest}, estimated from the memory of this one"]
+    further = plan["largest_batch"] > (FAR - 1) * plan["batch_size"]
+    more = " or more; compile that one to see further" if further else ""
+    return [f"largest batch that fits: {largest}, estimated from the memory of this one{more}"]
 
 
 def _si(number: float) -> str:
