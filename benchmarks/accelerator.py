@@ -4,9 +4,9 @@ python benchmarks/accelerator.py --minutes=M --out=DIR [--stages=right,fast,why,
     [--data=FILE.npz] [--dry-run]
 
   right  the step against the CPU's, attention, resume, k-NN and linear, donation, transfers
-  fast   ceilings of the device, images/s of four models and their variants, PyTorch beside them, reading
-  why    three steps traced: the kernels that take the most time, beside their roofline
-  learn  a training as long as the time allows, with k-NN and linear beside random weights and raw pixels
+  fast   ceilings of the device; images/s of four models and their variants, of PyTorch, and with reading
+  why    three steps traced: the kernels that take the most time, each with its roofline
+  learn  a training as long as the time allows; k-NN and linear of it, of random weights and of raw pixels
 
 Each stage is a process with a time limit of its own. DIR gets results.json, report.md, report.png, and from `learn`
 metrics.jsonl, reconstructions.png and encoder-N.npz: at most 8 files of less than 16 MiB. The rest lies in

@@ -88,7 +88,8 @@ def one_line(error: Exception) -> str:
     text = f"no such key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
     # A configuration file that raises comes with its traceback, whose last line says what is wrong.
     if "Traceback (most recent call last)" in text:
-        text = text.strip().splitlines()[-1].partition("InputError: ")[2] or text.strip().splitlines()[-1]
+        last = text.strip().splitlines()[-1]
+        text = last.partition("InputError: ")[2] or last
     return " ".join(text.split())
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 
-import ml_collections
 import pytest
 
 from sit_jax import config, plan
@@ -13,15 +12,6 @@ from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.memory import out_of_memory
 from sit_jax.compiled.roofline import lower_bound
 from sit_jax.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def small():
-    c = config.defaults()
-    c.data.source = "not read"
-    c.batch_size, c.steps = 16, 10
-    c.model.update(size="XS", patch_size=4, image_size=32, projector_layers=3)
-    return c
 
 
 def test_bound_is_the_slowest_of_what_a_chip_does():
@@ -54,8 +44,8 @@ def test_sizes_are_read_from_a_compiler_that_ran_out_of_memory(message):
         (9, True, ["--config.mesh.fsdp=16", "--config.batch_size=128", "--topology=v5e:4x8"]),
     ],
 )
-def test_advice_starts_with_what_takes_the_memory(small, state, remat, expected):
-    c = ml_collections.ConfigDict(small.to_dict())
+def test_advice_starts_with_what_takes_the_memory(state, remat, expected):
+    c = config.defaults()
     c.batch_size, c.model.remat = 256, remat
     if remat:
         c.microbatches = 2

@@ -1,4 +1,4 @@
-"""report.png: rates, shares of the ceiling, kernels beside their roofline, and accuracies, as bars."""
+"""report.png: bars of rates, of shares of the ceiling, of kernels with their rooflines, and of accuracies."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

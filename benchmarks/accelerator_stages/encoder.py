@@ -1,22 +1,25 @@
 """The encoder in bfloat16, in files of less than 16 MiB, and back."""
 
 import pathlib
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
+
+from benchmarks.equality import flatten
 
 PART = 15 * 2**20  # bytes of the arrays in a file; names and headers come on top
 PARTS = 3
 
 
-def save(params: Mapping, folder: pathlib.Path) -> list[str]:
+def save(params: dict, folder: pathlib.Path) -> list[str]:
     """Writes the arrays of nested dictionaries to `encoder-N.npz` and returns the names of those left out.
 
     bfloat16 is stored as uint16 of the same bits, under the names of the arrays joined by "/". The largest go first,
     each into the first file that has room for it; what finds none in PARTS files is left out.
     """
-    arrays = {name: np.asarray(jnp.asarray(array, jnp.bfloat16)).view(np.uint16) for name, array in flatten(params)}
+    arrays = {
+        name: np.asarray(jnp.asarray(array, jnp.bfloat16)).view(np.uint16) for name, array in flatten(params).items()
+    }
     files: list[dict[str, np.ndarray]] = [{} for _ in range(PARTS)]
     left_out = []
     for name in sorted(arrays, key=lambda name: -arrays[name].nbytes):
@@ -44,11 +47,3 @@ def load(folder: pathlib.Path) -> dict:
                     node = node.setdefault(parent, {})
                 node[last] = bits.view(jnp.bfloat16)
     return tree
-
-
-def flatten(tree: Mapping, prefix: str = "") -> list[tuple[str, np.ndarray]]:
-    """Returns the arrays of nested dictionaries with their names joined by "/"."""
-    found = []
-    for name, value in tree.items():
-        found += flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return found

@@ -22,7 +22,7 @@ from sit_jax.timing.images import RandomImages
 from sit_jax.timing.step import Step
 
 GIB = 2**30
-COMPILERS = 4  # programs that are compiled beside each other; the device is quiet when they are timed
+COMPILERS = 4  # programs that are compiled at the same time; the device is quiet when they are timed
 LAST_SECONDS = 15.0  # of a stage, in which what is compiled by then is timed, though others still compile
 STEPS, REPEATS = 5, 5  # steps in flight in a measurement, and measurements
 PLAIN, SCAN = {"model.attention": "xla"}, {"model.unroll": False}
@@ -66,7 +66,7 @@ TINY_READING = ((1, "CIFAR-10 in memory"), (0, "JPEGs of 500 x 375, streamed"))
 def main(stage: Stage) -> None:
     """Measures in order of value, as far as the time allows."""
     add_machine(stage)
-    dtype = make_config(TINY[0]).dtype
+    dtype = make_config(TINY[0]).model.products  # as sit_jax.bench
     ceiling: dict[str, float] = {}
 
     def ceilings() -> dict[str, Any]:
@@ -85,13 +85,19 @@ def main(stage: Stage) -> None:
         time_group(stage, group, ceiling, needs)
 
 
-def make_config(case: Case) -> ml_collections.ConfigDict:
-    """Returns the resolved configuration of a case: the defaults, on random images."""
+def open_config(case: Case) -> ml_collections.ConfigDict:
+    """Returns the configuration of a case: the defaults, on random images."""
     config = defaults()
     set_variant(config, case.variant)
     config.model.image_size, config.batch_size = case.size, case.batch
     config.update_from_flattened_dict(case.changes)
     config.data.source = "random"
+    return config
+
+
+def make_config(case: Case) -> ml_collections.ConfigDict:
+    """Returns the resolved configuration of a case."""
+    config = open_config(case)
     checks.check_config(config, jax.device_count())
     # As many images as the comparison with PyTorch has: its program is then this one, and compiled already.
     return checks.resolve(config, BATCHES * case.batch)
@@ -113,7 +119,7 @@ def compile_case(case: Case) -> Compiled:
 
 
 def time_group(stage: Stage, cases: tuple[Case, ...], ceiling: Mapping[str, float], needs: float) -> dict[int, Step]:
-    """Compiles cases beside each other and times them one by one; returns the steps that run, by index."""
+    """Compiles cases at the same time and times them one by one; returns the steps that run, by index."""
     if stage.left() < needs:
         for case in cases:
             stage.attempt("fast", case.name, dict, needs)  # names what is skipped

@@ -175,7 +175,7 @@ class Learning:
             scores = protocols.of_encoder(found, self.facts.labels, found.params)
             protocols.add_scores(self.stage, f"pre-trained {weights}, {self.title}", scores, note)
 
-    def save_encoder(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def save_encoder(self, params: dict[str, Any]) -> dict[str, Any]:
         """Writes the encoder to the folder that is brought home."""
         left_out = encoder.save(jax.device_get(params), pathlib.Path(self.stage.out))
         files = sorted(pathlib.Path(self.stage.out).glob("encoder-*.npz"))

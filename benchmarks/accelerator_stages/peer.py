@@ -5,13 +5,12 @@ import importlib.util
 import types
 from typing import Any
 
-import ml_collections
-
+from benchmarks.accelerator_stages.fast import Case, open_config
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from benchmarks.compare import Contender, alternate, summary
-from sit_jax.config import defaults, set_variant, to_json
+from sit_jax.config import to_json
 
-# In order of value: model, image size, batches to try until one fits into the memory beside the other framework.
+# In order of value: model, image size, batches to try until both frameworks fit into the memory.
 CASES = (("B/16", 224, (256, 128)), ("S/16", 224, (512, 256)))
 TINY = (("mu/8", 32, (16,)),)
 SETUP_SECONDS = 60.0  # that both need at least to compile
@@ -27,19 +26,11 @@ def main(stage: Stage) -> None:
                 break
 
 
-def make_config(variant: str, size: int, batch: int) -> dict[str, Any]:
-    """Returns the configuration that both have: the defaults, on random images in memory."""
-    config: ml_collections.ConfigDict = defaults()
-    set_variant(config, variant)
-    config.model.image_size, config.batch_size, config.data.source = size, batch, "random"
-    return to_json(config)
-
-
 def compare(stage: Stage, variant: str, size: int, batch: int) -> dict[str, Any]:
     """Returns the rates of both; that their losses are the same is checked by the tests, on CPUs."""
     if importlib.util.find_spec("torch") is None:
         raise Skip("PyTorch is not installed")
-    config = make_config(variant, size, batch)
+    config = to_json(open_config(Case(variant, size, batch)))
     with contextlib.ExitStack() as stack:
         ours, theirs = (stack.enter_context(contextlib.closing(Contender(name))) for name in ("ours", "torch"))
         mine = ours.ask("setup", config=config, data="synthetic", exchange="")

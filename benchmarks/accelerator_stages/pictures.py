@@ -1,5 +1,6 @@
 """Images to read: an array file of CIFAR-10, and JPEG files of the size of photographs."""
 
+import io
 import pathlib
 
 import numpy as np
@@ -45,8 +46,6 @@ def draw(rng: np.random.Generator) -> Image.Image:
 
 def encode(image: Image.Image) -> bytes:
     """Returns a JPEG file of quality 90."""
-    import io
-
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Stage `learn`, beside the training: k-NN and the linear classifier of raw pixels, on half of the cores."""
+"""Stage `learn`, during the training: k-NN and the linear classifier of raw pixels, on half of the cores."""
 
 import dataclasses
 import os

@@ -59,6 +59,7 @@ def of_pixels(config: ml_collections.ConfigDict, data: Labelled, mesh: Mesh, sid
         small = images.reshape(-1, side, block, side, block, 3).mean(axis=(2, 4), dtype=np.float32)
         return (small / 127.5 - 1).reshape(len(images), 1, -1)
 
+    @functools.cache
     def both() -> tuple[np.ndarray, np.ndarray]:
         return features(data.train.gather(np.arange(len(data.train)))), features(
             data.test.gather(np.arange(len(data.test)))

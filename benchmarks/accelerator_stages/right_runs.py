@@ -39,7 +39,7 @@ print("RESTARTED", "jemalloc" in os.environ.get("LD_PRELOAD", ""), loaded)
 class Resume:
     """A tiny training of WHOLE steps, and two that go on from its checkpoint at HALF, each in a process of its own.
 
-    They run beside the other checks: most of their time is spent on starting and compiling.
+    They run during the other checks: most of their time is spent on starting and compiling.
     """
 
     def __init__(self, stage: Stage):

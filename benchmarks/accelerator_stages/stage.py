@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -95,8 +96,6 @@ def dump(stage: Stage) -> str:
 
 def fresh(folder: pathlib.Path) -> pathlib.Path:
     """Makes a folder anew, empty, and returns it."""
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -1,4 +1,4 @@
-"""Stage `why`: a trace of three steps, and the kernels that take the most time beside their roofline."""
+"""Stage `why`: a trace of three steps; the kernels that take the most time, each with its roofline."""
 
 import dataclasses
 import pathlib
@@ -41,7 +41,7 @@ def main(stage: Stage) -> None:
         with jax.set_mesh(found["step"].mesh):
             jax.block_until_ready(found["step"].train())
             time = measure({"step": found["step"].train}, 5)["step"]["median"]
-        found["ceilings"] = machine.ceilings(found["step"].config.dtype, 5)
+        found["ceilings"] = machine.ceilings(found["step"].config.model.products, 5)  # as sit_jax.bench
         return {"value": 1e3 * time, "unit": f"ms a step of {case.name}, without a trace", "compiled": figures}
 
     def traced() -> dict[str, Any]:
@@ -108,7 +108,7 @@ def least_seconds(work: Work, ceilings: Mapping[str, float]) -> float:
 
 
 def add_causes(stage: Stage, found: Mapping[str, Any], work: Mapping[str, Work]) -> None:
-    """Adds what all kernels of a step take, by what they are for, beside the sum of their rooflines."""
+    """Adds the time of all kernels of a step and the sum of their rooflines, by what the kernels are for."""
     measured: Counter[str] = Counter()
     roofline: Counter[str] = Counter()
     for name, time in found["times"].items():

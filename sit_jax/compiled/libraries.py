@@ -5,7 +5,7 @@ import re
 
 from sit_jax.compiled.hlo import Array, Computation, Instruction
 
-TARGET = re.compile(r'custom_call_target="(__cu[^"]*|__gpu[^"]*)"')
+TARGET = r'custom_call_target="(__cu[^"]*|__gpu[^"]*)"'
 # Products of the attention of cuDNN, each 2 * T * T * d FLOPs a head: logits and means; backward the logits again, and
 # the gradients of weights, values, queries and keys.
 PRODUCTS = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
@@ -13,7 +13,7 @@ PRODUCTS = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
 
 def library(instruction: Instruction) -> str:
     """Returns the library function that an instruction calls, "" for other instructions."""
-    return (instruction.attribute(TARGET.pattern) or "") if instruction.opcode == "custom-call" else ""
+    return (instruction.attribute(TARGET) or "") if instruction.opcode == "custom-call" else ""
 
 
 def results(instruction: Instruction) -> tuple[Array, ...]:
