@@ -29,7 +29,8 @@ def write_exchange(path: str, config: Any, params: dict, images: np.ndarray) -> 
     @jax.jit
     def run(params: dict, images: jax.Array) -> tuple:
         views = make_views(jax.random.key(0), images, config)
-        return views, combine(stacked(forward(params, training, views, None, config)[0]), params, config)[1]
+        outputs = forward(params, training, views, None, config)[0]
+        return views, combine(stacked(outputs), params, training, config)[1][0]
 
     with jax.default_matmul_precision("highest"):
         views, losses = jax.device_get(run(params, images[:IMAGES]))

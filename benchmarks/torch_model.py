@@ -75,7 +75,7 @@ class SiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, mlp, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.rotation = linear(width, 4)
-        sizes = projector_sizes(width, model["projector_layers"], model["embedding_size"])
+        sizes = projector_sizes(width, model["projector_layers"], model["projector_width"], model["embedding_size"])
         self.contrastive = nn.ModuleList(linear(*pair) for pair in sizes)
         self.reconstruction = linear(width, pixels, bias=False)
         self.reconstruction_bias = nn.Parameter(torch.zeros(3))

@@ -21,6 +21,8 @@ CHOICES = {
     "model.attention": ("auto", "xla", "cudnn"),
     "model.products": ("auto", "bfloat16", "float32"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
+    "model.projector_norm": ("none", "batch"),
+    "loss.weighting": ("gradient", "closed_form"),
     "eval.knn": ("auto", "on", "off"),
 }
 # Ranges (low, high) with 0 <= low <= high <= 1, as shares of the image.
@@ -46,12 +48,26 @@ POSITIVE = (
     "optim.eps",
 )
 PROBABILITIES = (
-    *("views.flip", "views.grayscale", "views.solarize", "corrupt.grayscale.probability"),
+    *(
+        "views.flip",
+        "views.turned",
+        "views.jitter",
+        "views.grayscale",
+        "views.solarize",
+        "corrupt.grayscale.probability",
+    ),
     *("corrupt.blur.probability", "corrupt.recolour.probability"),
     *("optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
 )
 BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema", "model.drop_path")
-NOT_NEGATIVE = ("seed", "keep_best", "optim.weight_decay", "optim.clip_norm", "optim.base_learning_rate")
+NOT_NEGATIVE = (
+    "seed",
+    "optim.log_var_rate",
+    "keep_best",
+    "optim.weight_decay",
+    "optim.clip_norm",
+    "optim.base_learning_rate",
+)
 
 
 def lookup(config: ml_collections.ConfigDict, name: str) -> Any:

@@ -38,15 +38,19 @@ def defaults() -> ml_collections.ConfigDict:
     c.data.skip_unreadable = False
 
     c.views = ml_collections.ConfigDict()
+    c.views.count = 2  # views of an image in a step
     c.views.area = (0.08, 1.0)  # share of the image that a random crop covers
     c.views.ratio = (3 / 4, 4 / 3)  # its width / height
     c.views.flip = 0.5  # probability of a horizontal flip
-    c.views.brightness = 0.4  # strengths of the colour jitter; 0 is off
+    c.views.jitter = 1.0  # probability of the colour jitter
+    c.views.brightness = 0.4  # its strengths; 0 is off
     c.views.contrast = 0.4
     c.views.saturation = 0.4
     c.views.hue = 0.0  # at most 0.5, a half turn
     c.views.grayscale = 0.0  # probability
     c.views.solarize = 0.0  # probability
+    c.views.turned = 0.75  # probability that a view is turned; 0.75 makes the four rotations equally likely
+    c.views.share_rotation = False  # turn all views of an image alike
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
@@ -70,6 +74,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
     c.model.embedding_size = 512  # of the contrastive head
     c.model.projector_layers = 1  # dense layers of the contrastive head; above 1, hidden ones with GELU
+    c.model.projector_width = placeholder(int)  # of the hidden layers; None: four times that of the tokens
+    c.model.projector_norm = "none"  # or batch: batch normalisation after each of these layers, over the global batch
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
     # How the layers are computed; what is open is chosen by the device that the step is for (sit_jax/compute.py).
     # Compile each layer for itself instead of a loop over them. None: on CPUs and GPUs, unless there is remat.
@@ -85,6 +91,9 @@ def defaults() -> ml_collections.ConfigDict:
 
     c.loss = ml_collections.ConfigDict()
     c.loss.temperature = 0.5
+    # How weights are learned: "gradient", as published, or "closed_form", 1 / (2 a EMA(loss)).
+    c.loss.weighting = "gradient"
+    c.loss.subtract_floor = False  # take the floor of NT-Xent from it, in the weighting alone
     c.loss.log_var_init = 1.0
     # "learned", or a fixed weight as text; "0" switches the task off.
     c.loss.weights = {"reconstruction": "learned", "rotation": "learned", "contrastive": "learned"}
@@ -104,6 +113,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.optim.eps = 1e-8
     c.optim.clip_norm = 1.0  # largest norm of the gradients; 0 is off
     c.optim.ema = 0.0  # decay of the average of the weights; 0 is off
+    c.optim.log_var_rate = 1.0  # learning rate of the log variances, over that of the model
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices that share out the batch; -1: the rest

@@ -1,7 +1,9 @@
 """Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune [options]`.
 
-The encoder of a checkpoint beside the same one with random weights, on the data set of its training or another:
+The encoder of a checkpoint beside the same one with random weights and beside pixels, on the data set of its training
+or another:
   --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
+  --against=OTHER.json for a paired test against another run on the same images;
   --config.linear.epochs=50 for linear classifiers on augmented images; --config.finetune.epochs=100.
 The result is a table, and JSON and pictures in WORKDIR/eval.
 """
@@ -11,16 +13,19 @@ if __name__ == "__main__":
 
     restart_with_settings()
 
+import json
 import pathlib
 import sys
 
 from absl import flags
 
 from sit_jax import cli
+from sit_jax.errors import InputError
 from sit_jax.eval.evaluation import Settings, check_out, copy_to, evaluate
 from sit_jax.eval.features import CLASSIFIED
+from sit_jax.eval.intervals import line
 from sit_jax.eval.labels import parse_amounts
-from sit_jax.eval.report import table, title
+from sit_jax.eval.report import against, comparison_lines, table, title
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -35,6 +40,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("repeats", 1, "Draws of the labels.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the labels drawn and the classifiers.", flag_values=values)
     flags.DEFINE_boolean("baseline", True, "Also with random weights.", flag_values=values)
+    flags.DEFINE_string("against", None, "The .json of another run: compare on the same images.", flag_values=values)
     flags.DEFINE_string("out", None, "A .json file to copy the result to.", flag_values=values)
     return values
 
@@ -59,14 +65,31 @@ def command(argv: list[str]) -> bool:
     out = pathlib.Path(values.out) if values.out else None
     if out:
         check_out(out, ".json")
+    other = read_report(pathlib.Path(values.against)) if values.against else None
     done = evaluate(settings)
     if done is None:
         return False
     report, path = done
-    print(f"\n{title(report)}\n\n{table(report)}\n\n{path}")
+    print(f"\n{title(report)}\n\n{table(report)}\n\n{comparison_lines(report)}")
+    if other:
+        print(line(f"this run - {values.against}", against(report, other)))
+    print(f"\n{path}")
     if out:
         copy_to(path, out)
     return True
+
+
+def read_report(path: pathlib.Path) -> dict:
+    """Reads the report of another run; raises InputError where there is none."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--against={path}: cannot be read as JSON ({error}); give a report of sit_jax.evaluate"
+        ) from error
+    if not isinstance(report, dict) or "comparisons" not in report:
+        raise InputError(f"--against={path}: is no report of sit_jax.evaluate, or an old one; evaluate that run again")
+    return report
 
 
 def main(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ def row_keys(key: jax.Array, rows: int | jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows) if isinstance(rows, int) else rows)
 
 
-def view_rows(images: int | jax.Array) -> jax.Array:
-    """Returns the global indices of the views of images, [2n]: image i has the views 2i and 2i + 1."""
+def view_rows(images: int | jax.Array, views: int = 2) -> jax.Array:
+    """Returns the global indices of the views of images, [views * n]: image i has views * i and those after it."""
     images = jnp.arange(images) if isinstance(images, int) else images
-    return (2 * images[:, None] + jnp.arange(2)).reshape(-1)
+    return (views * images[:, None] + jnp.arange(views)).reshape(-1)

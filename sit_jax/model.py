@@ -27,8 +27,11 @@ SIZES = {
     "g": (1408, 40, 6144, 16),
 }
 PROJECTOR_RATIO = 4  # width of the hidden layers of the contrastive head over that of the tokens, as in the MLPs
+BATCH_NORM_EPSILON = 1e-5
 TOKENS = 2  # the rotation token and the contrastive token, in this order, before the patches
 INIT = nnx.initializers.truncated_normal(0.02)
+
+Statistics = dict[str, jax.Array]  # `mean` and `var`, [F] each
 
 
 def token_count(image_size: int, patch_size: int) -> int:
@@ -225,35 +228,73 @@ class ReconstructionHead(nnx.Module):
         return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
 
 
-def projector_sizes(width: int, layers: int, embedding_size: int) -> list[tuple[int, int]]:
+def projector_sizes(width: int, layers: int, hidden: int | None, embedding_size: int) -> list[tuple[int, int]]:
     """Returns (inputs, outputs) of each dense layer of the contrastive head."""
-    return list(itertools.pairwise([width, *[PROJECTOR_RATIO * width] * (layers - 1), embedding_size]))
+    return list(itertools.pairwise([width, *[hidden or PROJECTOR_RATIO * width] * (layers - 1), embedding_size]))
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation of rows [V, F] (arXiv 1502.03167), in float32.
+
+    In training it takes the statistics of the rows that it is given, which are those of the global batch, and returns
+    them; in evaluation it takes its `mean` and `var`, whose gradients are zero: the step sets them to running averages.
+    """
+
+    def __init__(self, features: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
+        self.mean, self.var = nnx.Param(jnp.zeros(features)), nnx.Param(jnp.ones(features))
+
+    def __call__(self, x: jax.Array, training: bool) -> tuple[jax.Array, Statistics]:
+        """Returns the normalised rows and the statistics that they were normalised by."""
+        x = x.astype(jnp.float32)
+        mean, var = (x.mean(axis=0), x.var(axis=0)) if training else (self.mean[...], self.var[...])
+        normalised = (x - mean) * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        return normalised * self.scale[...] + self.bias[...], {"mean": mean, "var": var}
 
 
 class Projector(nnx.Module):
-    """The contrastive head with hidden layers, [..., D] to [..., E]: `layers` dense ones with GELU between them."""
+    """The contrastive head, [V, D] to [V, E]: `layers` dense layers, each but the last followed by GELU.
 
-    def __init__(self, width: int, layers: int, embedding_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.names = tuple(f"layer{index}" for index in range(layers))
-        sizes = projector_sizes(width, layers, embedding_size)
-        for name, (inputs, outputs) in zip(self.names, sizes, strict=True):
-            setattr(self, name, linear(inputs, outputs, rngs, dtype))
+    With `norm` "batch", a batch normalisation follows each dense layer, the last one too.
+    """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the embedding."""
-        for name in self.names:
-            x = getattr(self, name)(x if name == self.names[0] else gelu(x))
-        return x
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        hidden: int | None,
+        norm: str,
+        embedding_size: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.layers, self.norm = layers, norm
+        for index, (inputs, outputs) in enumerate(projector_sizes(width, layers, hidden, embedding_size)):
+            # The normalisation would take a bias away again.
+            setattr(self, f"layer{index}", linear(inputs, outputs, rngs, dtype, use_bias=norm != "batch"))
+            if norm == "batch":
+                setattr(self, f"norm{index}", BatchNorm(outputs))
+
+    def __call__(self, x: jax.Array, training: bool = False) -> tuple[jax.Array, dict[str, Statistics]]:
+        """Returns the embedding, and the statistics of the batch normalisations by their names."""
+        statistics = {}
+        for index in range(self.layers):
+            x = getattr(self, f"layer{index}")(x)
+            if self.norm == "batch":
+                x, statistics[f"norm{index}"] = getattr(self, f"norm{index}")(x, training)
+            x = gelu(x) if index < self.layers - 1 else x
+        return x, statistics
 
 
 class SiT(nnx.Module):
     """The encoder and its three heads (SiT, section 3).
 
     `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
-    last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper; `remat` recomputes
-    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two
-    halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is
-    the type of the computation (parameters are float32); in float32, `products` "bfloat16" has the factors of dense
+    last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper, `projector_width` is
+    the width of its hidden ones (None: four times that of the tokens), `projector_norm` "none" or "batch"; `remat`
+    recomputes each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs
+    two halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype`
+    is the type of the computation (parameters are float32); in float32, `products` "bfloat16" has the factors of dense
     products rounded. `sit_jax.compute` chooses what suits a device.
     """
 
@@ -265,6 +306,8 @@ class SiT(nnx.Module):
         drop_path: float = 0.1,
         embedding_size: int = 512,
         projector_layers: int = 1,
+        projector_width: int | None = None,
+        projector_norm: str = "none",
         remat: bool = False,
         unroll: bool = False,
         halves: bool = False,
@@ -279,8 +322,8 @@ class SiT(nnx.Module):
         self.rotation = linear(width, 4, rngs, dtype)
         self.contrastive = (
             linear(width, embedding_size, rngs, dtype)
-            if projector_layers == 1
-            else Projector(width, projector_layers, embedding_size, dtype, rngs)
+            if projector_layers == 1 and projector_norm == "none"
+            else Projector(width, projector_layers, projector_width, projector_norm, embedding_size, dtype, rngs)
         )
         self.reconstruction = ReconstructionHead(width, patch_size, dtype, rngs)
         if products == "bfloat16" and dtype == jnp.float32:
@@ -289,14 +332,27 @@ class SiT(nnx.Module):
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `keys` [V], one a row, turn stochastic depth on.
 
-        Returns float32 `rotation` logits [V, 4], `embedding` [V, embedding_size], `patches` [V, N, P * P * 3].
+        Returns float32 `rotation` logits [V, 4], `token` [V, D], which the contrastive head takes, and `patches`
+        [V, N, P * P * 3].
         """
         tokens = self.encoder(images, keys)
         return {
             "rotation": self.rotation(tokens[:, 0]).astype(jnp.float32),
-            "embedding": self.contrastive(tokens[:, 1]).astype(jnp.float32),
+            "token": tokens[:, 1].astype(jnp.float32),
             "patches": self.reconstruction(tokens[:, TOKENS:]),
         }
+
+
+def project(
+    head: nnx.Linear | Projector, token: jax.Array, training: bool = False
+) -> tuple[jax.Array, dict[str, Statistics]]:
+    """Applies the contrastive head to tokens [V, D].
+
+    Returns the embedding, float32 [V, E], and the statistics of its batch normalisations, where there are some. In
+    training these are taken over the V rows, which have to be the whole batch.
+    """
+    embedding, statistics = head(token, training) if isinstance(head, Projector) else (head(token), {})
+    return embedding.astype(jnp.float32), statistics
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:

@@ -134,7 +134,7 @@ def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, m
     whole = {leaf.size for leaf in jax.tree.leaves(abstract.params)}
     blocks = jax.tree.leaves(abstract.params["model"]["encoder"]["blocks"])
     layers = {leaf.size // leaf.shape[0] for leaf in blocks}
-    embeddings = {2 * config.batch_size * config.model.embedding_size}
+    embeddings = {config.views.count * config.batch_size * config.model.embedding_size}
     parts = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
     return {size // n for size in whole | layers | embeddings for n in parts}
 

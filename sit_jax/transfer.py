@@ -17,7 +17,7 @@ from sit_jax.eval.report import percent, short_name
 from sit_jax.eval.restore import load_config
 from sit_jax.train.metrics import say
 
-NOTHING = "nothing (random weights)"
+NOTHING, PIXELS = "nothing (random weights)", "nothing (pixels)"
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -43,7 +43,8 @@ def command(argv: list[str]) -> bool:
     sources = [load_config(workdir, overrides).data.source for workdir in workdirs]
     columns = values.data or list(dict.fromkeys(sources))
     names = [f"{source} ({workdir.name})" for workdir, source in zip(workdirs, sources, strict=True)]
-    grid: dict[str, dict[str, dict]] = {name: {} for name in (NOTHING, *names)}
+    nothing = (NOTHING,) if values.protocol == "finetune" else (NOTHING, PIXELS)
+    grid: dict[str, dict[str, dict]] = {name: {} for name in (*nothing, *names)}
     for data in columns:
         for name, workdir in zip(names, workdirs, strict=True):
             say(f"{name}, evaluated on {data}")
@@ -63,9 +64,11 @@ def command(argv: list[str]) -> bool:
             grid[name][data] = cell(report, path)
             if report["baseline"]:
                 grid[NOTHING][data] = cell(report["baseline"], path)
+                if report["pixels"]:
+                    grid[PIXELS][data] = cell(report["pixels"], path)
     write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
     top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
-    shown = [NOTHING, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
+    shown = [*nothing, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
     title = f"{values.protocol}, seed {values.seed}"
     plots.transfer(out.with_suffix(".png"), top1, shown, list(map(short_name, columns)), title)
     print(f"\n{table(grid, columns)}\n\n{out}")

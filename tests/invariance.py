@@ -64,7 +64,9 @@ def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, n
     config = resolve(config, 1000)
     if local:
         nt_xent = losses.nt_xent
-        losses.nt_xent = lambda x, t: jax.vmap(lambda part: nt_xent(part, t))(x.reshape(8, -1, x.shape[-1])).mean()
+        losses.nt_xent = lambda x, t, m: jax.vmap(lambda part: nt_xent(part, t, m))(
+            x.reshape(8, -1, x.shape[-1])
+        ).mean()
     mesh = make_mesh(-1, fsdp, slices=slices)
     rows, training = local_rows(mesh, BATCH), make_training(config)
     with jax.set_mesh(mesh):

@@ -14,6 +14,7 @@ from sit_jax.compiled import collectives, costs, hlo, kernels, targets
 from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.roofline import roofline
 from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.model import project
 from sit_jax.train.state import make_model
 
 ONE_SLICE = {"slice": 1, "data": 2, "fsdp": 2}
@@ -73,8 +74,11 @@ def model_programs(small):
         graphdef, params = nnx.split(abstract, nnx.Param)
 
         def loss(params, images, rotation):
-            out = nnx.merge(graphdef, params)(images)
-            loss = losses.nt_xent(out["embedding"], 0.5) + losses.rotation_loss(out["rotation"], rotation)
+            model = nnx.merge(graphdef, params)
+            out = model(images)
+            loss = losses.nt_xent(project(model.contrastive, out["token"])[0], 0.5) + losses.rotation_loss(
+                out["rotation"], rotation
+            )
             return loss + jnp.sum(jnp.abs(out["patches"]))
 
         images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import scipy.special
 
-from sit_jax import losses
+from sit_jax import config, losses
 
-LEARNED = dict.fromkeys(losses.TASKS, "learned")
+
+def section(weighting="gradient", subtract_floor=False, **weights):
+    """The section `loss` of a configuration: learned weights, but for those that are given."""
+    c = config.defaults().loss
+    c.update(weighting=weighting, subtract_floor=subtract_floor)
+    c.weights.update(dict.fromkeys(losses.TASKS, "learned") | weights)
+    return c
 
 
 def numpy_nt_xent(embedding, temperature):
@@ -80,7 +86,7 @@ def test_learned_weights_by_hand():
     parts = {"reconstruction": jnp.float32(0.8), "rotation": jnp.float32(1.2), "contrastive": jnp.float32(5.0)}
     log_vars = {"reconstruction": jnp.float32(1.0), "rotation": jnp.float32(0.5), "contrastive": jnp.float32(1.4)}
     expected = np.exp(-0.5) * 0.8 + 0.5 + np.exp(-0.5) * 1.2 + 0.25 + np.exp(-1.4) * 5.0 + 0.7
-    np.testing.assert_allclose(losses.total_loss(parts, log_vars, LEARNED), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.total_loss(parts, log_vars, section(), {}), expected, rtol=1e-6)
 
 
 def test_learned_weights_settle_where_theory_says():
@@ -88,17 +94,74 @@ def test_learned_weights_settle_where_theory_says():
     for task, a in losses.LIKELIHOOD_SCALE.items():
         parts = dict.fromkeys(losses.TASKS, jnp.float32(0.7))
         log_vars = dict.fromkeys(losses.TASKS, jnp.float32(0.0)) | {task: jnp.float32(np.log(2 * a * 0.7) / a)}
-        gradient = jax.grad(lambda s, parts=parts: losses.total_loss(parts, s, LEARNED))(log_vars)
+        gradient = jax.grad(lambda s, parts=parts: losses.total_loss(parts, s, section(), {}))(log_vars)
         np.testing.assert_allclose(gradient[task], 0.0, atol=1e-6)
 
 
 def test_fixed_weights_and_tasks_switched_off():
     parts = {"reconstruction": jnp.float32(2.0), "rotation": jnp.float32(3.0), "contrastive": jnp.float32(5.0)}
     log_vars = dict.fromkeys(losses.TASKS, jnp.float32(1.0))
-    weights = {"reconstruction": "0.5", "rotation": "0", "contrastive": "2"}
-    np.testing.assert_allclose(losses.total_loss(parts, log_vars, weights), 11.0, rtol=1e-6)
-    weights = {"reconstruction": "learned", "rotation": "0", "contrastive": "0"}
-    gradient = jax.grad(lambda s: losses.total_loss(parts, s, weights))(log_vars)
+    weights = section(reconstruction="0.5", rotation="0", contrastive="2")
+    np.testing.assert_allclose(losses.total_loss(parts, log_vars, weights, {}), 11.0, rtol=1e-6)
+    weights = section(rotation="0", contrastive="0")
+    gradient = jax.grad(lambda s: losses.total_loss(parts, s, weights, {}))(log_vars)
     assert gradient["rotation"] == 0
     assert gradient["contrastive"] == 0
     assert gradient["reconstruction"] != 0
+
+
+def test_nt_xent_of_several_views_has_the_mean_over_the_positives():
+    """L_out of arXiv 2004.11362, written out row by row in float64."""
+    embedding = np.random.default_rng(0).normal(size=(12, 5))
+    z = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    similarity, rows = z @ z.T / 0.3, []
+    for row in range(12):
+        others = [other for other in range(12) if other != row]
+        positives = [other for other in others if other // 4 == row // 4]
+        denominator = scipy.special.logsumexp(similarity[row, others])
+        rows.append(np.mean([denominator - similarity[row, positive] for positive in positives]))
+    np.testing.assert_allclose(losses.nt_xent(jnp.float32(embedding), 0.3, views=4), np.mean(rows), rtol=2e-6)
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_nt_xent_reaches_its_floor_where_images_are_orthogonal(views):
+    embedding = jnp.eye(6).repeat(views, axis=0)
+    floor = losses.nt_xent_floor(6 * views, 0.5, views)
+    np.testing.assert_allclose(losses.nt_xent(embedding, 0.5, views), floor, rtol=1e-6)
+
+
+def test_a_floor_changes_the_weights_and_no_gradient_of_the_model():
+    c = section(subtract_floor=True)
+    parts, log_vars = dict.fromkeys(losses.TASKS, jnp.float32(3.0)), dict.fromkeys(losses.TASKS, jnp.float32(0.4))
+    floors = losses.floors(c, 128, 2)
+    assert floors == {"contrastive": pytest.approx(np.log(np.exp(2) + 126) - 2, rel=1e-6)}
+    assert losses.floors(section(), 128, 2) == {}
+
+    def gradients(floors):
+        return jax.grad(losses.total_loss, (0, 1))(parts, log_vars, c, floors)
+
+    (of_losses, of_weights), (expected, other) = gradients(floors), gradients({})
+    assert of_losses == expected
+    excess = 3.0 - floors["contrastive"]
+    np.testing.assert_allclose(of_weights["contrastive"], 0.5 - np.exp(-0.4) * excess, rtol=1e-5)
+    assert of_weights["rotation"] == other["rotation"]
+
+
+def test_weights_in_closed_form_follow_the_average_of_the_loss():
+    """Against the average itself, in float64: s is where exp(-a s) L + s / 2 is least; the first loss starts it."""
+    history = np.random.default_rng(0).uniform(0.2, 4.0, (30, 3))
+    log_vars, averages = dict.fromkeys(losses.TASKS, jnp.float32(1.0)), None
+    for step, row in enumerate(history):
+        parts = {task: jnp.float32(value) for task, value in zip(losses.TASKS, row, strict=True)}
+        log_vars = losses.closed_form(log_vars, parts, {"contrastive": 0.1}, jnp.int32(step))
+        row = row - [0, 0, 0.1]
+        averages = row if averages is None else 0.99 * averages + 0.01 * row
+    for task, average in zip(losses.TASKS, averages, strict=True):
+        a = losses.LIKELIHOOD_SCALE[task]
+        np.testing.assert_allclose(np.exp(-a * log_vars[task]), 1 / (2 * a * average), rtol=1e-4)
+
+
+def test_weights_in_closed_form_have_no_gradient():
+    parts, log_vars = dict.fromkeys(losses.TASKS, jnp.float32(3.0)), dict.fromkeys(losses.TASKS, jnp.float32(0.4))
+    gradient = jax.grad(lambda s: losses.total_loss(parts, s, section(weighting="closed_form"), {}))(log_vars)
+    assert all(value == 0 for value in gradient.values())

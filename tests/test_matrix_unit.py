@@ -106,7 +106,9 @@ def losses_and_gradients(products, unroll, params, views):
     training = make_training(config)
 
     def loss(params):
-        return combine(stacked(forward(params, training, views, None, config)[0]), params, config)
+        outputs = forward(params, training, views, None, config)[0]
+        total, (parts, _) = combine(stacked(outputs), params, training, config)
+        return total, parts
 
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 

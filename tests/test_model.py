@@ -10,7 +10,7 @@ from flax import nnx
 from sit_jax import config
 from sit_jax.checks import resolve
 from sit_jax.mesh import make_mesh
-from sit_jax.model import SIZES, SiT, gelu, patchify, resize_position_embedding, unpatchify
+from sit_jax.model import SIZES, SiT, gelu, patchify, project, resize_position_embedding, unpatchify
 from sit_jax.train.state import make_state, make_training
 
 # With the three heads and the three log variances, patch 16 at 224 px (mu and XS: patch 4 at 32 px).
@@ -49,7 +49,7 @@ def test_output_shapes_and_types():
     out = make(dtype=jnp.bfloat16)(jnp.zeros((6, 16, 16, 3)))
     assert {name: (x.shape, x.dtype.name) for name, x in out.items()} == {
         "rotation": ((6, 4), "float32"),
-        "embedding": ((6, 512), "float32"),
+        "token": ((6, 32), "float32"),
         "patches": ((6, 16, 48), "float32"),
     }
 
@@ -126,12 +126,15 @@ def test_reconstruction_head_has_one_bias_a_channel():
     np.testing.assert_array_equal(pixels, jnp.broadcast_to(jnp.array([1.0, 2.0, 3.0]), (1, 16, 16, 3)))
 
 
-def test_rotation_logits_read_the_first_token_and_the_embedding_the_second():
+def test_rotation_logits_read_the_first_token_and_the_contrastive_head_the_second():
     model = make()
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     tokens, out = model.encoder(images), model(images)
     np.testing.assert_allclose(out["rotation"], model.rotation(tokens[:, 0]), rtol=1e-6)
-    np.testing.assert_allclose(out["embedding"], model.contrastive(tokens[:, 1]), rtol=1e-6)
+    np.testing.assert_array_equal(out["token"], tokens[:, 1])
+    embedding, statistics = project(model.contrastive, out["token"])
+    np.testing.assert_allclose(embedding, model.contrastive(tokens[:, 1]), rtol=1e-6)
+    assert not statistics
     np.testing.assert_allclose(out["patches"], model.reconstruction(tokens[:, 2:]), rtol=1e-6)
 
 
@@ -147,7 +150,31 @@ def test_projector_is_dense_layers_with_gelu_between_them():
     for name, layer in params.items():
         expected = expected if name == "layer0" else expected * scipy.stats.norm.cdf(expected)
         expected = expected @ layer["kernel"] + layer["bias"]
-    np.testing.assert_allclose(head(jnp.float32(x)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(project(head, jnp.float32(x))[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_projector_with_batch_normalisation_after_each_layer():
+    head = make(projector_layers=2, projector_width=24, projector_norm="batch", embedding_size=8).contrastive
+    params = jax.tree.map(np.float64, nnx.to_pure_dict(nnx.state(head, nnx.Param)))
+    assert {name: params[name]["kernel"].shape for name in ("layer0", "layer1")} == {
+        "layer0": (32, 24),
+        "layer1": (24, 8),
+    }
+    x = expected = np.random.default_rng(0).normal(size=(50, 32)) * 3 + 1
+    seen = {}
+    for index in range(2):
+        expected = expected if index == 0 else expected * scipy.stats.norm.cdf(expected)
+        expected = expected @ params[f"layer{index}"]["kernel"]
+        seen[f"norm{index}"] = {"mean": expected.mean(axis=0), "var": expected.var(axis=0)}
+        expected = (expected - expected.mean(axis=0)) / np.sqrt(expected.var(axis=0) + 1e-5)
+    embedding, statistics = project(head, jnp.float32(x), training=True)
+    np.testing.assert_allclose(embedding, expected, rtol=1e-4, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, seen)
+    # In evaluation a row does not depend on its neighbours: the statistics are those of the parameters.
+    for name, values in statistics.items():
+        norm = getattr(head, name)
+        norm.mean[...], norm.var[...] = values["mean"], values["var"]
+    np.testing.assert_allclose(project(head, jnp.float32(x[:3]))[0], expected[:3], rtol=1e-3, atol=1e-3)
 
 
 def test_remat_and_unrolling_change_nothing():
@@ -227,12 +254,12 @@ def test_drop_path_drops_by_row_and_is_off_without_keys():
     model = make("XS", drop_path=0.5)
     images = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (16, 16, 3)), (8, 16, 16, 3))
     plain, again = model(images), model(images)
-    np.testing.assert_array_equal(plain["embedding"], again["embedding"])
-    np.testing.assert_allclose(plain["embedding"], jnp.broadcast_to(plain["embedding"][0], (8, 512)), atol=1e-5)
-    dropped = model(images, jax.random.split(jax.random.key(1), 8))["embedding"]
+    np.testing.assert_array_equal(plain["token"], again["token"])
+    np.testing.assert_allclose(plain["token"], jnp.broadcast_to(plain["token"][0], (8, 128)), atol=1e-5)
+    dropped = model(images, jax.random.split(jax.random.key(1), 8))["token"]
     assert len(np.unique(np.round(np.asarray(dropped[:, 0]), 5))) > 4
-    same_key = model(images, jnp.stack([jax.random.key(3)] * 8))["embedding"]
-    np.testing.assert_allclose(same_key, jnp.broadcast_to(same_key[0], (8, 512)), atol=1e-5)
+    same_key = model(images, jnp.stack([jax.random.key(3)] * 8))["token"]
+    np.testing.assert_allclose(same_key, jnp.broadcast_to(same_key[0], (8, 128)), atol=1e-5)
 
 
 def test_drop_path_keeps_the_expectation():

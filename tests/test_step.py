@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,9 +16,12 @@ from configs import digits
 from sit_jax import losses
 from sit_jax.checks import resolve
 from sit_jax.errors import InputError
+from sit_jax.keys import named_key, row_keys
 from sit_jax.mesh import AXES, batch_sharding, local_rows, make_mesh, put_batch, state_shardings
+from sit_jax.model import project
 from sit_jax.train.state import abstract_state, init_state, make_training
-from sit_jax.train.step import compile_steps, make_eval_step
+from sit_jax.train.step import compile_steps, forward, make_eval_step
+from sit_jax.views import make_views
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -72,6 +76,8 @@ def first_gradients(chunks, devices=1, fsdp=1):
     """The first moments, a tenth of the gradients at the first step, and its metrics, for a batch of 64."""
     # Over corrupted pixels only, a mean of means would be wrong: each chunk weighs as much as it has pixels.
     values = {"batch_size": 64, "microbatches": chunks, "optim.clip_norm": 0.0, "loss.corrupted_only": True}
+    # Batch normalisation of the chunks alone would be wrong too; four views of an image lie in one chunk.
+    values |= {"model.projector_layers": 2, "model.projector_norm": "batch", "views.count": 4}
     state, history = run(make_config(**values), devices, fsdp, steps=1)
     leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
     moments = [leaf for path, leaf in leaves if ".mu[" in jax.tree_util.keystr(path)]
@@ -87,6 +93,27 @@ def test_chunks_give_the_losses_and_gradients_of_the_whole_batch(chunks, devices
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
     for moment, other in zip(moments, expected_moments, strict=True):
         np.testing.assert_allclose(moment, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def test_what_has_no_gradient_follows_the_step():
+    """Running averages of the statistics of the batch, and the weights in closed form."""
+    values = {"model.projector_norm": "batch", "loss.weighting": "closed_form", "loss.subtract_floor": True}
+    config = make_config(**values)
+    training, key = make_training(config), jax.random.fold_in(jax.random.key(config.seed), 0)
+    state, history = run(config, 1, steps=1)
+    params = init_state(config, training, make_mesh(-1, 1, jax.devices()[:1])).params
+    views = make_views(key, batch_of(16), config)
+    keys = row_keys(named_key(key, "model"), 32)
+    token = forward(params, training, views, keys, config)[0].token
+    seen = project(nnx.merge(training.head, params["model"]["contrastive"]), token, training=True)[1]["norm0"]
+    norm = state.params["model"]["contrastive"]["norm0"]
+    np.testing.assert_allclose(norm["mean"], 0.1 * seen["mean"], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(norm["var"], 0.9 + 0.1 * seen["var"], rtol=1e-4)
+    excess = history[0]["contrastive"] - losses.nt_xent_floor(32, config.loss.temperature)
+    np.testing.assert_allclose(state.params["log_var"]["contrastive"], np.log(2 * excess), rtol=1e-4)
+    np.testing.assert_allclose(
+        state.params["log_var"]["reconstruction"], 2 * np.log(history[0]["reconstruction"]), rtol=1e-4
+    )
 
 
 def test_the_evaluation_of_chunks_is_that_of_the_batch():
@@ -108,9 +135,9 @@ def test_the_evaluation_of_chunks_is_that_of_the_batch():
 def test_negatives_of_one_shard_only_would_be_noticed(monkeypatch):
     """The test above is worth something only if a local NT-Xent fails it."""
 
-    def local(embedding, temperature):
+    def local(embedding, temperature, views):
         shards = embedding.reshape(4, -1, embedding.shape[-1])
-        return jax.vmap(lambda shard: nt_xent(shard, temperature))(shards).mean()
+        return jax.vmap(lambda shard: nt_xent(shard, temperature, views))(shards).mean()
 
     nt_xent = losses.nt_xent
     monkeypatch.setattr(losses, "nt_xent", local)

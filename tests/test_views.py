@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sit_jax import config, views
 from sit_jax.views import random_rotation, rotate, whole_images
-from sit_jax.views.augment import random_resized_crop
+from sit_jax.views.augment import crop_sides, random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.color import grayscale, jitter, rotate_hue, solarize
 from sit_jax.views.corrupt import OPERATIONS, blur, replace
@@ -99,6 +99,51 @@ def test_whole_crop_of_the_same_size_is_the_image():
     image = jax.random.uniform(jax.random.key(0), (16, 16, 3))
     crop = random_resized_crop(jax.random.key(1), image, 16, (1.0, 1.0), (1.0, 1.0))
     np.testing.assert_allclose(crop, image, atol=1e-6)
+
+
+def numpy_crop_sides(rng, height, width, area, ratio):
+    """The algorithm of torchvision's RandomResizedCrop, without rounding to pixels; shares of (height, width)."""
+    for _ in range(10):
+        target = height * width * rng.uniform(*area)
+        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+        w, h = np.sqrt(target * aspect), np.sqrt(target / aspect)
+        if w <= width and h <= height:
+            return h / height, w / width
+    own = width / height
+    if own < ratio[0]:
+        return width / ratio[0] / height, 1.0
+    return (1.0, height * ratio[1] / width) if own > ratio[1] else (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "height,width,area,ratio",
+    [
+        (32, 32, (0.08, 1.0), (3 / 4, 4 / 3)),
+        (32, 32, (0.08, 1.0), (1.0, 4.0)),  # wide boxes alone: height and width are not exchanged
+        (20, 50, (0.3, 1.0), (3 / 4, 4 / 3)),
+        (20, 50, (0.9, 1.0), (3 / 4, 4 / 3)),  # no box ever fits
+    ],
+)
+def test_crops_are_drawn_as_by_an_independent_version(height, width, area, ratio):
+    """Deciles of the sides, of the area and of the ratio; 4,000 draws have a standard error of 0.008 in a share."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    sides = np.asarray(jax.vmap(lambda key: crop_sides(key, width / height, area, ratio))(keys))
+    rng = np.random.default_rng(0)
+    expected = np.array([numpy_crop_sides(rng, height, width, area, ratio) for _ in range(4000)])
+    assert sides.max() <= 1
+    for found, wanted in ((sides, expected), (sides.prod(axis=1), expected.prod(axis=1))):
+        deciles = [np.quantile(x, np.linspace(0.1, 0.9, 9), axis=0) for x in (found, wanted)]
+        np.testing.assert_allclose(*deciles, atol=0.03)
+    ratios = [np.quantile(np.log(x[:, 1] / x[:, 0]), np.linspace(0.1, 0.9, 9)) for x in (sides, expected)]
+    np.testing.assert_allclose(*ratios, atol=0.05)
+
+
+def test_crop_ratio_is_uniform_in_its_logarithm():
+    """Small boxes always fit, so that none is drawn again; with a uniform ratio, half would be above 2.125."""
+    keys = jax.random.split(jax.random.key(1), 4000)
+    sides = jax.vmap(lambda key: crop_sides(key, 1.0, (0.05, 0.06), (1 / 4, 4.0)))(keys)
+    deciles = np.quantile(np.log(sides[:, 1] / sides[:, 0]), np.linspace(0.1, 0.9, 9))
+    np.testing.assert_allclose(deciles, np.linspace(-0.8, 0.8, 9) * np.log(4), atol=0.1)
 
 
 def test_crop_takes_a_box_inside_the_image():

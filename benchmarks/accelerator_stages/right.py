@@ -160,10 +160,11 @@ def loss_and_gradients(training: Training, config: ml_collections.ConfigDict) ->
     def run(params: dict, views: Views) -> tuple[dict, dict]:
         keys = row_keys(named_key(jax.random.key(config.seed), "model"), len(views.clean))
 
-        def loss(params: dict) -> tuple[jax.Array, dict]:
-            return combine(stacked(forward(params, training, views, keys, config)[0]), params, config)
+        def loss(params: dict) -> tuple[jax.Array, tuple[dict, dict]]:
+            outputs = forward(params, training, views, keys, config)[0]
+            return combine(stacked(outputs), params, training, config)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        (_, (metrics, _)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return {name: metrics[name] for name in ("loss", *TASKS)}, grads
 
     return run

@@ -18,12 +18,12 @@ def model_flops(config: ml_collections.ConfigDict) -> int:
 
     Matrix products only, two FLOPs for a multiplication with its addition, over the whole global batch.
     """
-    model, views = config.model, 2 * config.batch_size
+    model, views = config.model, config.views.count * config.batch_size
     width, depth, mlp, _ = SIZES[model.size]
     pixels, patches = 3 * model.patch_size**2, (model.image_size // model.patch_size) ** 2
     tokens = patches + TOKENS
     layer = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
-    projector = projector_sizes(width, model.projector_layers, model.embedding_size)
+    projector = projector_sizes(width, model.projector_layers, model.projector_width, model.embedding_size)
     heads = width * 4 + sum(inputs * outputs for inputs, outputs in projector) + patches * width * pixels
     similarity = views**2 * model.embedding_size
     # The backward pass takes two products for each, but for the patches: nothing wants the gradient of an image.

@@ -25,6 +25,7 @@ class Labelled(NamedTuple):
     num_classes: int
     class_names: tuple[str, ...]
     test_split: str  # in words: what was scored
+    has_test: bool  # whether the data set has a labelled test split
     fingerprint: str  # changes with images, labels and image size
 
 
@@ -64,6 +65,7 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         max(num_classes, len(names)),
         names,
         split,
+        has_test,
         fingerprint(source, options["image_size"]),
     )
 

@@ -96,12 +96,15 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
         "seed": settings.seed,
         "features": settings.features,
         "test_split": data.test_split,
+        "transductive": not data.has_test and data.name == config.data.source,
         "class_names": list(data.class_names),
         **reports.headline(results, summary, "pretrained"),
         "baseline": reports.headline(results, summary, "random") if settings.baseline else None,
+        "pixels": reports.headline(results, summary, "pixels") if "pixels" in summary[-1] else None,
         "results": summary,
         "settings": what,
     }
+    report["comparisons"] = reports.comparisons(report)
     reports.draw(report, path)
     write_json(path, report)
     return report, path

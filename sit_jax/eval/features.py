@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax.mesh import batch_sharding, replicated
-from sit_jax.model import TOKENS
+from sit_jax.model import TOKENS, project
 from sit_jax.progress import with_progress
 from sit_jax.train.state import make_graphdef
 from sit_jax.views import whole_images
@@ -41,7 +41,7 @@ def make_encode(config: ml_collections.ConfigDict, mesh: Mesh, kind: str = "toke
         encoder = nnx.merge(encoder_def, params["encoder"])
         tokens = encoder(whole_images(images, config.model.image_size))
         if kind == "projection":
-            features = nnx.merge(contrastive_def, params["contrastive"])(tokens[:, 1:TOKENS])
+            features = project(nnx.merge(contrastive_def, params["contrastive"]), tokens[:, 1])[0][:, None]
         elif kind == "patches":
             side = config.model.image_size // config.model.patch_size
             features = einops.rearrange(tokens[:, TOKENS:], "b (h w) d -> b h w d", h=side)

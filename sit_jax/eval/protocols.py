@@ -12,17 +12,21 @@ import numpy as np
 from sit_jax.compute import HOW
 from sit_jax.config import to_json
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.features import extract, make_encode
+from sit_jax.eval.features import Encode, extract, make_encode
 from sit_jax.eval.knn import knn_votes
 from sit_jax.eval.labels import Amount, pick
 from sit_jax.eval.linear import linear_logits
+from sit_jax.eval.pixels import baselines, make_pixels
+from sit_jax.eval.report import PIXELS, encoder_name
 from sit_jax.eval.restore import Restored
 from sit_jax.eval.scores import score
 from sit_jax.eval.train_classifier import classifier_config, train_classifier
 from sit_jax.train.metrics import say
 
-VERSION = 2  # raise it when a protocol gives other numbers: stored results are then computed anew
+VERSION = 3  # raise it when a protocol gives other numbers: stored results are then computed anew
 KS = (1, 5, 20, 200)
+# The largest side of raw pixels, by protocol: a linear fit on more than 768 of them would take longer than a training.
+LARGEST_PIXELS = {"knn": 32, "linear": 16}
 
 Unit = Callable[[np.ndarray, int, pathlib.Path], dict | None]  # (rows with labels, seed, folder) -> result
 
@@ -51,13 +55,12 @@ def short_hash(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def make_unit(restored: Restored, data: Labelled, protocol: str, features: str, params: dict) -> Unit:
-    """Returns what scores the encoder in `params` with some of the labels; features are computed once, when needed."""
+def make_unit(restored: Restored, data: Labelled, protocol: str, features: str, params: dict, encode: Encode) -> Unit:
+    """Returns what scores `encode`, with `params`, by some of the labels; features are computed once, when needed."""
     config, mesh = restored.config, restored.mesh
 
     @functools.cache
     def cached_features() -> tuple[np.ndarray, np.ndarray]:
-        encode = make_encode(config, mesh, features)
         train, test = (
             extract(encode, params, images.gather, len(images), config.batch_size // config.microbatches, mesh)
             for images in (data.train, data.test)
@@ -107,20 +110,21 @@ def run_units(
 ) -> dict[tuple[str, Amount, int], dict] | None:
     """Returns the result of each (encoder, amount of labels, repeat); None if a signal stopped it.
 
-    The encoders are `pretrained` and, with `baseline`, `random`. Each result is stored in `folder` when it is there,
-    and not computed again.
+    The encoders are those of `make_encoders`. Each result is stored in `folder` when it is there, and not computed
+    again.
     """
     results: dict[tuple[str, Amount, int], dict] = {}
-    encoders = {"pretrained": restored.params} | ({"random": restored.random_params} if baseline else {})
+    encoders = make_encoders(restored, protocol, features, baseline)
     total = len(encoders) * len(amounts) * repeats
-    for encoder, params in encoders.items():
-        unit = make_unit(restored, data, protocol, features, params)
+    for encoder, (params, encode) in encoders.items():
+        unit = make_unit(restored, data, protocol, features, params, encode)
         for amount in amounts:
             for repeat in range(repeats):
-                name = f"{encoder}-{str(amount).replace(' ', '-')}-{repeat}"
+                name = f"{encoder}-{amount}-{repeat}".replace(" ", "-")
                 path = folder / f"{name}.json"
                 if not path.exists():
-                    say(f"[{len(results) + 1}/{total}] {protocol}, {encoder} weights, labels {amount}, repeat {repeat}")
+                    done, what = len(results) + 1, encoder_name(encoder)
+                    say(f"[{done}/{total}] {protocol}, {what}, labels {amount}, repeat {repeat}")
                     rows = pick(data.train_labels, amount, seed, repeat)
                     result = unit(rows, seed + 1000 * repeat, folder / name)
                     if result is None:
@@ -128,6 +132,22 @@ def run_units(
                     write_json(path, result | {"num_train": len(rows)})
                 results[encoder, amount, repeat] = json.loads(path.read_text())
     return results
+
+
+def make_encoders(restored: Restored, protocol: str, features: str, baseline: bool) -> dict[str, tuple[dict, Encode]]:
+    """Returns what is scored, by name, as (weights, encode): the encoder, its random weights, and pixels.
+
+    With `baseline`, `random` is there. A `pixels` encoder cannot be fine-tuned.
+    """
+    config, mesh = restored.config, restored.mesh
+    encode = make_encode(config, mesh, features)
+    encoders = {"pretrained": (restored.params, encode)} | (
+        {"random": (restored.random_params, encode)} if baseline else {}
+    )
+    if protocol in LARGEST_PIXELS:
+        for pixels in baselines(config.model.image_size, LARGEST_PIXELS[protocol]):
+            encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels.side, mesh))
+    return encoders
 
 
 def write_json(path: pathlib.Path, values: dict) -> None:

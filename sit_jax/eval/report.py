@@ -5,14 +5,26 @@ import pathlib
 import numpy as np
 
 from sit_jax import plots
+from sit_jax.errors import InputError
+from sit_jax.eval.intervals import compare, interval, line, unpack
 from sit_jax.eval.labels import Amount
 
 Results = dict[tuple[str, Amount, int], dict]  # by (encoder, amount of labels, repeat)
-ENCODERS = {"pretrained": "pre-trained", "random": "random weights"}
+ENCODERS = {"pretrained": "pre-trained", "random": "random weights", "pixels": "pixels"}
+PIXELS = "pixels "  # what the names of pixels as an encoder begin with, such as "pixels 8 x 8"
+
+
+def encoder_name(encoder: str) -> str:
+    """Returns the name of an encoder for people."""
+    return ENCODERS.get(encoder, encoder)
 
 
 def summarise(results: Results) -> list[dict]:
-    """Returns for each amount of labels the mean and the standard deviation over the repeats, by encoder."""
+    """Returns for each amount of labels the mean and the standard deviation over the repeats, by encoder.
+
+    Of the pixels, the ones that are better with the most labels are `pixels` too: chosen by their score on the test
+    images, which favours them.
+    """
     amounts = list(dict.fromkeys(amount for _, amount, _ in results))
     summary = []
     for amount in amounts:
@@ -20,14 +32,28 @@ def summarise(results: Results) -> list[dict]:
         for encoder in dict.fromkeys(encoder for encoder, _, _ in results):
             runs = [run for (e, a, _), run in results.items() if (e, a) == (encoder, amount)]
             row["num_train"] = runs[0]["num_train"]
+            hits = all_hits(runs)
             row[encoder] = spread([run["top1"] for run in runs]) | {
+                "interval": interval(hits.mean(axis=0)),
+                "hits": [run["hits"] for run in runs],
                 "top5": None if runs[0]["top5"] is None else float(np.mean([run["top5"] for run in runs])),
                 "hyperparameters": [run["hyperparameters"] for run in runs],
             }
             if "by_k" in runs[0]:
                 row[encoder]["by_k"] = {k: spread([run["by_k"][k] for run in runs]) for k in runs[0]["by_k"]}
         summary.append(row)
+    pixels = [name for name in summary[-1] if name.startswith(PIXELS)]
+    if pixels:
+        best = max(pixels, key=lambda name: summary[-1][name]["top1"])
+        for row in summary:
+            row["pixels"] = row[best] | {"which": best.removeprefix(PIXELS)}
     return summary
+
+
+def all_hits(runs: list[dict]) -> np.ndarray:
+    """Returns which test images each of the repeats told right, [R, N] bool."""
+    count = int(np.sum(runs[0]["confusion"]))
+    return np.stack([unpack(run["hits"], count) for run in runs])
 
 
 def spread(values: list[float]) -> dict:
@@ -39,9 +65,11 @@ def spread(values: list[float]) -> dict:
 def headline(results: Results, summary: list[dict], encoder: str) -> dict:
     """Returns what stands at the top of the JSON: the results with the most labels; details are of the first repeat."""
     best, amount = summary[-1][encoder], list(results)[-1][1]
-    first = results[encoder, amount, 0]
-    return {
+    first = results[PIXELS + best["which"] if "which" in best else encoder, amount, 0]
+    which = {"which": best["which"]} if "which" in best else {}
+    return which | {
         "top1": best["top1"],
+        "interval": best["interval"],
         "top1_std": best["std"],
         "top5": best["top5"],
         "hyperparameters": first["hyperparameters"],
@@ -50,22 +78,62 @@ def headline(results: Results, summary: list[dict], encoder: str) -> dict:
     }
 
 
+def comparisons(report: dict) -> dict[str, dict]:
+    """Returns the paired comparisons of the pre-trained encoder with the others, with the most labels."""
+    row, count = report["results"][-1], report["num_test"]
+    hits = {name: np.stack([unpack(text, count) for text in row[name]["hits"]]) for name in ENCODERS if name in row}
+    return {name: compare(hits["pretrained"], other) for name, other in hits.items() if name != "pretrained"}
+
+
+def against(report: dict, other: dict) -> dict:
+    """Compares the encoder of a report with that of another one of the same protocol, images and labels.
+
+    Raises InputError if they differ in what they measured.
+    """
+    for name, get in SAME.items():
+        if get(report) != get(other):
+            raise InputError(f"--against: its {name} is {get(other)}, here {get(report)}; compare the same evaluation")
+    count, rows = report["num_test"], (report["results"][-1], other["results"][-1])
+    return compare(*(np.stack([unpack(text, count) for text in row["pretrained"]["hits"]]) for row in rows))
+
+
+# What two reports must have in common.
+SAME = {
+    "protocol": lambda report: report["protocol"],
+    "data": lambda report: report["settings"]["data"],
+    "number of test images": lambda report: report["num_test"],
+    "amount of labels": lambda report: report["labels"],
+    "number of repeats": lambda report: len(report["results"][-1]["pretrained"]["runs"]),
+}
+
+
+def comparison_lines(report: dict) -> str:
+    """Returns the comparisons of a report for the screen."""
+    lines = [
+        line(f"pre-trained - {encoder_name(name)}", comparison) for name, comparison in report["comparisons"].items()
+    ]
+    return "\n".join(lines)
+
+
 def table(report: dict) -> str:
-    """Returns the table for the screen."""
+    """Returns the table for the screen; the intervals are those of the protocol's own k."""
     encoders = [name for name in ENCODERS if name in report["results"][0]]
+    names = ENCODERS | ({"pixels": f"pixels, {report['pixels']['which']}"} if report.get("pixels") else {})
     by_k = "by_k" in report["results"][0]["pretrained"]
     header = ["labels", "images", *(["k"] if by_k else [])]
-    header += [
-        f"{ENCODERS[name]} {metric}" for name in encoders for metric in (("top1",) if by_k else ("top1", "top5"))
-    ]
+    header += [f"{names[name]} {metric}" for name in encoders for metric in (("top1",) if by_k else ("top1", "top5"))]
     rows = [header]
     for row in report["results"]:
         start = [row["labels"] if isinstance(row["labels"], str) else f"{row['labels']:g}", str(row["num_train"])]
         if by_k:
-            rows += [[*start, k, *(percent(row[e]["by_k"][k]) for e in encoders)] for k in row["pretrained"]["by_k"]]
+            own = str(row["pretrained"]["hyperparameters"][0]["k"])
+            for k in row["pretrained"]["by_k"]:
+                rows.append(
+                    [*start, k, *(with_interval(row[e]) if k == own else percent(row[e]["by_k"][k]) for e in encoders)]
+                )
         else:
-            cells = [(percent(row[e]), percent({"top1": row[e]["top5"], "std": None})) for e in encoders]
-            rows.append([*start, *(cell for pair in cells for cell in pair)])
+            pairs = [(with_interval(row[e]), percent({"top1": row[e]["top5"], "std": None})) for e in encoders]
+            rows.append([*start, *(cell for pair in pairs for cell in pair)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
@@ -77,10 +145,17 @@ def percent(values: dict) -> str:
     return f"{values['top1']:.1%}" + (f" ± {100 * values['std']:.1f}" if values["std"] is not None else "")
 
 
+def with_interval(values: dict) -> str:
+    """Returns a mean with its bootstrap interval for people."""
+    low, high = (100 * x for x in values["interval"])
+    return f"{percent(values)} [{low:.1f}, {high:.1f}]"
+
+
 def title(report: dict) -> str:
     """Returns in two lines what was measured."""
+    seen = ", transductive: the encoder was pre-trained on them, without labels" if report["transductive"] else ""
     lines = (
-        f"{report['protocol']} on {report['data']}, {report['num_test']} images: {report['test_split']}\n"
+        f"{report['protocol']} on {report['data']}, {report['num_test']} images: {report['test_split']}{seen}\n"
         f"pre-trained on {report['pretrained_on']}, step {report['step']}, weights {report['weights']}, "
         f"features {report['features']}, seed {report['seed']}"
     )

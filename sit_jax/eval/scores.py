@@ -2,14 +2,17 @@
 
 import numpy as np
 
+from sit_jax.eval.intervals import pack
+
 TOP = 5
 
 
 def score(scores: np.ndarray, labels: np.ndarray) -> dict:
-    """Returns `top1`, `top5`, `per_class` (top-1 of each class, None without images) and `confusion`.
+    """Returns `top1`, `top5`, `per_class` (top-1 of each class, None without images), `confusion` and `hits`.
 
     `scores` [N, C] float, the more the likelier; `labels` [N] int. Among equal scores the lower class goes first.
-    `confusion[i][j]` counts images of class i taken for class j. With five classes or fewer `top5` is None.
+    `confusion[i][j]` counts images of class i taken for class j. With five classes or fewer `top5` is None. `hits` says
+    which images were told right, packed.
     """
     num_classes = scores.shape[1]
     own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -23,4 +26,5 @@ def score(scores: np.ndarray, labels: np.ndarray) -> dict:
         "top5": float(np.mean(rank < TOP)) if num_classes > TOP else None,
         "per_class": [float(confusion[c, c] / counts[c]) if counts[c] else None for c in range(num_classes)],
         "confusion": confusion.tolist(),
+        "hits": pack(rank == 0),
     }

@@ -32,7 +32,7 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
     def loss(params: dict, state: TrainState, views: Views) -> jax.Array:
         keys = row_keys(named_key(key(state), "model"), len(views.clean))
         outputs = forward(params, training, views, keys, config)[0]
-        return combine(stacked(outputs), params, config)[0]
+        return combine(stacked(outputs), params, training, config)[0]
 
     def gradients(state: TrainState, views: Views) -> Any:
         return jax.value_and_grad(loss)(state.params, state, views)
@@ -44,13 +44,14 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
         return make_views(key(state), images, config)
 
     def clean(state: TrainState, images: jax.Array) -> Views:
-        rows = view_rows(len(images))
+        rows = view_rows(len(images), config.views.count)
         views = augment(named_key(key(state), "augment"), images, size, config.views, rows)
-        turned, rotation = random_rotation(named_key(key(state), "rotate"), views, rows)
+        turned, rotation = random_rotation(named_key(key(state), "rotate"), views, rows, config.views.turned)
         return Views(turned, turned, rotation, {"all": jnp.ones(turned.shape[:3], bool)})
 
     def recorrupted(state: TrainState, views: Views) -> Views:
-        return rotate_and_corrupt(key(state), views.clean, config, view_rows(config.batch_size))
+        rows = view_rows(config.batch_size, config.views.count)
+        return rotate_and_corrupt(key(state), views.clean, config, rows)
 
     return {
         "whole": lambda s, i, v: finish(s, gradients(s, views_of(s, i))),
@@ -61,7 +62,9 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
         "without backward": lambda s, i, v: finish(s, (loss(s.params, s, views_of(s, i)), s.params)),
         "without optimizer": lambda s, i, v: gradients(s, views_of(s, i)),
         "augmentation": lambda s, i, v: clean(s, i)[1:3],
-        "corruption": lambda s, i, v: corrupt(named_key(key(s), "corrupt"), v.clean, config.corrupt),
+        "corruption": lambda s, i, v: corrupt(
+            named_key(key(s), "corrupt"), v.clean, config.corrupt, views=config.views.count
+        ),
         "forward": lambda s, i, v: loss(s.params, s, v),
         "forward and backward": lambda s, i, v: gradients(s, v),
         "optimizer": lambda s, i, v: update(s, s.params, training, config),

@@ -1,4 +1,4 @@
-"""The evaluation inside a training: the three tasks on unseen images, k-NN on frozen features, a picture."""
+"""The evaluation inside a training: the three tasks on unseen images, instruments and probes on frozen features."""
 
 import pathlib
 from collections.abc import Callable
@@ -12,14 +12,18 @@ from jax.sharding import Mesh
 from sit_jax.data import Images, Source, image_options, load_images
 from sit_jax.errors import InputError
 from sit_jax.eval.features import Encode, extract, make_encode, put_rows
+from sit_jax.eval.instruments import make_measure, of_features, warnings
 from sit_jax.eval.knn import knn_votes
+from sit_jax.eval.linear import linear_logits
+from sit_jax.eval.monitors import kmeans_nmi
 from sit_jax.eval.scores import score
 from sit_jax.pictures import grid
-from sit_jax.train.metrics import MetricsWriter
+from sit_jax.train.metrics import MetricsWriter, warn
 from sit_jax.train.state import TrainState
 
 COLUMNS = 12  # images in the reconstruction picture
 METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
+LINEAR_L2 = 1e-2  # the fixed penalty of the linear probe along the way
 
 
 class Labelled(NamedTuple):
@@ -79,12 +83,19 @@ class Evaluation:
     ):
         self.data, self.eval_step, self.config, self.mesh, self.workdir = data, eval_step, config, mesh, workdir
         self.encode: Encode = make_encode(config, mesh)
+        self.measure = make_measure(config, mesh)
 
     def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
         """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
         metrics, picture = self.pretext_tasks(state.params)
+        model = state.params["model"]
+        test = self.features(model, self.data.test_images)
+        found = self.measure(model, self.data.test_images) | of_features(test)
+        for warning in warnings(found, trained=step > 0) if jax.process_index() == 0 else []:
+            warn(f"step {step}: {warning}")
         if self.data.labelled:
-            metrics["eval/knn_top1"] = self.knn(state.params["model"], self.data.labelled)
+            found |= self.probes(self.features(model, self.data.labelled.train_images), test, self.data.labelled)
+        metrics |= {f"eval/{name}": value for name, value in found.items()}
         writer.write_image(step, "reconstructions", self.workdir / "reconstructions" / f"{step}.png", picture)
         return metrics
 
@@ -102,23 +113,35 @@ class Evaluation:
             metrics, views, rebuilt = self.eval_step(params, batch, np.int32(index))
             results.append(metrics)
             if index == 0:
-                shown = [first_rows(x) for x in (views.clean, views.corrupted, rebuilt)]
+                shown = [first_rows(x, self.config.views.count) for x in (views.clean, views.corrupted, rebuilt)]
         fetched = jax.device_get(results)
-        return {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}, grid(*shown)
+        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}
+        for name in fetched[0]["distances"]:
+            distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
+            if pixels:
+                metrics[f"eval/{name}"] = float(distances / pixels)
+        return metrics, grid(*shown)
 
-    def knn(self, model_params: dict, labelled: Labelled) -> float:
-        """Returns the k-NN top-1 accuracy on the two tokens of the frozen encoder."""
-        eval_config, size = self.config.eval, self.config.batch_size // self.config.microbatches
-        train, test = (
-            extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
-            for images in (labelled.train_images, self.data.test_images)
-        )
+    def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
+        """Returns the two tokens of the frozen encoder of whole images, [n, 2, D]."""
+        size = self.config.batch_size // self.config.microbatches
+        return extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
+
+    def probes(self, train: np.ndarray, test: np.ndarray, labelled: Labelled) -> dict[str, float]:
+        """Returns the accuracies of k-NN and of a linear probe on features [n, 2, D], and the NMI of k-means."""
+        eval_config = self.config.eval
         num_classes = int(max(labelled.train_labels.max(), labelled.test_labels.max())) + 1
         k, temperature = eval_config.knn_k, eval_config.knn_temperature
         votes = knn_votes(train, labelled.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
-        return score(votes, labelled.test_labels)["top1"]
+        logits = linear_logits(train, labelled.train_labels, test, num_classes, (LINEAR_L2,), 0.0, 0, self.mesh)[0]
+        flat = test.reshape(len(test), -1)
+        return {
+            "knn_top1": score(votes, labelled.test_labels)["top1"],
+            "linear_top1": score(logits, labelled.test_labels)["top1"],
+            "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels, num_classes),
+        }
 
 
-def first_rows(views: jax.Array) -> np.ndarray:
-    """Returns one view of each of the first images, from what this host holds of [V, s, s, 3]."""
-    return np.concatenate([np.asarray(shard.data) for shard in views.addressable_shards])[: 2 * COLUMNS : 2]
+def first_rows(views: jax.Array, count: int) -> np.ndarray:
+    """Returns one view of each of the first images, from what this host holds of [V, s, s, 3], `count` an image."""
+    return np.concatenate([np.asarray(shard.data) for shard in views.addressable_shards])[: count * COLUMNS : count]

@@ -37,4 +37,11 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         mask=decay_mask,
     )
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    return optax.chain(*clip, adamw)
+    if optim.log_var_rate == 1:
+        return optax.chain(*clip, adamw)
+    return optax.chain(*clip, adamw, optax.masked(optax.scale(optim.log_var_rate), log_var_mask))
+
+
+def log_var_mask(params: dict) -> dict:
+    """Marks the log variances."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "log_var", params)

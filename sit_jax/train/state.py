@@ -31,6 +31,7 @@ class Training(NamedTuple):
     """The static half of a training: what turns a state into a step."""
 
     graphdef: nnx.GraphDef
+    head: nnx.GraphDef  # of the contrastive head, which sees the whole batch
     optimizer: optax.GradientTransformation
 
 
@@ -47,7 +48,7 @@ def make_graphdef(config: ml_collections.ConfigDict, part: str | None = None) ->
 
 def make_training(config: ml_collections.ConfigDict) -> Training:
     """Returns the static half of the training that a resolved configuration describes."""
-    return Training(make_graphdef(config), make_optimizer(config))
+    return Training(make_graphdef(config), make_graphdef(config, "contrastive"), make_optimizer(config))
 
 
 def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:

@@ -1,5 +1,6 @@
 """One step of pre-training: views, losses, gradients, update; a pure function of (state, batch)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,13 +15,14 @@ from jax.sharding import Mesh
 from sit_jax import losses
 from sit_jax.keys import named_key, row_keys, view_rows
 from sit_jax.mesh import batch_sharding, replicated
-from sit_jax.model import unpatchify
+from sit_jax.model import project, unpatchify
 from sit_jax.train.microbatches import join, split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
 
 Metrics = dict[str, jax.Array]
+STATISTICS_RATE = 0.1  # of the running averages of batch normalisations, as PyTorch has it
 
 
 class Chunk(NamedTuple):
@@ -35,7 +37,7 @@ class Outputs(NamedTuple):
 
     means: Metrics  # means over the chunk: reconstruction, rotation, rotation_accuracy
     pixels: jax.Array  # []: how many pixels the reconstruction is the mean of
-    embedding: jax.Array  # [2b, E]
+    token: jax.Array  # [m * b, D]: what the contrastive head takes
 
 
 def forward(
@@ -56,20 +58,28 @@ def forward(
         "rotation": losses.rotation_loss(out["rotation"], views.rotation),
         "rotation_accuracy": jnp.mean(out["rotation"].argmax(axis=1) == views.rotation),
     }
-    return Outputs(means, pixels, out["embedding"]), rebuilt
+    return Outputs(means, pixels, out["token"]), rebuilt
 
 
-def combine(outputs: Outputs, params: dict, config: ml_collections.ConfigDict) -> tuple[jax.Array, Metrics]:
-    """Returns (the weighted sum of the three losses of the whole batch, its parts) from the stacked outputs."""
+def combine(
+    outputs: Outputs, params: dict, training: Training, config: ml_collections.ConfigDict
+) -> tuple[jax.Array, tuple[Metrics, dict]]:
+    """Returns (the weighted sum of the three losses of the whole batch, (its parts, what batch norms saw)).
+
+    The contrastive head is here, and not in `forward`, as a batch normalisation in it is over the whole batch.
+    """
+    head = nnx.merge(training.head, params["model"]["contrastive"])
+    embedding, statistics = project(head, join(outputs.token), training=True)
     means = {name: values.mean() for name, values in outputs.means.items()}
     share = outputs.pixels / outputs.pixels.sum()
     parts = {
         "reconstruction": jnp.sum(outputs.means["reconstruction"] * share),
         "rotation": means["rotation"],
-        "contrastive": losses.nt_xent(join(outputs.embedding), config.loss.temperature),
+        "contrastive": losses.nt_xent(embedding, config.loss.temperature, config.views.count),
     }
-    total = losses.total_loss(parts, params["log_var"], config.loss.weights)
-    return total, {"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}
+    floors = losses.floors(config.loss, len(embedding), config.views.count)
+    total = losses.total_loss(parts, params["log_var"], config.loss, floors)
+    return total, ({"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}, statistics)
 
 
 def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
@@ -92,17 +102,34 @@ def make_train_step(
 
         def run(params: dict, chunk: Chunk) -> Outputs:
             views = make_views(key, chunk.images, config, chunk.rows)
-            keys = row_keys(named_key(key, "model"), view_rows(chunk.rows))
+            keys = row_keys(named_key(key, "model"), view_rows(chunk.rows, config.views.count))
             return forward(params, training, views, keys, config)[0]
 
         chunks = stack_chunks(batch["image"], config)
-        (_, metrics), grads = value_and_grad(run, functools.partial(combine, config=config), state.params, chunks)
-        new_state = update(state, grads, training, config)
+        whole = functools.partial(combine, training=training, config=config)
+        (_, (metrics, statistics)), grads = value_and_grad(run, whole, state.params, chunks)
+        followed = follow(state, metrics, statistics, config)
+        new_state = update(dataclasses.replace(state, params=followed), grads, training, config)
         metrics |= {f"log_var_{task}": value for task, value in new_state.params["log_var"].items()}
         metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(grads)}
         return new_state, metrics
 
     return train_step
+
+
+def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_collections.ConfigDict) -> dict:
+    """Returns the parameters in which what has no gradient follows the step: running averages, weights in closed form.
+
+    `statistics` are those of the batch normalisations of the contrastive head, by their names.
+    """
+    head, log_vars = dict(state.params["model"]["contrastive"]), state.params["log_var"]
+    for name, values in statistics.items():
+        old = {key: head[name][key] for key in values}
+        head[name] = head[name] | optax.incremental_update(values, old, STATISTICS_RATE)
+    if config.loss.weighting == "closed_form":
+        floors = losses.floors(config.loss, config.views.count * config.batch_size, config.views.count)
+        log_vars = losses.closed_form(log_vars, metrics, floors, state.step)
+    return {"model": state.params["model"] | {"contrastive": head}, "log_var": log_vars}
 
 
 def update(state: TrainState, grads: dict, training: Training, config: ml_collections.ConfigDict) -> TrainState:
@@ -118,6 +145,8 @@ def make_eval_step(
 ) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
     """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, 3] uint8.
 
+    Among the metrics, `distances` are those of `losses.distances`.
+
     Rotations and corruptions follow from (config.seed, index) alone: every evaluation asks the same questions. With
     gradient accumulation, views and rebuilt views are those of the first chunk.
     """
@@ -125,18 +154,19 @@ def make_eval_step(
     def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array]:
         key = jax.random.fold_in(named_key(jax.random.key(config.seed), "eval"), index)
 
-        def run(chunk: Chunk) -> tuple[Outputs, tuple[Views, jax.Array]]:
+        def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array]]:
             views = make_test_views(key, chunk.images, config, chunk.rows)
             outputs, rebuilt = forward(params, training, views, None, config)
-            return outputs, (views, rebuilt)
+            return (outputs, losses.distances(views.clean, views.corrupted, rebuilt, views.masks)), (views, rebuilt)
 
         chunks = stack_chunks(images, config)
         first, shown = run(jax.tree.map(lambda x: x[0], chunks))
-        outputs = stacked(first)
+        outputs, distances = stacked(first)
         if config.microbatches > 1:
             rest = jax.lax.map(lambda chunk: run(chunk)[0], jax.tree.map(lambda x: x[1:], chunks))
-            outputs = jax.tree.map(lambda *x: jnp.concatenate(x), outputs, rest)
-        return combine(outputs, params, config)[1], *shown
+            outputs, distances = jax.tree.map(lambda *x: jnp.concatenate(x), (outputs, distances), rest)
+        metrics = combine(outputs, params, training, config)[1][0]
+        return metrics | {"distances": jax.tree.map(lambda x: x.sum(axis=0), distances)}, *shown
 
     return eval_step
 

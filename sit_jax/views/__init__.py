@@ -14,7 +14,7 @@ __all__ = ["Views", "augment", "corrupt", "make_test_views", "make_views", "rand
 
 
 class Views(NamedTuple):
-    """The two views of B images, rows 2i and 2i+1 from image i (V = 2B)."""
+    """The views of B images, m each: rows m * i to m * i + m - 1 are of image i (V = m * B, m = `views.count`)."""
 
     clean: jax.Array  # [V, s, s, 3] float32 in [-1, 1], rotated: the target of the reconstruction
     corrupted: jax.Array  # [V, s, s, 3] float32: what the network sees
@@ -30,7 +30,7 @@ def make_views(
     `rows` [B] are the global indices of the images where they are a part of a batch. Flip comes before rotation: an
     image and its mirror carry the same rotation class.
     """
-    rows = view_rows(len(images) if rows is None else rows)
+    rows = view_rows(len(images) if rows is None else rows, config.views.count)
     views = augment(named_key(key, "augment"), images, config.model.image_size, config.views, rows)
     return rotate_and_corrupt(key, views, config, rows)
 
@@ -39,12 +39,15 @@ def make_test_views(
     key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
 ) -> Views:
     """Makes the same from whole images, without crop, flip and jitter, to measure the three tasks on test images."""
-    views = whole_images(images, config.model.image_size).repeat(2, axis=0)
-    return rotate_and_corrupt(key, views, config, view_rows(len(images) if rows is None else rows))
+    count = config.views.count
+    views = whole_images(images, config.model.image_size).repeat(count, axis=0)
+    return rotate_and_corrupt(key, views, config, view_rows(len(images) if rows is None else rows, count))
 
 
 def rotate_and_corrupt(key: jax.Array, views: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array) -> Views:
     """Turns views [V, s, s, 3] with the global indices `rows` at random, keeps them as target, and corrupts a copy."""
-    clean, rotation = random_rotation(named_key(key, "rotate"), views, rows)
-    corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt, rows)
+    count = config.views.count
+    turned = rows // count if config.views.share_rotation else rows
+    clean, rotation = random_rotation(named_key(key, "rotate"), views, turned, config.views.turned)
+    corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt, rows, count)
     return Views(clean, corrupted, rotation, masks)

@@ -1,4 +1,6 @@
-"""Two augmented views of every image: random resized crop, flip, colour jitter, normalise (SiT, section 4)."""
+"""Augmented views of every image: random resized crop, flip, colour jitter, normalise (SiT, section 4)."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,8 @@ import ml_collections
 
 from sit_jax.keys import row_keys
 from sit_jax.views.color import grayscale, jitter, solarize
+
+CROP_DRAWS = 10
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -23,14 +27,11 @@ def whole_images(images: jax.Array, image_size: int) -> jax.Array:
 def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area: tuple, ratio: tuple) -> jax.Array:
     """Crops a random box of one image and resizes it, bicubic and antialiased.
 
-    `image` is [H, W, 3] float32 in [0, 1]; the result is [image_size, image_size, 3] in [0, 1]. The box covers a share
-    of the image from U(*area); its width / height is log-uniform in `ratio`; a side longer than the image is cut.
+    `image` is [H, W, 3] float32 in [0, 1]; the result is [image_size, image_size, 3] in [0, 1]; see `crop_sides`.
     """
-    area_key, ratio_key, y_key, x_key = jax.random.split(key, 4)
-    share = jax.random.uniform(area_key, minval=area[0], maxval=area[1])
-    aspect = jnp.exp(jax.random.uniform(ratio_key, minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
-    sides = jnp.minimum(jnp.sqrt(jnp.stack([share / aspect, share * aspect])), 1.0)
+    box_key, y_key, x_key = jax.random.split(key, 3)
     size = jnp.array(image.shape[:2], jnp.float32)
+    sides = crop_sides(box_key, image.shape[1] / image.shape[0], area, ratio)
     start = jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)]) * (1.0 - sides) * size
     scale = image_size / (sides * size)
     shape = (image_size, image_size, 3)
@@ -41,13 +42,35 @@ def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area:
     return jnp.clip(crop, 0.0, 1.0)
 
 
+def crop_sides(key: jax.Array, image_ratio: float, area: tuple, ratio: tuple) -> jax.Array:
+    """Draws the height and the width of a crop, as shares of those of an image whose width / height is `image_ratio`.
+
+    The box covers a share of the image from U(*area); its width / height, in pixels, is log-uniform in `ratio`. A box
+    that does not fit is drawn again, ten times in all, as RandomResizedCrop of torchvision has it; then the largest
+    box of the nearest ratio is taken.
+    """
+    area_key, ratio_key = jax.random.split(key)
+    share = jax.random.uniform(area_key, (CROP_DRAWS,), minval=area[0], maxval=area[1])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    relative = jnp.exp(jax.random.uniform(ratio_key, (CROP_DRAWS,), minval=low, maxval=high)) / image_ratio
+    sides = jnp.sqrt(jnp.stack([share / relative, share * relative], axis=1))
+    fits = jnp.all(sides <= 1, axis=1)
+    nearest = min(max(image_ratio, ratio[0]), ratio[1]) / image_ratio
+    largest = jnp.array([min(1.0, 1 / nearest), min(1.0, nearest)])
+    return jnp.where(jnp.any(fits), sides[jnp.argmax(fits)], largest)
+
+
 def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_collections.ConfigDict) -> jax.Array:
     """Makes one view of one image: [H, W, 3] uint8 to [image_size, image_size, 3] float32 in [-1, 1]."""
     crop_key, flip_key, jitter_key, gray_key, solarize_key = jax.random.split(key, 5)
     view = image.astype(jnp.float32) / 255.0
     view = random_resized_crop(crop_key, view, image_size, config.area, config.ratio)
     view = jnp.where(jax.random.bernoulli(flip_key, config.flip), view[:, ::-1], view)
-    view = jitter(jitter_key, view, config)
+    if config.jitter == 1:
+        view = jitter(jitter_key, view, config)
+    elif config.jitter:
+        use_key, jitter_key = jax.random.split(jitter_key)
+        view = jnp.where(jax.random.bernoulli(use_key, config.jitter), jitter(jitter_key, view, config), view)
     if config.grayscale:
         view = jnp.where(jax.random.bernoulli(gray_key, config.grayscale), grayscale(view), view)
     if config.solarize:
@@ -62,14 +85,13 @@ def augment(
     config: ml_collections.ConfigDict,
     rows: jax.Array | None = None,
 ) -> jax.Array:
-    """Makes two independent views of every image.
+    """Makes m = `config.count` independent views of every image.
 
-    `images` is [B, H, W, 3] uint8. Returns [2B, image_size, image_size, 3] float32 in [-1, 1], interleaved: rows 2i
-    and 2i+1 are the views of image i, so that a shard of the batch keeps both views of its images. `config` is the
-    section `views`: area, ratio, flip, brightness, contrast, saturation, hue, grayscale, solarize. `rows` [2B] are the
-    global indices of the views where they are a part of a batch.
+    `images` is [B, H, W, 3] uint8. Returns [m * B, image_size, image_size, 3] float32 in [-1, 1], interleaved: the
+    views of image i are next to each other, so that a shard of the batch keeps all views of its images. `config` is the
+    section `views`. `rows` [m * B] are the global indices of the views where they are a part of a batch.
     """
-    keys = row_keys(key, 2 * len(images) if rows is None else rows).reshape(len(images), 2)
-    two_views = jax.vmap(lambda key, image: one_view(key, image, image_size, config), (0, None))
-    views = jax.vmap(two_views)(keys, images)
-    return views.reshape(2 * len(images), image_size, image_size, 3)
+    total = config.count * len(images)
+    keys = row_keys(key, total if rows is None else rows).reshape(len(images), config.count)
+    views_of_one = jax.vmap(lambda key, image: one_view(key, image, image_size, config), (0, None))
+    return jax.vmap(views_of_one)(keys, images).reshape(total, image_size, image_size, 3)

@@ -1,5 +1,7 @@
 """The five local corruptions, all views at once; each reports the mask of what it changed (SiT, section 3)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -13,18 +15,19 @@ DONOR_IMAGES = 8
 
 
 def corrupt(
-    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
+    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None, views: int = 2
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Corrupts views by grayscale, blur, recolour, random drop and random replace, in this order.
 
-    `images` is [V, s, s, 3] float32 in [-1, 1], interleaved views (rows 2i and 2i+1 of one image). Returns the
+    `images` is [V, s, s, 3] float32 in [-1, 1], interleaved: `views` rows of each image. Returns the
     corrupted views, same shape and dtype, and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row
     depends on its own key and pixels alone, but for *replace*, which reads its donor. `config` is the section
     `corrupt`; `rows` [V] are the global indices of the views where they are a part of a batch: whole donor groups.
     """
     masks, out = {}, images
+    operations = OPERATIONS | {"replace": functools.partial(replace, views=views)}
     keyed = len(images) if rows is None else rows
-    for name, operation in OPERATIONS.items():
+    for name, operation in operations.items():
         mask_keys = row_keys(named_key(key, f"{name}/mask"), keyed)
         change_keys = row_keys(named_key(key, f"{name}/change"), keyed)
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
@@ -89,22 +92,23 @@ def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) 
     return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
 
 
-def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+def replace(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, views: int = 2) -> jax.Array:
     """Returns for each view the clean view of another image, at random, [V, s, s, 3].
 
-    Donors come from a fixed group of consecutive rows (16 when the batch divides by 8). Where the part
-    of the batch on each device divides by 8 too, that costs no communication; the result is the same on every mesh.
+    Donors come from a fixed group of consecutive images, `views` rows each: 8 images when that divides the batch. Where
+    the part of the batch on each device divides by 8 too, that costs no communication; the result is the same on every
+    mesh.
     """
     del config
-    group = group_size(len(images) // 2)
+    group = group_size(len(images) // views)
 
     def pick(key: jax.Array, row: jax.Array) -> jax.Array:
         shift_key, view_key = jax.random.split(key)
         shift = 1 + jnp.floor(jax.random.uniform(shift_key) * (max(group, 2) - 1)).astype(jnp.int32)
-        return 2 * ((row // 2 + shift) % group) + jax.random.randint(view_key, (), 0, 2)
+        return views * ((row // views + shift) % group) + jax.random.randint(view_key, (), 0, views)
 
-    index = jax.vmap(pick)(keys, jnp.arange(len(images)) % (2 * group)).reshape(-1, 2 * group)
-    groups = images.reshape(-1, 2 * group, *images.shape[1:])
+    index = jax.vmap(pick)(keys, jnp.arange(len(images)) % (views * group)).reshape(-1, views * group)
+    groups = images.reshape(-1, views * group, *images.shape[1:])
     return jax.vmap(lambda group, index: group[index])(groups, index).reshape(images.shape)
 
 
