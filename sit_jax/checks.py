@@ -56,13 +56,14 @@ PROBABILITIES = (
         "views.solarize",
         "corrupt.grayscale.probability",
     ),
-    *("corrupt.blur.probability", "corrupt.recolour.probability"),
+    *("corrupt.blur.probability", "corrupt.recolour.probability", "corrupt.share"),
     *("optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
 )
 BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema", "model.drop_path")
 NOT_NEGATIVE = (
     "seed",
     "optim.log_var_rate",
+    "corrupt.drop.noise_std",
     "keep_best",
     "optim.weight_decay",
     "optim.clip_norm",

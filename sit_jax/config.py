@@ -54,6 +54,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
+    c.corrupt.share = 1.0  # probability that a view is corrupted at all
     c.corrupt.grayscale = {"probability": 1.0, "block": (0.05, 1.0)}
     c.corrupt.blur = {"probability": 1.0, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
     c.corrupt.recolour = {
@@ -64,7 +65,8 @@ def defaults() -> ml_collections.ConfigDict:
         "saturation": 0.8,
         "hue": 0.2,
     }
-    c.corrupt.drop = {"fraction": (0.0, 0.3), "block": (0.05, 0.25), "fill": "noise"}  # or zeros, mean
+    # The fill is noise, zeros or mean; images are in [-1, 1], and photographs have a standard deviation of about 0.5.
+    c.corrupt.drop = {"fraction": (0.0, 0.3), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0}
     c.corrupt.replace = {"fraction": (0.0, 0.3), "block": (0.05, 0.25)}
 
     c.model = ml_collections.ConfigDict()
@@ -253,18 +255,27 @@ def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
 
 
 def paper(c: ml_collections.ConfigDict) -> None:
-    """Sets the paper's recipe: ViT-B/16 at 224 px, its views, corruptions and fine-tuning, batch 288, 501 epochs.
+    """Sets the paper's recipe: ViT-B/16 at 224 px, its views, corruptions, losses, fine-tuning, batch 288, 501 epochs.
 
-    These are nominal: the first release visits each image about 167 times in its 501 "epochs" (its sampler repeats
-    every image three times within a third of the data). `epochs` here are those true passes.
+    The first release repeats every image three times within a third of the data, an epoch, so that its 501 epochs draw
+    each image 501 times. Blocks and fractions are such that the corruptions cover the shares of the area that were
+    measured on the release, which cuts blocks at the lower and the right border (docs/paper.md).
     """
-    c.model.update(size="B", patch_size=16, image_size=224)
     base = defaults()
-    for section in ("views", "corrupt", "optim", "linear", "finetune"):
+    for section in ("views", "corrupt", "loss", "optim", "linear", "finetune"):
         c[section] = base[section]
+    c.model.update(size="B", patch_size=16, image_size=224, drop_path=0.1, embedding_size=512)
+    c.model.update(projector_layers=1, projector_width=None, projector_norm="none")
+    c.corrupt.recolour.probability = 0.0
+    for name in ("grayscale", "blur"):
+        c.corrupt[name].block = (0.05, 0.67)
+    c.corrupt.drop.update(fraction=(0.0, 0.275), noise_std=0.43)
+    c.corrupt.replace.fraction = (0.0, 0.275)
+    c.loss.weighting = "gradient"
     c.batch_size = 288
-    c.epochs = 167.0
-    c.optim.update(warmup_epochs=5 / 3, clip_norm=0.0, ema=0.99996)
+    c.epochs = 501.0
+    c.optim.update(warmup_epochs=5.0, clip_norm=0.0, ema=0.99996)
+    c.finetune.epochs = 501.0
 
 
 def runlocal(c: ml_collections.ConfigDict) -> None:

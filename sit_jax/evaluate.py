@@ -1,10 +1,11 @@
-"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune [options]`.
+"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune|unlabelled [options]`.
 
 The encoder of a checkpoint beside the same one with random weights and beside pixels, on the data set of its training
 or another:
   --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
   --against=OTHER.json for a paired test against another run on the same images;
   --config.linear.epochs=50 for linear classifiers on augmented images; --config.finetune.epochs=100.
+unlabelled needs no labels: it says how far the contrastive task has come, and whether the features have collapsed.
 The result is a table, and JSON and pictures in WORKDIR/eval.
 """
 
@@ -21,18 +22,20 @@ from absl import flags
 
 from sit_jax import cli
 from sit_jax.errors import InputError
-from sit_jax.eval.evaluation import Settings, check_out, copy_to, evaluate
+from sit_jax.eval import unlabelled
+from sit_jax.eval.evaluation import check_out, copy_to, evaluate
 from sit_jax.eval.features import CLASSIFIED
 from sit_jax.eval.intervals import line
 from sit_jax.eval.labels import parse_amounts
 from sit_jax.eval.report import against, comparison_lines, table, title
+from sit_jax.eval.settings import Settings
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
+    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune", "unlabelled"], "What to do.", flag_values=values)
     flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
     flags.DEFINE_enum("features", "tokens", list(CLASSIFIED), "What is classified.", flag_values=values)
     flags.DEFINE_list("labels", [], "Shares of the labels to learn from.", flag_values=values)
@@ -65,6 +68,13 @@ def command(argv: list[str]) -> bool:
     out = pathlib.Path(values.out) if values.out else None
     if out:
         check_out(out, ".json")
+    if settings.protocol == "unlabelled":
+        check_unlabelled(values)
+        report, path = unlabelled.evaluate(settings)
+        print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
+        if out:
+            copy_to(path, out)
+        return True
     other = read_report(pathlib.Path(values.against)) if values.against else None
     done = evaluate(settings)
     if done is None:
@@ -77,6 +87,13 @@ def command(argv: list[str]) -> bool:
     if out:
         copy_to(path, out)
     return True
+
+
+def check_unlabelled(values: flags.FlagValues) -> None:
+    """Raises InputError for a flag that asks the protocol without labels for something about labels."""
+    for name in ("labels", "labels_per_class", "against"):
+        if values[name].value:
+            raise InputError(f"--{name} is for protocols with labels; leave it out, or take --protocol=linear")
 
 
 def read_report(path: pathlib.Path) -> dict:

@@ -29,7 +29,7 @@ SIZES = {
 PROJECTOR_RATIO = 4  # width of the hidden layers of the contrastive head over that of the tokens, as in the MLPs
 BATCH_NORM_EPSILON = 1e-5
 TOKENS = 2  # the rotation token and the contrastive token, in this order, before the patches
-INIT = nnx.initializers.truncated_normal(0.02)
+INIT = nnx.initializers.normal(0.02)
 
 Statistics = dict[str, jax.Array]  # `mean` and `var`, [F] each
 
@@ -39,9 +39,22 @@ def token_count(image_size: int, patch_size: int) -> int:
     return TOKENS + (image_size // patch_size) ** 2
 
 
-def linear(inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype, use_bias: bool = True) -> nnx.Linear:
-    """Makes a dense layer with the paper's initialisation: truncated normal 0.02, zero bias."""
-    return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=INIT, dtype=dtype, rngs=rngs)
+def linear(
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype,
+    use_bias: bool = True,
+    init: nnx.initializers.Initializer = INIT,
+) -> nnx.Linear:
+    """Makes a dense layer with the paper's initialisation, a standard deviation of 0.02, and zero bias."""
+    return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def patch_init(patch_size: int) -> nnx.initializers.Initializer:
+    """Returns how layers to and from pixels start: uniform in +-1 / sqrt(3 P^2), as convolutions of PyTorch do."""
+    bound = 1 / math.sqrt(3 * patch_size**2)
+    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class Attention(nnx.Module):
@@ -155,7 +168,8 @@ class Encoder(nnx.Module):
         width, depth, mlp, heads = SIZES[size]
         self.width, self.depth, self.patch_size = width, depth, patch_size
         self.drop_path, self.remat, self.unroll, self.halves, self.dtype = drop_path, remat, unroll, halves, dtype
-        self.patch_embedding = linear(patch_size * patch_size * 3, width, rngs, dtype)
+        pixels = patch_size * patch_size * 3
+        self.patch_embedding = linear(pixels, width, rngs, dtype, init=patch_init(patch_size))
         self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, width)))
         self.position_embedding = nnx.Param(INIT(rngs.params(), (token_count(image_size, patch_size), width)))
 
@@ -219,7 +233,8 @@ class ReconstructionHead(nnx.Module):
     """One linear layer from a patch token to its pixels, [..., D] to [..., P * P * 3]; one bias a channel."""
 
     def __init__(self, width: int, patch_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.linear = linear(width, patch_size * patch_size * 3, rngs, dtype, use_bias=False)
+        pixels = patch_size * patch_size * 3
+        self.linear = linear(width, pixels, rngs, dtype, use_bias=False, init=patch_init(patch_size))
         self.bias = nnx.Param(jnp.zeros(3))
 
     def __call__(self, x: jax.Array) -> jax.Array:

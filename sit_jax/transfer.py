@@ -11,10 +11,11 @@ from absl import flags
 
 from sit_jax import cli, plots
 from sit_jax.errors import InputError
-from sit_jax.eval.evaluation import Settings, check_out, evaluate
+from sit_jax.eval.evaluation import check_out, evaluate
 from sit_jax.eval.protocols import write_json
 from sit_jax.eval.report import percent, short_name
 from sit_jax.eval.restore import load_config
+from sit_jax.eval.settings import Settings
 from sit_jax.train.metrics import say
 
 NOTHING, PIXELS = "nothing (random weights)", "nothing (pixels)"

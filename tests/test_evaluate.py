@@ -15,9 +15,10 @@ from sit_jax import evaluate as command
 from sit_jax import transfer
 from sit_jax.checks import resolve
 from sit_jax.eval import evaluation
-from sit_jax.eval.evaluation import Settings, evaluate
+from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.labels import Amount
 from sit_jax.eval.restore import restore
+from sit_jax.eval.settings import Settings
 from sit_jax.mesh import make_mesh
 from sit_jax.train import loop
 from sit_jax.train.announce import write_config

@@ -1,6 +1,5 @@
 """An evaluation from a work directory to its report, stored there and not computed twice."""
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,27 +8,11 @@ from sit_jax.errors import InputError
 from sit_jax.eval import report as reports
 from sit_jax.eval.data import load_labelled
 from sit_jax.eval.features import CLASSIFIED
-from sit_jax.eval.labels import Amount, pick
+from sit_jax.eval.labels import pick
 from sit_jax.eval.protocols import relevant_settings, run_units, short_hash, write_json
 from sit_jax.eval.restore import restore
+from sit_jax.eval.settings import Settings
 from sit_jax.train.metrics import say
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to evaluate, and how."""
-
-    workdir: pathlib.Path
-    protocol: str  # knn, linear, finetune
-    data: str | None = None  # a SOURCE string; None: the data set of the run
-    step: int | None = None  # None: the newest checkpoint
-    weights: str = "params"  # or ema
-    features: str = "tokens"  # a key of CLASSIFIED
-    amounts: tuple[Amount, ...] = (Amount(share=1.0),)
-    repeats: int = 1
-    seed: int = 0
-    baseline: bool = True
-    overrides: dict = dataclasses.field(default_factory=dict)
 
 
 def check(settings: Settings) -> None:

@@ -27,10 +27,12 @@ def corrupt(
     masks, out = {}, images
     operations = OPERATIONS | {"replace": functools.partial(replace, views=views)}
     keyed = len(images) if rows is None else rows
+    corrupted = jax.vmap(lambda key: jax.random.uniform(key) < config.share)(row_keys(named_key(key, "share"), keyed))
     for name, operation in operations.items():
         mask_keys = row_keys(named_key(key, f"{name}/mask"), keyed)
         change_keys = row_keys(named_key(key, f"{name}/change"), keyed)
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
+        masks[name] &= corrupted[:, None, None]
         changed = operation(change_keys, images if name == "replace" else out, config[name])
         out = jnp.where(masks[name][..., None], changed, out)
     return out, masks
@@ -84,9 +86,13 @@ def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDi
 
 
 def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Returns what fills dropped blocks, [V, s, s, 3]: `noise` N(0, 1), `zeros`, or the `mean` colour of the image."""
+    """Returns what fills dropped blocks, [V, s, s, 3]: `noise`, `zeros`, or the `mean` colour of the image.
+
+    Noise is normal, of mean 0 and standard deviation `config.noise_std`, in units of the normalised image.
+    """
     if config.fill == "noise":
-        return jax.vmap(lambda key: noise(key, images.shape[1:]))(keys).astype(images.dtype)
+        drawn = jax.vmap(lambda key: noise(key, images.shape[1:]))(keys)
+        return (config.noise_std * drawn).astype(images.dtype)
     if config.fill == "zeros":
         return jnp.zeros_like(images)
     return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)

@@ -1,0 +1,122 @@
+"""An evaluation without labels: what the instruments say of an encoder, beside the same one with random weights."""
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from sit_jax.data import Source, image_options, load_images, open_source
+from sit_jax.eval.data import image_hash
+from sit_jax.eval.features import extract, make_encode
+from sit_jax.eval.instruments import make_measure, of_features, warnings
+from sit_jax.eval.monitors import kmeans_nmi
+from sit_jax.eval.protocols import short_hash, write_json
+from sit_jax.eval.restore import Restored, restore
+from sit_jax.eval.settings import Settings
+from sit_jax.train.metrics import say
+
+VERSION = 1  # raise it when a figure is computed otherwise
+IMAGES = 2_000  # at most, drawn by the seed
+# How to read a figure; they are compared between runs of one model size on the same images.
+READING = {
+    "rank_me": "effective rank of the two tokens: more is better",
+    "lidar": "effective rank of what tells images apart: more is better",
+    "contrastive_progress": "of NT-Xent, from chance (0) to its floor (1)",
+    "alignment": "squared distance of two views of an image: less is better",
+    "uniformity": "0 is one point; -4 is spread over the sphere",
+    "negative_cosine": "of different images: 1 is one point, 0 is spread",
+    "token_std": "of the narrower token: 0 is a collapse, 1 a spread in all directions",
+    "token_std_rotation": "of the rotation token",
+    "token_std_contrastive": "of the contrastive token",
+    "shared_variance": "of two views of an image, in the contrastive token: near 0, the views are too hard",
+    "kmeans_nmi": "of clusters and labels, which nothing else here reads: 1 is equal",
+}
+
+
+def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
+    """Measures the encoder and its random weights, and returns the report with the file it is in.
+
+    The images are of the test split of the data set, where there is one, and else those of the pre-training.
+    """
+    restored = restore(settings.workdir, settings.step, settings.weights, dict(settings.overrides), with_heads=True)
+    config, name = restored.config, settings.data or restored.config.data.source
+    source = open_source(name)
+    records = source.test if source.test is not None else source.pretrain
+    what = {
+        "version": VERSION,
+        "weights": restored.fingerprint(),
+        "data": image_hash(records, image_options(config)["image_size"]),
+        "seed": settings.seed,
+        "run_seed": config.seed,
+        "dtype": config.dtype,
+        "baseline": settings.baseline,
+    }
+    path = settings.workdir / "eval" / f"unlabelled-{short_hash(what)}.json"
+    if path.exists():
+        say(f"this evaluation is finished; its result is in {path}")
+        return json.loads(path.read_text()), path
+    images, labels = draw(source, settings.seed, image_options(config))
+    say(f"{len(images)} images of {name}")
+    measure = make_instruments(restored)
+    report = {
+        "protocol": "unlabelled",
+        "data": name,
+        "pretrained_on": config.data.source,
+        "step": restored.step,
+        "weights": restored.weights,
+        "num_test": len(images),
+        "seed": settings.seed,
+        "transductive": source.test is None and name == config.data.source,
+        **measure(restored.params, images, labels),
+        "baseline": measure(restored.random_params, images, labels) if settings.baseline else None,
+        "settings": what,
+    }
+    write_json(path, report)
+    return report, path
+
+
+def draw(source: Source, seed: int, options: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images [n, H, W, 3] uint8 and their labels, None where there are none."""
+    loaded = load_images(source.test if source.test is not None else source.pretrain, **options)
+    rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(loaded))[:IMAGES])
+    return loaded.gather(rows), None if loaded.labels is None else loaded.labels[rows]
+
+
+def make_instruments(restored: Restored) -> Callable[[dict, np.ndarray, np.ndarray | None], dict[str, float]]:
+    """Returns `measure(params, images, labels)`: all figures of READING; `labels` may be None."""
+    config, mesh = restored.config, restored.mesh
+    encode, of_views = make_encode(config, mesh), make_measure(config, mesh)
+
+    def measure(params: dict, images: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
+        size = config.batch_size // config.microbatches
+        features = extract(encode, params, images.__getitem__, len(images), size, mesh)
+        found = of_views(params, images) | of_features(features)
+        found["token_std"] = min(value for name, value in found.items() if name.startswith("token_std"))
+        if labels is not None:
+            found["kmeans_nmi"] = kmeans_nmi(features.reshape(len(features), -1), labels, int(labels.max()) + 1)
+        return found
+
+    return measure
+
+
+def table(report: dict) -> str:
+    """Returns the table for the screen, with what is wrong below it."""
+    baseline = report["baseline"] or {}
+    rows = [("", "pre-trained", "random weights", "")]
+    for name, reading in READING.items():
+        if name in report:
+            other = f"{baseline[name]:.4g}" if name in baseline else "-"
+            rows.append((name, f"{report[name]:.4g}", other, reading))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {d}".rstrip() for a, b, c, d in rows]
+    return "\n".join([*lines, *(f"warning: {line}" for line in warnings(report, trained=report["step"] > 0))])
+
+
+def title(report: dict) -> str:
+    """Returns in two lines what was measured."""
+    seen = ", transductive: the encoder was pre-trained on them" if report["transductive"] else ""
+    return (
+        f"unlabelled on {report['data']}, {report['num_test']} images{seen}\n"
+        f"pre-trained on {report['pretrained_on']}, step {report['step']}, weights {report['weights']}"
+    )
