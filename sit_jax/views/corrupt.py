@@ -27,7 +27,10 @@ def corrupt(
     masks, out = {}, images
     operations = OPERATIONS | {"replace": functools.partial(replace, views=views)}
     keyed = len(images) if rows is None else rows
-    corrupted = jax.vmap(lambda key: jax.random.uniform(key) < config.share)(row_keys(named_key(key, "share"), keyed))
+    images_of = (jnp.arange(keyed) if isinstance(keyed, int) else keyed) // views
+    corrupted = jax.vmap(lambda key: jax.random.uniform(key) < config.share)(
+        row_keys(named_key(key, "share"), images_of)
+    )
     for name, operation in operations.items():
         mask_keys = row_keys(named_key(key, f"{name}/mask"), keyed)
         change_keys = row_keys(named_key(key, f"{name}/change"), keyed)
