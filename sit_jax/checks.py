@@ -107,6 +107,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
     check_model(config.model)
     compute.check(config, device or jax.devices()[0])
+    if config.views.count < 2:
+        raise InputError(f"views.count={config.views.count} must be at least 2: the contrastive task needs a positive")
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
     check_weights(config.loss.weights)

@@ -30,7 +30,7 @@ def test_every_config_passes_its_checks(name, arg):
         assert (c.model.size, c.model.patch_size, c.model.image_size) == ("Ti", 8, 64)
     if arg == "paper":
         assert (c.model.size, c.model.patch_size, c.model.image_size, c.batch_size) == ("B", 16, 224, 288)
-        assert (c.views.area, c.views.hue, c.corrupt.drop.fraction) == ((0.08, 1.0), 0.0, (0.0, 0.3))
+        assert (c.views.area, c.views.hue, c.corrupt.recolour.probability) == ((0.08, 1.0), 0.0, 0.0)
         assert (c.optim.base_learning_rate, c.finetune.augment.mixup) == (1e-3, 0.8)
 
 
@@ -84,6 +84,11 @@ def test_a_duration_given_twice_is_an_error():
         ("model.size", "XXL", "must be one of mu, XS"),
         ("model.attention", "flash", "must be one of auto, xla, cudnn"),
         ("batch_size", 1, "at least 2"),
+        ("views.count", 1, "views.count=1 must be at least 2"),
+        ("model.projector_norm", "layer", "must be one of none, batch"),
+        ("loss.weighting", "fixed", "must be one of gradient, closed_form"),
+        ("corrupt.share", 1.5, "from 0 to 1"),
+        ("corrupt.drop.noise_std", -1.0, "0 or more"),
         ("batch_size", 255, "not divisible by the 4 devices; use 256 or 252"),
         ("corrupt.drop.fraction", (0.5, 0.2), "range"),
         ("corrupt.blur.block", (0.5, 1.2), "range"),

@@ -9,13 +9,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
 from sit_jax import evaluate as command
 from sit_jax import transfer
 from sit_jax.checks import resolve
-from sit_jax.eval import evaluation
+from sit_jax.eval import evaluation, monitors
 from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.features import make_encode
 from sit_jax.eval.labels import Amount
 from sit_jax.eval.restore import restore
 from sit_jax.eval.settings import Settings
@@ -24,6 +26,7 @@ from sit_jax.train import loop
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
+from sit_jax.views import whole_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = {
@@ -112,6 +115,61 @@ def test_knn_from_the_command_line(run, tmp_path, capsys, monkeypatch):
     assert command.main(argv) == 0
     assert "is finished" in capsys.readouterr().out
     assert json.loads((tmp_path / "new" / "out.json").read_text()) == report
+
+
+def test_pixels_and_intervals_stand_beside_the_encoder(run):
+    report = evaluate(settings(run, "knn", baseline=True))[0]
+    row = report["results"][0]
+    raw, shrunk = row["pixels raw"], row["pixels 8 x 8"]
+    best = max(raw, shrunk, key=lambda values: values["top1"])
+    assert report["pixels"]["top1"] == row["pixels"]["top1"] == best["top1"]
+    assert report["pixels"]["which"] == ("raw" if best is raw else "8 x 8")
+    # The same by a library, on the same images.
+    data = np.load(report["data"].removeprefix("npz:"))
+    train, test = (np.asarray(whole_images(data[f"{split}_images"], 16)).reshape(96, -1) for split in ("train", "test"))
+    model = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    assert raw["top1"] == model.fit(train, data["train_labels"]).score(test, data["test_labels"])
+    low, high = report["interval"]
+    width = 3.92 * np.sqrt(report["top1"] * (1 - report["top1"]) / 96)
+    assert low < report["top1"] < high and high - low == pytest.approx(width, rel=0.15)
+    difference = report["comparisons"]["pixels"]["difference"]
+    assert difference == pytest.approx(report["top1"] - report["pixels"]["top1"])
+    assert not report["transductive"]
+
+
+def test_a_run_is_compared_with_another_on_the_same_images(run, root, tmp_path, capsys):
+    argv = ["evaluate", f"--workdir={run}", "--nobaseline"]
+    other = tmp_path / "other.json"
+    assert command.main([*argv, "--protocol=knn", f"--out={other}"]) == 0
+    assert command.main([*argv, "--protocol=knn", f"--against={other}"]) == 0
+    assert f"this run - {other}: +0.0 points [0.0, 0.0], p = 1.000" in capsys.readouterr().out
+    assert command.main([*argv, "--protocol=linear", f"--against={other}"]) == 2
+    assert "its protocol is knn, here linear" in capsys.readouterr().err
+    assert command.main([*argv, "--protocol=knn", f"--against={tmp_path / 'absent.json'}"]) == 2
+    assert "give a report of sit_jax.evaluate" in capsys.readouterr().err
+
+
+def test_an_evaluation_without_labels(run, tmp_path, capsys):
+    """On images that have none; the figures are those of the functions on the same features."""
+    images = np.load(json.loads((run / "config.json").read_text())["data"]["source"].removeprefix("npz:"))[
+        "test_images"
+    ]
+    np.savez(tmp_path / "plain.npz", images=images)
+    argv = ["evaluate", f"--workdir={run}", "--protocol=unlabelled", f"--data=npz:{tmp_path / 'plain.npz'}"]
+    assert command.main([*argv, f"--out={tmp_path / 'out.json'}"]) == 0
+    printed, report = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+    names = ["rank_me", "lidar", "alignment", "uniformity", "contrastive_progress", "negative_cosine", "token_std"]
+    names += ["shared_variance"]
+    assert all(np.isfinite(report[name]) and name in printed for name in names)
+    assert set(names) <= report["baseline"].keys() and report["num_test"] == 96 and "kmeans_nmi" not in report
+    restored = restore(run, None, "params", {}, with_heads=True)
+    encode = make_encode(restored.config, restored.mesh)
+    features = np.asarray(encode(restored.params, images))
+    assert report["rank_me"] == pytest.approx(monitors.rank_me(features.reshape(96, -1)), rel=1e-3)
+    assert command.main(argv) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert command.main([*argv, "--labels=0.1"]) == 2
+    assert "--labels is for protocols with labels" in capsys.readouterr().err
 
 
 def test_the_number_of_devices_and_the_batch_change_nothing(run, run_module, monkeypatch, tmp_path):
@@ -312,8 +370,9 @@ def test_transfer_fills_the_grid(root, run, tmp_path, capsys):
     argv = ["transfer", f"--workdirs={run},{tmp_path / 'second'}", "--protocol=knn", f"--out={out}"]
     assert transfer.main(argv) == 0
     grid = json.loads(out.read_text())["grid"]
-    assert len(grid) == 3 and all(len(row) == 2 for row in grid.values())
-    assert "nothing (random weights)" in capsys.readouterr().out
+    assert len(grid) == 4 and all(len(row) == 2 for row in grid.values())
+    printed = capsys.readouterr().out
+    assert "nothing (random weights)" in printed and "nothing (pixels)" in printed
     values = [cell["top1"] for row in grid.values() for cell in row.values()]
     assert all(0.2 < value <= 1 for value in values) and len(set(values)) > 2
     assert out.with_suffix(".png").exists()

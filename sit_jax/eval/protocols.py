@@ -137,14 +137,14 @@ def run_units(
 def make_encoders(restored: Restored, protocol: str, features: str, baseline: bool) -> dict[str, tuple[dict, Encode]]:
     """Returns what is scored, by name, as (weights, encode): the encoder, its random weights, and pixels.
 
-    With `baseline`, `random` is there. A `pixels` encoder cannot be fine-tuned.
+    With `baseline`, `random` is there. Pixels are where features are computed once: there is nothing to train in them.
     """
     config, mesh = restored.config, restored.mesh
     encode = make_encode(config, mesh, features)
     encoders = {"pretrained": (restored.params, encode)} | (
         {"random": (restored.random_params, encode)} if baseline else {}
     )
-    if protocol in LARGEST_PIXELS:
+    if protocol == "knn" or (protocol == "linear" and not config.linear.epochs):
         for pixels in baselines(config.model.image_size, LARGEST_PIXELS[protocol]):
             encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels.side, mesh))
     return encoders
