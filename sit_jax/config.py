@@ -54,7 +54,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
-    c.corrupt.share = 1.0  # probability that the views of an image are corrupted at all
+    c.corrupt.share = 1.0  # of the images whose views are corrupted, in steps of an eighth; the others stay clean
     c.corrupt.grayscale = {"probability": 1.0, "block": (0.05, 1.0)}
     c.corrupt.blur = {"probability": 1.0, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
     c.corrupt.recolour = {

@@ -19,7 +19,10 @@ from sit_jax.eval import evaluation, monitors
 from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.features import make_encode
 from sit_jax.eval.labels import Amount
+from sit_jax.eval.pixels import baselines
+from sit_jax.eval.report import comparisons, summarise
 from sit_jax.eval.restore import restore
+from sit_jax.eval.scores import score
 from sit_jax.eval.settings import Settings
 from sit_jax.mesh import make_mesh
 from sit_jax.train import loop
@@ -120,13 +123,12 @@ def test_knn_from_the_command_line(run, tmp_path, capsys, monkeypatch):
 def test_pixels_and_intervals_stand_beside_the_encoder(run):
     report = evaluate(settings(run, "knn", baseline=True))[0]
     row = report["results"][0]
-    raw, shrunk = row["pixels raw"], row["pixels 8 x 8"]
-    best = max(raw, shrunk, key=lambda values: values["top1"])
-    assert report["pixels"]["top1"] == row["pixels"]["top1"] == best["top1"]
-    assert report["pixels"]["which"] == ("raw" if best is raw else "8 x 8")
+    raw = row["pixels raw"]
+    assert report["pixels"]["top1"] == row["pixels"]["top1"] == raw["top1"]
+    assert report["pixels"]["which"] == "raw"
     # The same by a library, on the same images.
     data = np.load(report["data"].removeprefix("npz:"))
-    train, test = (np.asarray(whole_images(data[f"{split}_images"], 16)).reshape(96, -1) for split in ("train", "test"))
+    train, test = (np.asarray(whole_images(data[f"{split}_images"], 8)).reshape(96, -1) for split in ("train", "test"))
     model = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     assert raw["top1"] == model.fit(train, data["train_labels"]).score(test, data["test_labels"])
     low, high = report["interval"]
@@ -135,6 +137,25 @@ def test_pixels_and_intervals_stand_beside_the_encoder(run):
     difference = report["comparisons"]["pixels"]["difference"]
     assert difference == pytest.approx(report["top1"] - report["pixels"]["top1"])
     assert not report["transductive"]
+
+
+def test_the_better_pixels_are_the_baseline():
+    """Raw ones are kept to what a fit can take, and shrunk ones beside them: the better ones with the most labels."""
+    assert [tuple(pixels) for pixels in baselines(32, 32)] == [("raw", 32), ("8 x 8", 8)]
+    assert [tuple(pixels) for pixels in baselines(224, 16)] == [("16 x 16", 16), ("8 x 8", 8)]
+    assert [tuple(pixels) for pixels in baselines(8, 32)] == [("raw", 8)]
+    labels = np.arange(100) % 2
+
+    def result(right):
+        scored = score(np.eye(2)[np.where(np.arange(100) < right, labels, 1 - labels)], labels)
+        return scored | {"num_train": 10, "hyperparameters": {}}
+
+    rights = {"pretrained": 80, "pixels raw": 60, "pixels 8 x 8": 70}
+    results = {(name, Amount(share=1.0), 0): result(right) for name, right in rights.items()}
+    summary = summarise(results)
+    assert summary[0]["pixels"] == summary[0]["pixels 8 x 8"] | {"which": "8 x 8"}
+    found = comparisons({"results": summary, "num_test": 100})
+    assert found.keys() == {"pixels"} and found["pixels"]["difference"] == pytest.approx(0.1)
 
 
 def test_a_run_is_compared_with_another_on_the_same_images(run, root, tmp_path, capsys):

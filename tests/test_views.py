@@ -276,6 +276,38 @@ def test_each_operation_changes_just_its_mask(name):
         assert not masks[other].any()
 
 
+@pytest.mark.parametrize("share,expected", [(0.0, 0), (0.05, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_a_share_of_the_images_is_corrupted_as_if_all_were(share, expected):
+    """All views of the first images of each group of eight; their pixels are those of a run in which all are."""
+    c = make_config().corrupt
+    images = jax.random.uniform(jax.random.key(0), (48, 16, 16, 3), minval=-1)  # 16 images, three views each
+    all_out, all_masks = views.corrupt(jax.random.key(1), images, c, None, 3)
+    c.share = share
+    out, masks = views.corrupt(jax.random.key(1), images, c, None, 3)
+    corrupted = np.arange(48) // 3 % 8 < expected
+    np.testing.assert_allclose(out[corrupted], all_out[corrupted], atol=1e-6)
+    np.testing.assert_array_equal(out[~corrupted], images[~corrupted])
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(mask[corrupted], all_masks[name][corrupted])
+        assert not mask[~corrupted].any()
+    # A part of a batch, of whole groups, is corrupted as in the batch.
+    part, _ = views.corrupt(jax.random.key(1), images[24:], c, jnp.arange(24, 48), 3)
+    np.testing.assert_allclose(part, out[24:], atol=1e-6)
+
+
+def test_views_of_an_image_can_be_turned_alike_and_seldom():
+    c = make_config()
+    c.views.update(count=4, share_rotation=True, turned=0.3)
+    images = np.zeros((400, 16, 16, 3), np.uint8)
+    rotation = np.asarray(views.make_views(jax.random.key(0), images, c).rotation).reshape(400, 4)
+    assert np.all(rotation == rotation[:, :1])
+    np.testing.assert_allclose(np.bincount(rotation[:, 0], minlength=4) / 400, [0.7, 0.1, 0.1, 0.1], atol=0.06)
+    c.views.update(share_rotation=False, turned=0.75)
+    rotation = np.asarray(views.make_views(jax.random.key(0), images, c).rotation)
+    np.testing.assert_allclose(np.bincount(rotation, minlength=4) / 1600, 0.25, atol=0.04)
+    assert len(np.unique(rotation.reshape(400, 4)[:, :2], axis=0)) == 16
+
+
 @SLOW
 @SEEDS
 def test_a_row_depends_on_its_neighbours_in_replace_alone(seed):
@@ -298,7 +330,7 @@ def test_donors_are_other_images_of_a_small_group(images):
     rows = 2 * images
     images_of_rows = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, 1, 1, 3))
     keys = jax.random.split(jax.random.key(0), (300, rows))
-    picked = jax.vmap(lambda key: replace(key, images_of_rows, only())[:, 0, 0, 0])(keys)
+    picked = jax.vmap(lambda key: replace(key, images_of_rows, only(), images_of_rows)[:, 0, 0, 0])(keys)
     picked = np.asarray(picked)
     donor_image, own_image = picked // 2, np.arange(rows) // 2
     assert not np.any(donor_image == own_image)
@@ -311,7 +343,7 @@ def test_donors_are_other_images_of_a_small_group(images):
 
 def test_one_image_has_no_donor_but_itself():
     pair = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
-    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only())
+    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), pair)
     assert set(np.unique(picked)) <= {0.0, 1.0}
 
 

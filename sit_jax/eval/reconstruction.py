@@ -22,15 +22,17 @@ Rebuild = Callable[[dict, np.ndarray, jax.Array], tuple[jax.Array, ...]]
 def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
     """Returns `rebuild(params, images, key)` from [B, H, W, 3] uint8 to the three ROWS, each [B, s, s, 3] float32.
 
-    Images are corrupted upright, as the section `corrupt` says; values are in [-1, 1], rebuilt ones about so.
+    All images are corrupted, upright, as the section `corrupt` says; values are in [-1, 1], rebuilt ones about so.
     """
     graphdef = make_graphdef(config)
+    section = config.corrupt.copy_and_resolve_references()
+    section.share = 1.0
 
     @jax.jit
     def rebuild(params: dict, images: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
         clean = whole_images(images, config.model.image_size)
         # `corrupt` takes two views of each image, and of these the first is kept.
-        corrupted = corrupt(key, clean.repeat(2, axis=0), config.corrupt)[0][::2]
+        corrupted = corrupt(key, clean.repeat(2, axis=0), section)[0][::2]
         patches = nnx.merge(graphdef, params)(corrupted)["patches"]
         return clean, corrupted, unpatchify(patches, config.model.patch_size)
 

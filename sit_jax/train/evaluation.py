@@ -20,6 +20,7 @@ from sit_jax.eval.scores import score
 from sit_jax.pictures import grid
 from sit_jax.train.metrics import MetricsWriter, warn
 from sit_jax.train.state import TrainState
+from sit_jax.views import Views
 
 COLUMNS = 12  # images in the reconstruction picture
 METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
@@ -113,7 +114,7 @@ class Evaluation:
             metrics, views, rebuilt = self.eval_step(params, batch, np.int32(index))
             results.append(metrics)
             if index == 0:
-                shown = [first_rows(x, self.config.views.count) for x in (views.clean, views.corrupted, rebuilt)]
+                shown = corrupted_first(views, rebuilt, self.config.views.count)
         fetched = jax.device_get(results)
         metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}
         for name in fetched[0]["distances"]:
@@ -142,6 +143,15 @@ class Evaluation:
         }
 
 
-def first_rows(views: jax.Array, count: int) -> np.ndarray:
-    """Returns one view of each of the first images, from what this host holds of [V, s, s, 3], `count` an image."""
-    return np.concatenate([np.asarray(shard.data) for shard in views.addressable_shards])[: count * COLUMNS : count]
+def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
+    """Returns one view of each of some images, clean, corrupted and rebuilt, [n, s, s, 3]: the corrupted ones first.
+
+    Of `count` views an image, from what this host holds.
+    """
+    clean, corrupted, rebuilt_rows = (
+        np.concatenate([np.asarray(shard.data)[::count] for shard in images.addressable_shards])
+        for images in (views.clean, views.corrupted, rebuilt)
+    )
+    changed = np.any(clean != corrupted, axis=(1, 2, 3))
+    shown = np.argsort(~changed, kind="stable")[:COLUMNS]
+    return [images[shown] for images in (clean, corrupted, rebuilt_rows)]
