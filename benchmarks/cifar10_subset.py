@@ -2,9 +2,9 @@
 
 FOLDER holds all of CIFAR-10 as {train,test}/CLASS/NAME.png under the names of the original archive, such as
 `leptodactylus_pentadactylus_s_000004.png` (`filenames` in the batches of cifar-10-python.tar.gz). OUT gets
-cifar10-10k.npz (1,000 training images of each class, all test images) and cifar10-search.npz (the same training images;
+cifar10-10k.npz (1,000 training images of each class, all test images), cifar10-search.npz (the same training images;
 500 others of each class of the training split stand in for the test images, so that recipes are chosen without the test
-split).
+split) and cifar10-50k.npz (all images).
 """
 
 import argparse
@@ -34,18 +34,21 @@ def choose(folder: pathlib.Path, split: str, first: int, last: int | None) -> di
 
 
 def main() -> None:
-    """Writes both files."""
+    """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train = choose(args.folder, "train", 0, PER_CLASS)
+    some, every = choose(args.folder, "train", 0, PER_CLASS), choose(args.folder, "train", 0, None)
     held_out = choose(args.folder, "train", PER_CLASS, PER_CLASS + HELD_OUT_PER_CLASS)
-    for name, test in (("cifar10-10k", choose(args.folder, "test", 0, None)), ("cifar10-search", held_out)):
+    whole = choose(args.folder, "test", 0, None)
+    for name, train, test in (("10k", some, whole), ("search", some, held_out), ("50k", every, whole)):
         arrays = {f"{split}_{k}": v for split, part in (("train", train), ("test", test)) for k, v in part.items()}
-        np.savez(args.out / f"{name}.npz", **arrays)
-        print(f"{args.out / name}.npz: {len(train['images'])} training images, {len(test['images'])} test images")
+        np.savez(args.out / f"cifar10-{name}.npz", **arrays)
+        print(
+            f"{args.out}/cifar10-{name}.npz: {len(train['images'])} training images, {len(test['images'])} test images"
+        )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,26 @@ from absl import flags
 
 from benchmarks.equality import largest_difference
 from sit_jax import allocator, cli
-from sit_jax.checks import check_config
+from sit_jax.checks import check_config, lookup
 from sit_jax.config import to_json
 from sit_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
+# What the peers do, and nothing else.
+PEERS_HAVE = {
+    "microbatches": 1,
+    "views.count": 2,
+    "views.jitter": 1.0,
+    "views.solarize": 0.0,
+    "views.turned": 0.75,
+    "views.share_rotation": False,
+    "corrupt.share": 1.0,
+    "model.projector_norm": "none",
+    "loss.weighting": "gradient",
+    "loss.subtract_floor": False,
+    "optim.log_var_rate": 1.0,
+}
 FEEDS = {"torch": "arrays", "library": "stream"}  # what ours gets: as much work on the host as the peer has
 
 
@@ -97,10 +111,11 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
         config.dtype = values.dtype
     if values.data == "synthetic":
         config.data.source = "random"
-    if config.microbatches != 1:
-        raise InputError(f"microbatches={config.microbatches}: the peers have no gradient accumulation; set 1")
-    if config.views.solarize:
-        raise InputError(f"views.solarize={config.views.solarize}: the peers do not solarize; set 0")
+    for name, value in PEERS_HAVE.items():
+        if lookup(config, name) != value:
+            raise InputError(
+                f"{name}={lookup(config, name)}: the peers have {value} alone; add --config.{name}={value}"
+            )
     check_config(config, 1)
     if importlib.util.find_spec("torch") is None:
         raise InputError("PyTorch is not installed; pip install -r requirements-bench.txt")

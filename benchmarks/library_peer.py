@@ -155,5 +155,5 @@ def recolour(image: np.ndarray, where: tuple[slice, slice], section: dict) -> np
 def fill(part: np.ndarray, image: np.ndarray, section: dict) -> np.ndarray | float:
     """Returns what fills a dropped part of an image."""
     if section["fill"] == "noise":
-        return np.random.standard_normal(part.shape).astype(np.float32)
+        return section["noise_std"] * np.random.standard_normal(part.shape).astype(np.float32)
     return 0.0 if section["fill"] == "zeros" else image.mean(axis=(0, 1))

@@ -134,7 +134,7 @@ def recolour(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, nois
 def drop(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
     """Returns what fills dropped blocks: noise, zeros, or the mean colour of the view."""
     if noise is not None:
-        return noise
+        return section["noise_std"] * noise
     return torch.zeros_like(x) if section["fill"] == "zeros" else x.mean(dim=(1, 3), keepdim=True).expand_as(x)
 
 

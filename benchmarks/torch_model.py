@@ -14,17 +14,17 @@ from sit_jax.model import SIZES, TOKENS, projector_sizes
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """Makes a dense layer with weights from a truncated normal of 0.02 and zero bias."""
+    """Makes a dense layer with weights from a normal of 0.02 and zero bias."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    truncated_normal(layer.weight)
+    normal(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
 
 
-def truncated_normal(x: Tensor) -> Tensor:
-    """Fills `x` from a normal of 0.02 that is cut at two standard deviations."""
-    return nn.init.trunc_normal_(x, std=0.02, a=-0.04, b=0.04)
+def normal(x: Tensor) -> Tensor:
+    """Fills `x` from a normal of 0.02."""
+    return nn.init.normal_(x, std=0.02)
 
 
 class Block(nn.Module):
@@ -68,9 +68,9 @@ class SiT(nn.Module):
         pixels = model["patch_size"] ** 2 * 3
         self.patch_size, self.remat = model["patch_size"], model["remat"]
         self.patch_embedding = linear(pixels, width)
-        self.tokens = nn.Parameter(truncated_normal(torch.empty(TOKENS, width)))
+        self.tokens = nn.Parameter(normal(torch.empty(TOKENS, width)))
         patches = (model["image_size"] // model["patch_size"]) ** 2
-        self.position_embedding = nn.Parameter(truncated_normal(torch.empty(TOKENS + patches, width)))
+        self.position_embedding = nn.Parameter(normal(torch.empty(TOKENS + patches, width)))
         rates = np.linspace(0, model["drop_path"], depth).tolist()
         self.blocks = nn.ModuleList(Block(width, mlp, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)

@@ -1,6 +1,5 @@
 """Early checks: what is wrong with a configuration or a work directory is said in one line, before any compilation."""
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import ml_collections
 
 from sit_jax import compute
-from sit_jax.config import differing_keys, duration, to_json
+from sit_jax.config import differing_keys, duration, read_saved, to_json
 from sit_jax.errors import InputError
 from sit_jax.losses import TASKS
 from sit_jax.model import SIZES
@@ -237,9 +236,7 @@ def saved_run(workdir: pathlib.Path) -> dict | None:
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return None
-    saved = json.loads(path.read_text())
-    saved["model"].setdefault("products", saved["dtype"])  # as runs had them before there was a choice
-    return saved
+    return read_saved(path)
 
 
 def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -1,7 +1,9 @@
 """The configuration: every key with its meaning and default, arguments of config files, durations."""
 
+import functools
 import json
 import math
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -39,26 +41,26 @@ def defaults() -> ml_collections.ConfigDict:
 
     c.views = ml_collections.ConfigDict()
     c.views.count = 2  # views of an image in a step
-    c.views.area = (0.08, 1.0)  # share of the image that a random crop covers
+    c.views.area = (0.2, 1.0)  # share of the image that a random crop covers
     c.views.ratio = (3 / 4, 4 / 3)  # its width / height
     c.views.flip = 0.5  # probability of a horizontal flip
-    c.views.jitter = 1.0  # probability of the colour jitter
+    c.views.jitter = 0.8  # probability of the colour jitter
     c.views.brightness = 0.4  # its strengths; 0 is off
     c.views.contrast = 0.4
-    c.views.saturation = 0.4
-    c.views.hue = 0.0  # at most 0.5, a half turn
-    c.views.grayscale = 0.0  # probability
+    c.views.saturation = 0.2
+    c.views.hue = 0.1  # at most 0.5, a half turn
+    c.views.grayscale = 0.2  # probability
     c.views.solarize = 0.0  # probability
-    c.views.turned = 0.75  # probability that a view is turned; 0.75 makes the four rotations equally likely
-    c.views.share_rotation = False  # turn all views of an image alike
+    c.views.turned = 0.3  # probability that a view is turned; 0.75 makes the four rotations equally likely
+    c.views.share_rotation = True  # turn all views of an image alike
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
-    c.corrupt.share = 1.0  # of the images whose views are corrupted, in steps of an eighth; the others stay clean
-    c.corrupt.grayscale = {"probability": 1.0, "block": (0.05, 1.0)}
-    c.corrupt.blur = {"probability": 1.0, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
+    c.corrupt.share = 0.25  # of the images whose views are corrupted, in steps of an eighth; the others stay clean
+    c.corrupt.grayscale = {"probability": 0.3, "block": (0.05, 1.0)}
+    c.corrupt.blur = {"probability": 0.3, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
     c.corrupt.recolour = {
-        "probability": 0.5,
+        "probability": 0.3,
         "block": (0.05, 1.0),
         "brightness": 0.8,
         "contrast": 0.8,
@@ -66,18 +68,18 @@ def defaults() -> ml_collections.ConfigDict:
         "hue": 0.2,
     }
     # The fill is noise, zeros or mean; images are in [-1, 1], and photographs have a standard deviation of about 0.5.
-    c.corrupt.drop = {"fraction": (0.0, 0.3), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0}
-    c.corrupt.replace = {"fraction": (0.0, 0.3), "block": (0.05, 0.25)}
+    c.corrupt.drop = {"fraction": (0.0, 0.1), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0}
+    c.corrupt.replace = {"fraction": (0.0, 0.1), "block": (0.05, 0.25)}
 
     c.model = ml_collections.ConfigDict()
     c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
     c.model.patch_size = 4
     c.model.image_size = 32
     c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
-    c.model.embedding_size = 512  # of the contrastive head
-    c.model.projector_layers = 1  # dense layers of the contrastive head; above 1, hidden ones with GELU
-    c.model.projector_width = placeholder(int)  # of the hidden layers; None: four times that of the tokens
-    c.model.projector_norm = "none"  # or batch: batch normalisation after each of these layers, over the global batch
+    c.model.embedding_size = 128  # of the contrastive head
+    c.model.projector_layers = 3  # dense layers of the contrastive head; above 1, hidden ones with GELU
+    c.model.projector_width = 1024  # of the hidden layers
+    c.model.projector_norm = "batch"  # batch normalisation after each of these layers, over the global batch; or none
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
     # How the layers are computed; what is open is chosen by the device that the step is for (sit_jax/compute.py).
     # Compile each layer for itself instead of a loop over them. None: on CPUs and GPUs, unless there is remat.
@@ -97,8 +99,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.loss.weighting = "gradient"
     c.loss.subtract_floor = False  # take the floor of NT-Xent from it, in the weighting alone
     c.loss.log_var_init = 1.0
-    # "learned", or a fixed weight as text; "0" switches the task off.
-    c.loss.weights = {"reconstruction": "learned", "rotation": "learned", "contrastive": "learned"}
+    # A fixed weight as text, of which "0" switches the task off, or "learned".
+    c.loss.weights = {"reconstruction": "1", "rotation": "0.3", "contrastive": "1"}
     # Rebuild the corrupted pixels only.
     c.loss.corrupted_only = False
 
@@ -203,6 +205,32 @@ RESUMABLE = (
 )
 
 
+# What runs did that were saved before these keys were there.
+FORMER = {
+    "views.count": 2,
+    "views.jitter": 1.0,
+    "views.turned": 0.75,
+    "views.share_rotation": False,
+    "corrupt.share": 1.0,
+    "corrupt.drop.noise_std": 1.0,
+    "model.projector_width": None,
+    "model.projector_norm": "none",
+    "loss.weighting": "gradient",
+    "loss.subtract_floor": False,
+    "optim.log_var_rate": 1.0,
+}
+
+
+def read_saved(path: pathlib.Path) -> dict:
+    """Returns the configuration of a run from its `config.json`, with FORMER values where it has no key."""
+    saved = json.loads(path.read_text())
+    for name, value in FORMER.items():
+        *sections, key = name.split(".")
+        functools.reduce(dict.__getitem__, sections, saved).setdefault(key, value)
+    saved["model"].setdefault("products", saved["dtype"])
+    return saved
+
+
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     """Parses what follows the colon of `--config=FILE:name=value,flag` by the types of the defaults in `spec`.
 
@@ -265,16 +293,20 @@ def paper(c: ml_collections.ConfigDict) -> None:
     for section in ("views", "corrupt", "loss", "optim", "linear", "finetune"):
         c[section] = base[section]
     c.model.update(size="B", patch_size=16, image_size=224, drop_path=0.1, embedding_size=512)
-    c.model.update(projector_layers=1, projector_width=None, projector_norm="none")
-    c.corrupt.recolour.probability = 0.0
-    for name in ("grayscale", "blur"):
+    c.model.update(projector_layers=1, projector_norm="none")
+    c.views.update(count=2, area=(0.08, 1.0), jitter=1.0, saturation=0.4, hue=0.0, grayscale=0.0)
+    c.views.update(turned=0.75, share_rotation=False)
+    c.corrupt.share = 1.0
+    for name, probability in (("grayscale", 1.0), ("blur", 1.0), ("recolour", 0.0)):
+        c.corrupt[name].probability = probability
         c.corrupt[name].block = (0.05, 0.67)
     c.corrupt.drop.update(fraction=(0.0, 0.275), noise_std=0.43)
     c.corrupt.replace.fraction = (0.0, 0.275)
-    c.loss.weighting = "gradient"
+    c.loss.update(weighting="gradient", subtract_floor=False)
+    c.loss.weights = dict.fromkeys(c.loss.weights, "learned")
     c.batch_size = 288
     c.epochs = 501.0
-    c.optim.update(warmup_epochs=5.0, clip_norm=0.0, ema=0.99996)
+    c.optim.update(warmup_epochs=5.0, clip_norm=0.0, ema=0.99996, log_var_rate=1.0)
     c.finetune.epochs = 501.0
 
 

@@ -17,7 +17,7 @@ from sit_jax.errors import InputError
 from sit_jax.keys import view_rows
 from sit_jax.train.state import make_state, make_training
 
-CONFIG = "--config=configs/digits.py:runlocal"
+CONFIG = "--config=configs/digits.py:paper,runlocal"
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,9 @@ CONFIG = "--config=configs/digits.py:runlocal"
         ([], "--config is missing"),
         ([CONFIG, "--peers=tensor"], "the peers are torch, library"),
         ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
-        ([CONFIG, "--config.microbatches=2"], "no gradient accumulation"),
-        ([CONFIG, "--config.views.solarize=0.2"], "do not solarize"),
+        ([CONFIG, "--config.microbatches=2"], "microbatches=2: the peers have 1 alone"),
+        ([CONFIG, "--config.views.solarize=0.2"], "add --config.views.solarize=0.0"),
+        (["--config=configs/digits.py:runlocal"], "views.jitter=0"),
         ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
     ],
 )
@@ -55,7 +56,7 @@ def test_several_gpus_are_refused(monkeypatch):
 
 @pytest.fixture(scope="module")
 def resolved():
-    return checks.resolve(get_config("runlocal"), 1000)
+    return checks.resolve(get_config("paper,runlocal"), 1000)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax import checks, compute
-from sit_jax.config import defaults
+from sit_jax.config import defaults, read_saved
 from sit_jax.errors import InputError
 from sit_jax.keys import named_key
 from sit_jax.mesh import make_mesh, state_shardings
@@ -69,8 +69,8 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
         if not key.startswith(FREE):
             raise InputError(f"--config.{key} is fixed by the checkpoint; free are {', '.join(FREE)}")
     try:
-        saved = json.loads(path.read_text())
-    except ValueError as error:
+        saved = read_saved(path)
+    except (ValueError, KeyError) as error:
         raise InputError(f"{path}: is damaged ({error}); restore it from a copy") from error
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
     config.mesh.update(data=-1, fsdp=1, slices=None)
