@@ -166,7 +166,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.eval_every = 5_000
     c.checkpoint_every = 1_000
     c.keep_latest = 2
-    c.keep_best = 1  # by the lowest eval/loss, which needs no labels
+    c.keep_best = 1  # by the most eval/contrastive_progress, which needs no labels
     return c
 
 

@@ -49,7 +49,14 @@ TRAIN_KEYS = {
     "train/learning_rate",
     "train/grad_norm",
 }
-EVAL_KEYS = {"eval/loss", "eval/knn_top1", "eval/rotation_accuracy", "eval/reconstruction"}
+EVAL_KEYS = {
+    f"eval/{name}"
+    for name in (
+        *("loss", "rotation_accuracy", "reconstruction", "copy", "knn_top1", "linear_top1", "kmeans_nmi", "rank_me"),
+        *("lidar", "alignment", "uniformity", "contrastive_progress", "negative_cosine", "shared_variance"),
+        *("token_std_rotation", "token_std_contrastive"),
+    )
+}
 
 
 def make_config(**values):
@@ -120,8 +127,9 @@ def test_tensorboard_reads_the_events(undisturbed):
 
 def test_checkpoints_kept_are_the_latest_and_the_best(undisturbed):
     steps = {int(path.name) for path in (undisturbed / "checkpoints").iterdir()}
-    losses = {row["step"]: row["eval/loss"] for row in metrics_of(undisturbed) if "eval/loss" in row}
-    best = min((8, 16, 20), key=losses.get)
+    rows = [row for row in metrics_of(undisturbed) if "eval/contrastive_progress" in row]
+    progress = {row["step"]: row["eval/contrastive_progress"] for row in rows}
+    best = max((8, 16, 20), key=progress.get)
     assert steps == {18, 20, best}
 
 
@@ -251,7 +259,14 @@ def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_best_checkpoint_survives_the_latest(tmp_path):
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [{"eval/loss": 3.0}, {"eval/loss": 1.0}, {"eval/loss": 2.0}, None],
+        [*({"eval/contrastive_progress": x, "eval/loss": x} for x in (0.1, 0.3, 0.2)), None],
+    ],
+)
+def test_best_checkpoint_survives_the_latest(tmp_path, metrics):
     import sit_jax.checks as checks
 
     config = checks.resolve(make_config(), 1437)
@@ -260,8 +275,8 @@ def test_best_checkpoint_survives_the_latest(tmp_path):
     abstract = abstract_state(config, training, mesh)
     state = jax.tree.map(lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
     checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=1)
-    for step, loss in enumerate([3.0, 1.0, 2.0, None], start=1):
-        checkpoints.save(state, step, loss and {"eval/loss": loss})
+    for step, values in enumerate(metrics, start=1):
+        checkpoints.save(state, step, values)
     checkpoints.finish()
     assert checkpoints.steps() == [2, 4]
 

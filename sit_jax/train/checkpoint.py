@@ -21,12 +21,16 @@ from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
 SAVE_SECONDS = 600
+# What tells the best checkpoints; runs that were saved by former versions have the loss alone.
+BEST = PROGRESS, LOSS = "eval/contrastive_progress", "eval/loss"
 
 
 class Checkpoints:
-    """The checkpoints of a work directory; the best are those of the lowest `eval/loss`.
+    """The checkpoints of a work directory; the best are those of the most `eval/contrastive_progress`.
 
-    `eval/loss` needs no labels: choosing by an accuracy on test images would be selection on the test set.
+    It needs no labels: choosing by an accuracy on test images would be selection on the test set. It puts pairs of runs
+    into the order of their k-NN accuracies more often than `eval/loss` does (docs/results.md). A classifier has no
+    contrastive task, and takes `eval/loss`.
     """
 
     def __init__(self, workdir: pathlib.Path, keep_latest: int, keep_best: int):
@@ -64,7 +68,7 @@ class Checkpoints:
         self.requested = step
         tree = to_tree(state)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
-        metrics = {"eval/loss": eval_metrics["eval/loss"]} if eval_metrics else None
+        metrics = {name: eval_metrics[name] for name in BEST if name in eval_metrics} if eval_metrics else None
         failure: Exception | None = self._lack_of_room(tree)
         try:
             if not failure and not self._manager.save(step, args=arguments, metrics=metrics):
@@ -181,17 +185,17 @@ def set_damaged_metrics_aside(directory: pathlib.Path) -> None:
     """Renames metrics that cannot be compared, which no later save would survive; those steps are evaluated anew."""
     if jax.process_index() == 0:
         for path in directory.glob("*/metrics/metrics"):
-            if not holds_a_loss(path):
+            if not can_be_compared(path):
                 warn(f"{path} is damaged; the checkpoint is evaluated anew")
                 path.parent.rename(path.parents[1] / "damaged-metrics")
     wait_for_all("metrics are checked")
 
 
-def holds_a_loss(path: pathlib.Path) -> bool:
-    """Tells whether a file of metrics has an `eval/loss` that others can be compared with."""
+def can_be_compared(path: pathlib.Path) -> bool:
+    """Tells whether a file of metrics has a number that says how good its checkpoint is."""
     try:
-        return math.isfinite(json.loads(path.read_text())["eval/loss"])
-    except (ValueError, TypeError, KeyError, OverflowError):
+        return math.isfinite(goodness(json.loads(path.read_text())))
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
         return False
 
 
@@ -201,7 +205,8 @@ class DamageError(ValueError):
 
 def goodness(metrics: dict[str, float]) -> float:
     """Returns what the best checkpoint has the most of."""
-    return -metrics["eval/loss"]
+    progress = metrics.get(PROGRESS)
+    return -metrics[LOSS] if progress is None else progress
 
 
 def short_reason(error: Exception) -> str:
