@@ -83,10 +83,12 @@ PANELS: list[tuple[str, str]] = [
     ("reconstruction, L1", "train/reconstruction"),
     ("rotation, cross-entropy", "train/rotation"),
     ("contrastive, NT-Xent", "train/contrastive"),
+    ("contrastive progress, 0 at chance", "eval/contrastive_progress"),
     ("rotation accuracy", "eval/rotation_accuracy"),
     ("k-NN top-1 accuracy", "eval/knn_top1"),
+    ("linear top-1 accuracy", "eval/linear_top1"),
 ]
-LEGEND_CHARACTERS = 170  # that fit below the panels
+LEGEND_CHARACTERS = 210  # that fit below the panels
 TASKS = {"reconstruction": "-", "rotation": "--", "contrastive": ":"}
 
 
@@ -98,8 +100,8 @@ def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.0, 6.5), layout="constrained")
-    panels = figure.subplots(2, 3).flat
+    figure = Figure(figsize=(15.0, 6.5), layout="constrained")
+    panels = figure.subplots(2, 4).flat
     colours = [f"C{i % 10}" for i in range(len(runs))]
     for axes, (title, name) in zip(panels, PANELS, strict=False):
         for rows, label, colour in zip(runs, labels, colours, strict=True):
@@ -115,7 +117,7 @@ def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str
     axes.set_title("log-variances of the tasks", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    for axes in figure.axes[3:]:
+    for axes in figure.axes[4:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name

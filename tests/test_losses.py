@@ -82,6 +82,24 @@ def test_reconstruction_loss_is_a_mean_over_all_pixels_or_over_the_mask():
     assert losses.reconstruction_loss(clean, rebuilt, jnp.zeros_like(mask)) == 0
 
 
+def test_distances_are_taken_by_what_was_done_to_a_pixel():
+    """By hand: one dropped pixel, one replaced after it was dropped, one blurred, five untouched."""
+    clean, corrupted = jnp.zeros((1, 2, 4, 3)), jnp.zeros((1, 2, 4, 3)).at[0, 0, :3].set(jnp.arange(1.0, 4.0)[:, None])
+    rebuilt = jnp.full((1, 2, 4, 3), 0.5)
+    empty = jnp.zeros((1, 2, 4), bool)
+    masks = {"blur": empty.at[0, 0, 2].set(True), "drop": empty.at[0, 0, :2].set(True)}
+    masks["replace"] = empty.at[0, 0, 1].set(True)
+    found = {name: tuple(map(float, pair)) for name, pair in losses.distances(clean, corrupted, rebuilt, masks).items()}
+    assert found == {
+        **{
+            "reconstruction_dropped": (0.5, 1),
+            "reconstruction_replaced": (0.5, 1),
+            "reconstruction_untouched": (2.5, 5),
+        },
+        **{"copy_dropped": (1, 1), "copy_replaced": (2, 1), "copy_untouched": (0, 5), "copy": (6, 8)},
+    }
+
+
 def test_learned_weights_by_hand():
     parts = {"reconstruction": jnp.float32(0.8), "rotation": jnp.float32(1.2), "contrastive": jnp.float32(5.0)}
     log_vars = {"reconstruction": jnp.float32(1.0), "rotation": jnp.float32(0.5), "contrastive": jnp.float32(1.4)}
