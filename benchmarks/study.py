@@ -8,8 +8,10 @@ docs/runs, with the last picture of all but the short ones.
 """
 
 import argparse
+import importlib.metadata
 import json
 import pathlib
+import platform
 import shlex
 import shutil
 import subprocess
@@ -149,12 +151,22 @@ def run(name: str, study: Study) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
     with (workdir / "commands.txt").open("a") as file:
-        file.write("\n".join([f"# commit {commit}", *lines(name, study)]) + "\n")
+        file.write("\n".join([f"# commit {commit}", f"# {machine()}", *lines(name, study)]) + "\n")
     for command in commands(name, study):
         code = subprocess.call([sys.executable, *command], cwd=ROOT)
         if code:
             return code
     return 0
+
+
+def machine() -> str:
+    """Returns the processor and the versions that a run depends on: the same numbers come from the same alone."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    info = cpuinfo.read_text() if cpuinfo.exists() else ""
+    found = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    name = (found[0] if found else platform.processor()) + (" with AMX" if "amx_tile" in info else "")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "flax", "optax"))
+    return f"{name}; Python {platform.python_version()}, {versions}"
 
 
 def report(workdir: pathlib.Path, protocol: str) -> dict | None:

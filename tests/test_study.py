@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import platform
 import shlex
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -118,7 +120,9 @@ def test_commands_are_noted_and_published(tmp_path, monkeypatch):
         (workdir / file).write_text(file)
     study.publish(name, run)
     published = {path.name: path.read_text() for path in (tmp_path / study.PUBLISHED / name).iterdir()}
-    assert published.pop("commands.txt").splitlines() == ["# commit abc1234", *study.lines(name, run)]
+    commit, machine, *commands = published.pop("commands.txt").splitlines()
+    assert commit == "# commit abc1234" and commands == study.lines(name, run)
+    assert f"jax {jax.__version__}" in machine and platform.python_version() in machine
     assert published == {
         "metrics.jsonl": "metrics.jsonl",
         "knn-0.json": "eval/knn-0.json",
