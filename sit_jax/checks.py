@@ -105,6 +105,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
         if lookup(config, name)[0] <= 0:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
     check_model(config.model)
+    check_projector(config.model)
     compute.check(config, device or jax.devices()[0])
     if config.views.count < 2:
         raise InputError(f"views.count={config.views.count} must be at least 2: the contrastive task needs a positive")
@@ -128,6 +129,12 @@ def check_model(model: ml_collections.ConfigDict) -> None:
             f"model.image_size={size} must be at least 8 and divisible by model.patch_size={patch}; "
             f"{max(8, round(size / max(patch, 1)) * patch)} would do"
         )
+
+
+def check_projector(model: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the hidden layers of the contrastive head have no width."""
+    if model.projector_width is not None and model.projector_width < 1:
+        raise InputError(f"model.projector_width={model.projector_width} must be above 0")
 
 
 def check_batch(batch_size: int, num_devices: int) -> None:

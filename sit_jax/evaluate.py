@@ -91,8 +91,8 @@ def command(argv: list[str]) -> bool:
 
 def check_unlabelled(values: flags.FlagValues) -> None:
     """Raises InputError for a flag that asks the protocol without labels for something about labels."""
-    for name in ("labels", "labels_per_class", "against"):
-        if values[name].value:
+    for name in ("labels", "labels_per_class", "against", "repeats", "features"):
+        if values[name].value != values[name].default:
             raise InputError(f"--{name} is for protocols with labels; leave it out, or take --protocol=linear")
 
 

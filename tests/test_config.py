@@ -88,6 +88,7 @@ def test_a_duration_given_twice_is_an_error():
         ("model.projector_norm", "layer", "must be one of none, batch"),
         ("loss.weighting", "fixed", "must be one of gradient, closed_form"),
         ("corrupt.share", 1.5, "from 0 to 1"),
+        ("model.projector_width", 0, "must be above 0"),
         ("corrupt.drop.noise_std", -1.0, "0 or more"),
         ("batch_size", 255, "not divisible by the 4 devices; use 256 or 252"),
         ("corrupt.drop.fraction", (0.5, 0.2), "range"),

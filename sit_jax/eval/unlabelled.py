@@ -8,6 +8,7 @@ import numpy as np
 
 from sit_jax.data import Source, image_options, load_images, open_source
 from sit_jax.eval.data import image_hash
+from sit_jax.eval.evaluation import check_writable
 from sit_jax.eval.features import extract, make_encode
 from sit_jax.eval.instruments import make_measure, of_features, warnings
 from sit_jax.eval.monitors import kmeans_nmi
@@ -41,6 +42,8 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     """
     restored = restore(settings.workdir, settings.step, settings.weights, dict(settings.overrides), with_heads=True)
     config, name = restored.config, settings.data or restored.config.data.source
+    if name != config.data.source and "data.image_size" not in settings.overrides:
+        config.data.image_size = config.model.image_size
     source = open_source(name)
     records = source.test if source.test is not None else source.pretrain
     what = {
@@ -56,6 +59,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     if path.exists():
         say(f"this evaluation is finished; its result is in {path}")
         return json.loads(path.read_text()), path
+    check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     images, labels = draw(source, settings.seed, image_options(config))
     say(f"{len(images)} images of {name}")
     measure = make_instruments(restored)

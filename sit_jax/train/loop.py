@@ -18,7 +18,7 @@ from sit_jax.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train.announce import announce, write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.evaluation import EvalData, Evaluation, load_eval_data
-from sit_jax.train.metrics import Clock, MetricsWriter, fetch_finite, progress_line, say
+from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_finite, progress_line, say
 from sit_jax.train.state import TrainState, abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 from sit_jax.train.stop import StopSignal
@@ -170,7 +170,7 @@ class Run:
         assert self.task.evaluation is not None
         metrics = self.task.evaluation(self.state, step, self.writer)
         self.writer.write(step, self.epoch(step), metrics)
-        say("  ".join([f"step {step} evaluation"] + [f"{name[5:]} {value:.4g}" for name, value in metrics.items()]))
+        say(evaluation_line(step, metrics))
         self.clock.pause(time.perf_counter() - begin)
         return metrics
 

@@ -17,6 +17,15 @@ from sit_jax.pictures import save_png
 from sit_jax.train.board import Board
 
 
+BRIEF = tuple(
+    f"eval/{name}"
+    for name in (
+        *("reconstruction", "copy", "rotation_accuracy", "contrastive", "contrastive_progress", "rank_me"),
+        *("knn_top1", "linear_top1"),
+    )
+)
+
+
 class MetricsWriter:
     """Writes scalars as lines of `metrics.jsonl` and as TensorBoard events; on the first host only.
 
@@ -148,6 +157,12 @@ def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[
         parts.append(f"{metrics['time/images_per_second']:.0f} images/s")
         parts.append(f"{format_seconds((total - step) * clock.seconds_per_step)} left")
     return "  ".join(parts)
+
+
+def evaluation_line(step: int, metrics: dict[str, float]) -> str:
+    """Returns the line that shows an evaluation: of many metrics those in BRIEF, the others are in the file."""
+    shown = [name for name in BRIEF if name in metrics] or list(metrics)
+    return "  ".join([f"step {step} evaluation", *(f"{name[5:]} {metrics[name]:.4g}" for name in shown)])
 
 
 def format_seconds(seconds: float) -> str:
