@@ -16,7 +16,6 @@ from sit_jax.errors import NonFiniteError
 from sit_jax.pictures import save_png
 from sit_jax.train.board import Board
 
-
 BRIEF = tuple(
     f"eval/{name}"
     for name in (
