@@ -76,7 +76,7 @@ def command(argv: list[str]) -> bool:
             copy_to(path, out)
         return True
     other = read_report(pathlib.Path(values.against)) if values.against else None
-    done = evaluate(settings)
+    done = evaluate(settings, other)
     if done is None:
         return False
     report, path = done

@@ -16,10 +16,11 @@ from sit_jax import evaluate as command
 from sit_jax import transfer
 from sit_jax.checks import resolve
 from sit_jax.eval import evaluation, monitors
+from sit_jax.eval import report as reports
 from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.features import make_encode
 from sit_jax.eval.labels import Amount
-from sit_jax.eval.pixels import baselines
+from sit_jax.eval.pixels import Pixels, baselines, make_pixels
 from sit_jax.eval.report import comparisons, summarise
 from sit_jax.eval.restore import restore
 from sit_jax.eval.scores import score
@@ -141,15 +142,19 @@ def test_pixels_and_intervals_stand_beside_the_encoder(run):
 
 def test_the_better_pixels_are_the_baseline():
     """Raw ones are kept to what a fit can take, and shrunk ones beside them: the better ones with the most labels."""
-    assert [tuple(pixels) for pixels in baselines(32, 32)] == [("raw", 32), ("8 x 8", 8)]
-    assert [tuple(pixels) for pixels in baselines(224, 16)] == [("16 x 16", 16), ("8 x 8", 8)]
-    assert [tuple(pixels) for pixels in baselines(8, 32)] == [("raw", 8)]
+    assert [tuple(pixels) for pixels in baselines(32, 32)] == [("raw", 32, 1), ("8 x 8", 8, 4)]
+    assert [tuple(pixels) for pixels in baselines(224, 16)] == [("16 x 16", 16, 1), ("8 x 8", 8, 28)]
+    assert [tuple(pixels) for pixels in baselines(8, 32)] == [("raw", 8, 1)]
     labels = np.arange(100) % 2
 
     def result(right):
         scored = score(np.eye(2)[np.where(np.arange(100) < right, labels, 1 - labels)], labels)
         return scored | {"num_train": 10, "hyperparameters": {}}
 
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    shrunk = make_pixels(Pixels("8 x 8", 8, 2), make_mesh())({}, images)
+    means = images.reshape(4, 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(4, 1, -1) / 127.5 - 1
+    np.testing.assert_allclose(shrunk, means, atol=1e-5)
     rights = {"pretrained": 80, "pixels raw": 60, "pixels 8 x 8": 70}
     results = {(name, Amount(share=1.0), 0): result(right) for name, right in rights.items()}
     summary = summarise(results)
@@ -166,6 +171,9 @@ def test_a_run_is_compared_with_another_on_the_same_images(run, root, tmp_path, 
     assert f"this run - {other}: +0.0 points [0.0, 0.0], p = 1.000" in capsys.readouterr().out
     assert command.main([*argv, "--protocol=linear", f"--against={other}"]) == 2
     assert "its protocol is knn, here linear" in capsys.readouterr().err
+    assert command.main([*argv, "--protocol=knn", "--seed=1", f"--against={other}"]) == 2
+    assert "its seed is 0, here 1" in capsys.readouterr().err
+    assert not list((run / "eval").glob("linear-*"))  # nothing was computed before
     assert command.main([*argv, "--protocol=knn", f"--against={tmp_path / 'absent.json'}"]) == 2
     assert "give a report of sit_jax.evaluate" in capsys.readouterr().err
 
@@ -323,6 +331,8 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
             Image.fromarray(pixels).save(tmp_path / "folder" / name / f"{i}.png")
     report, _ = evaluate(settings(run, "linear", data=f"folder:{tmp_path / 'folder'}"))
     assert report["test_split"].startswith("a tenth of the training images")
+    assert report["transductive"]
+    assert "transductive: the encoder was pre-trained on them, without labels" in reports.title(report)
     assert (report["num_train"], report["num_test"], report["class_names"]) == (36, 4, ["cat", "dog"])
     assert report["top1"] == 1.0
     assert report["pretrained_on"].endswith("own.npz")

@@ -1,6 +1,7 @@
 """The labelled images of an evaluation: what classifiers learn from, and what they are scored on."""
 
 import hashlib
+import pathlib
 from typing import NamedTuple
 
 import ml_collections
@@ -68,6 +69,12 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         has_test,
         fingerprint(source, options["image_size"]),
     )
+
+
+def same_source(first: str, second: str) -> bool:
+    """Tells whether two SOURCE strings name the same data, though maybe by other paths."""
+    (scheme, _, path), (other_scheme, _, other_path) = first.partition(":"), second.partition(":")
+    return scheme == other_scheme and pathlib.Path(path).resolve() == pathlib.Path(other_path).resolve()
 
 
 def fingerprint(source: Source, image_size: int) -> str:

@@ -6,7 +6,7 @@ import shutil
 
 from sit_jax.errors import InputError
 from sit_jax.eval import report as reports
-from sit_jax.eval.data import load_labelled
+from sit_jax.eval.data import load_labelled, same_source
 from sit_jax.eval.features import CLASSIFIED
 from sit_jax.eval.labels import pick
 from sit_jax.eval.protocols import relevant_settings, run_units, short_hash, write_json
@@ -27,9 +27,10 @@ def check(settings: Settings) -> None:
         raise InputError(f"--features={settings.features}: fine-tuning is on the two tokens; leave it out")
 
 
-def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
+def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathlib.Path] | None:
     """Evaluates, and returns the report with the file it is in; None if a signal stopped it after storing what is done.
 
+    `other` is a report that the user will compare with: it has to measure the same.
     The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures beside it; where it is there already, it is
     returned. Raises InputError for what the user gave wrong, before the first computation.
     """
@@ -42,6 +43,11 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
     data = load_labelled(settings.data or config.data.source, config, settings.seed)
     for amount in settings.amounts:  # a class with too few images is found now
         pick(data.train_labels, amount, settings.seed, 0)
+    if other:
+        last = settings.amounts[-1]
+        labels = str(last) if last.share is None else last.share
+        mine = (settings.protocol, data.fingerprint, len(data.test_labels), labels, settings.repeats, settings.seed)
+        reports.check_same(reports.what_is_measured(*mine), reports.measured(other))
     what = relevant_settings(restored, data, settings.protocol, settings.features, settings.seed)
     folder = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}"
     amounts = [str(amount) for amount in settings.amounts]
@@ -79,7 +85,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path] | None:
         "seed": settings.seed,
         "features": settings.features,
         "test_split": data.test_split,
-        "transductive": not data.has_test and data.name == config.data.source,
+        "transductive": not data.has_test and same_source(data.name, config.data.source),
         "class_names": list(data.class_names),
         **reports.headline(results, summary, "pretrained"),
         "baseline": reports.headline(results, summary, "random") if settings.baseline else None,

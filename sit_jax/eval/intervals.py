@@ -1,7 +1,6 @@
 """How sure an accuracy is: bootstrap intervals, and paired tests of two classifiers on the same images."""
 
 import numpy as np
-import scipy.stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -35,6 +34,8 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict:
     Returns the `difference` of their accuracies, its paired bootstrap `interval`, and the `p_value` of McNemar's exact
     test, None where there are several repeats.
     """
+    import scipy.stats  # here, as a training need not wait for it
+
     difference = first.mean(axis=0) - second.mean(axis=0)
     p_value = None
     if len(first) == 1:

@@ -23,7 +23,7 @@ from sit_jax.eval.scores import score
 from sit_jax.eval.train_classifier import classifier_config, train_classifier
 from sit_jax.train.metrics import say
 
-VERSION = 3  # raise it when a protocol gives other numbers: stored results are then computed anew
+VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
 KS = (1, 5, 20, 200)
 # The largest side of raw pixels, by protocol: a linear fit on more than 768 of them would take longer than a training.
 LARGEST_PIXELS = {"knn": 32, "linear": 16}
@@ -146,7 +146,7 @@ def make_encoders(restored: Restored, protocol: str, features: str, baseline: bo
     )
     if protocol == "knn" or (protocol == "linear" and not config.linear.epochs):
         for pixels in baselines(config.model.image_size, LARGEST_PIXELS[protocol]):
-            encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels.side, mesh))
+            encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels, mesh))
     return encoders
 
 

@@ -85,26 +85,37 @@ def comparisons(report: dict) -> dict[str, dict]:
     return {name: compare(hits["pretrained"], other) for name, other in hits.items() if name != "pretrained"}
 
 
-def against(report: dict, other: dict) -> dict:
-    """Compares the encoder of a report with that of another one of the same protocol, images and labels.
+def measured(report: dict) -> dict:
+    """Returns what two reports must have in common to be compared."""
+    runs = report["results"][-1]["pretrained"]["runs"]
+    return what_is_measured(
+        report["protocol"], report["settings"]["data"], report["num_test"], report["labels"], len(runs), report["seed"]
+    )
 
-    Raises InputError if they differ in what they measured.
-    """
-    for name, get in SAME.items():
-        if get(report) != get(other):
-            raise InputError(f"--against: its {name} is {get(other)}, here {get(report)}; compare the same evaluation")
+
+def what_is_measured(protocol: str, data: str, images: int, labels: float | str, repeats: int, seed: int) -> dict:
+    """Returns by name what decides which images are scored, and by which labels."""
+    return {
+        "protocol": protocol,
+        "hash of the data": data,
+        "number of test images": images,
+        "amount of labels": labels,
+        "number of repeats": repeats,
+        "seed": seed,
+    }
+
+
+def check_same(mine: dict, other: dict) -> None:
+    """Raises InputError for the first thing in which `other` measured something else."""
+    for name, value in mine.items():
+        if other[name] != value:
+            raise InputError(f"--against: its {name} is {other[name]}, here {value}; compare the same evaluation")
+
+
+def against(report: dict, other: dict) -> dict:
+    """Compares the encoder of a report with that of another one, which measured the same."""
     count, rows = report["num_test"], (report["results"][-1], other["results"][-1])
     return compare(*(np.stack([unpack(text, count) for text in row["pretrained"]["hits"]]) for row in rows))
-
-
-# What two reports must have in common.
-SAME = {
-    "protocol": lambda report: report["protocol"],
-    "data": lambda report: report["settings"]["data"],
-    "number of test images": lambda report: report["num_test"],
-    "amount of labels": lambda report: report["labels"],
-    "number of repeats": lambda report: len(report["results"][-1]["pretrained"]["runs"]),
-}
 
 
 def comparison_lines(report: dict) -> str:
@@ -118,7 +129,7 @@ def comparison_lines(report: dict) -> str:
 def table(report: dict) -> str:
     """Returns the table for the screen; the intervals are those of the protocol's own k."""
     encoders = [name for name in ENCODERS if name in report["results"][0]]
-    names = ENCODERS | ({"pixels": f"pixels, {report['pixels']['which']}"} if report.get("pixels") else {})
+    names = names_of(report)
     by_k = "by_k" in report["results"][0]["pretrained"]
     header = ["labels", "images", *(["k"] if by_k else [])]
     header += [f"{names[name]} {metric}" for name in encoders for metric in (("top1",) if by_k else ("top1", "top5"))]
@@ -143,6 +154,11 @@ def percent(values: dict) -> str:
     if values["top1"] is None:
         return "-"
     return f"{values['top1']:.1%}" + (f" ± {100 * values['std']:.1f}" if values["std"] is not None else "")
+
+
+def names_of(report: dict) -> dict[str, str]:
+    """Returns the names of the encoders for people, with the kind of pixels that a report has."""
+    return ENCODERS | ({"pixels": f"pixels, {report['pixels']['which']}"} if report.get("pixels") else {})
 
 
 def with_interval(values: dict) -> str:
@@ -185,4 +201,4 @@ def draw(report: dict, path: pathlib.Path) -> None:
         f"pre-trained: {title(report)}",
     )
     if len(report["results"]) > 1:
-        plots.label_curve(path.with_suffix(".labels.png"), report["results"], ENCODERS, title(report))
+        plots.label_curve(path.with_suffix(".labels.png"), report["results"], names_of(report), title(report))

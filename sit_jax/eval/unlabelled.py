@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sit_jax.data import Source, image_options, load_images, open_source
-from sit_jax.eval.data import image_hash
+from sit_jax.eval.data import image_hash, same_source
 from sit_jax.eval.evaluation import check_writable
 from sit_jax.eval.features import extract, make_encode
 from sit_jax.eval.instruments import make_measure, of_features, warnings
@@ -42,7 +42,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     """
     restored = restore(settings.workdir, settings.step, settings.weights, dict(settings.overrides), with_heads=True)
     config, name = restored.config, settings.data or restored.config.data.source
-    if name != config.data.source and "data.image_size" not in settings.overrides:
+    if not same_source(name, config.data.source) and "data.image_size" not in settings.overrides:
         config.data.image_size = config.model.image_size
     source = open_source(name)
     records = source.test if source.test is not None else source.pretrain
@@ -71,7 +71,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
         "weights": restored.weights,
         "num_test": len(images),
         "seed": settings.seed,
-        "transductive": source.test is None and name == config.data.source,
+        "transductive": source.test is None and same_source(name, config.data.source),
         **measure(restored.params, images, labels),
         "baseline": measure(restored.random_params, images, labels) if settings.baseline else None,
         "settings": what,
