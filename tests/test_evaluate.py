@@ -331,11 +331,14 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
             Image.fromarray(pixels).save(tmp_path / "folder" / name / f"{i}.png")
     report, _ = evaluate(settings(run, "linear", data=f"folder:{tmp_path / 'folder'}"))
     assert report["test_split"].startswith("a tenth of the training images")
-    assert report["transductive"]
-    assert "transductive: the encoder was pre-trained on them, without labels" in reports.title(report)
     assert (report["num_train"], report["num_test"], report["class_names"]) == (36, 4, ["cat", "dog"])
     assert report["top1"] == 1.0
     assert report["pretrained_on"].endswith("own.npz")
+    assert not report["transductive"]  # the encoder has seen other images
+    make_run(tmp_path / "own", f"folder:{tmp_path / 'folder'}")
+    report = evaluate(settings(tmp_path / "own", "knn", data=f"folder:{tmp_path / 'folder' / '..' / 'folder'}"))[0]
+    assert report["transductive"]
+    assert "transductive: the encoder was pre-trained on them, without labels" in reports.title(report)
 
 
 @pytest.mark.parametrize(
