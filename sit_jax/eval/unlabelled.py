@@ -22,7 +22,7 @@ IMAGES = 2_000  # at most, drawn by the seed
 # How to read a figure; they are compared between runs of one model size on the same images.
 READING = {
     "rank_me": "effective rank of the two tokens: more is better",
-    "lidar": "effective rank of what tells images apart: more is better",
+    "lidar": "effective rank of what tells images apart, in units of what tells views apart",
     "contrastive_progress": "of NT-Xent, from chance (0) to its floor (1)",
     "alignment": "squared distance of two views of an image: less is better",
     "uniformity": "0 is one point; -4 is spread over the sphere",
