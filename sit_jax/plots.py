@@ -108,21 +108,30 @@ def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str
             axes.plot(*series(rows, name), color=colour, label=label)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    axes = list(figure.axes)[-1]
-    for rows, colour in zip(runs, colours, strict=True):
-        for task, style in TASKS.items():
-            axes.plot(*series(rows, f"train/log_var_{task}"), style, color=colour)
-    for task, style in TASKS.items():
-        axes.plot([], [], style, color="0.3", label=task)
-    axes.set_title("log-variances of the tasks", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    draw_log_variances(list(figure.axes)[-1], runs, colours)
     for axes in figure.axes[4:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), columns), fontsize=8)
     save(figure, path)
+
+
+def draw_log_variances(axes, runs: list[list[dict]], colours: list[str]) -> None:
+    """Draws the log-variances of the tasks, where any of them changes: with fixed weights the panel stays empty."""
+    for rows, colour in zip(runs, colours, strict=True):
+        for task, style in TASKS.items():
+            epochs, values = series(rows, f"train/log_var_{task}")
+            if len(set(values)) > 1:
+                axes.plot(epochs, values, style, color=colour)
+    if not axes.lines:
+        axes.set_axis_off()
+        return
+    for task, style in TASKS.items():
+        axes.plot([], [], style, color="0.3", label=task)
+    axes.set_title("log-variances of the tasks", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
 
 
 def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:

@@ -154,7 +154,7 @@ def test_workdir_of_another_config(tmp_path):
     c.log_every, c.mesh.fsdp = 7, 2
     check_workdir(tmp_path, c)
     c.seed, c.corrupt.drop.fraction = 1, (0.5, 0.7)
-    with pytest.raises(InputError, match=r"corrupt.drop.fraction: \[0.0, 0.2\] -> \[0.5, 0.7\]; seed: 0 -> 1"):
+    with pytest.raises(InputError, match=r"corrupt.drop.fraction: \[0.0, 0.1\] -> \[0.5, 0.7\]; seed: 0 -> 1"):
         check_workdir(tmp_path, c)
 
 
@@ -180,7 +180,7 @@ def test_just_these_parameters_decay():
     assert sorted("/".join(k.key for k in path) for path, decay in decays if decay) == sorted(
         [
             *blocks,
-            "model/contrastive/kernel",
+            *(f"model/contrastive/layer{index}/kernel" for index in range(3)),
             "model/encoder/patch_embedding/kernel",
             "model/reconstruction/linear/kernel",
             "model/rotation/kernel",

@@ -92,7 +92,7 @@ def test_kinds_of_features(by_kind):
         "rotation": (11, 32),
         "contrastive": (11, 32),
         "patch_mean": (11, 32),
-        "projection": (11, 512),
+        "projection": (11, 128),
         "patches": (11, 4, 4, 32),
     }
     assert {values.dtype for values in features.values()} == {np.dtype(np.float32)}

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
@@ -9,7 +10,8 @@ from sit_jax.eval import knn
 from sit_jax.eval.features import CLASSIFIED, extract, make_encode
 from sit_jax.eval.knn import knn_votes
 from sit_jax.mesh import make_mesh
-from sit_jax.train.state import init_state, make_training
+from sit_jax.model import project
+from sit_jax.train.state import init_state, make_graphdef, make_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -76,6 +78,5 @@ def test_kinds_of_features_are_parts_of_the_same_tokens():
     np.testing.assert_array_equal(kinds["concat"][:, 0], tokens.reshape(4, -1))
     np.testing.assert_allclose(kinds["patch_mean"][:, 0], patches.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     projection = np.asarray(make_encode(config, mesh, "projection")(params, images))
-    head = params["contrastive"]
-    expected = tokens[:, 1] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    np.testing.assert_allclose(projection[:, 0], expected, rtol=1e-4, atol=1e-5)
+    head = nnx.merge(make_graphdef(config, "contrastive"), params["contrastive"])
+    np.testing.assert_allclose(projection[:, 0], project(head, tokens[:, 1])[0], rtol=1e-4, atol=1e-5)

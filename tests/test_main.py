@@ -79,7 +79,7 @@ def test_workdir_of_another_config_names_the_keys(run_module, tmp_path):
     before = (tmp_path / "metrics.jsonl").read_text()
     done = run_module("sit_jax.main", CONFIG, *short, "--config.seed=3", "--config.loss.temperature=0.1")
     assert done.returncode == 2
-    assert "loss.temperature: 0.5 -> 0.1; seed: 0 -> 3" in done.stderr
+    assert "loss.temperature: 0.2 -> 0.1; seed: 0 -> 3" in done.stderr
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 

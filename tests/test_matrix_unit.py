@@ -83,7 +83,7 @@ def test_rows_of_four_devices_stay_where_they_are(inputs, outputs):
 
 
 def make_config(**values):
-    config = digits.get_config("runlocal,variant=XS/4,res=16")
+    config = digits.get_config("paper,runlocal,variant=XS/4,res=16")
     config.dtype = "float32"
     config.update_from_flattened_dict(values)
     return resolve(config, 1000)

@@ -38,6 +38,7 @@ def test_every_size_has_a_golden_number():
 @pytest.mark.parametrize("size", SIZES)
 def test_number_of_parameters(size):
     c = config.defaults()
+    config.paper(c)  # whose contrastive head is one layer
     patch_size, image_size = (4, 32) if size in ("mu", "XS") else (16, 224)
     c.model.update(size=size, patch_size=patch_size, image_size=image_size)
     c = resolve(c, 10_000)

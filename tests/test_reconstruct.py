@@ -131,7 +131,8 @@ def test_drop_covers_the_share_that_is_asked_for(workdir, images, tmp_path):
 
 def test_a_single_picture_has_nothing_to_be_replaced_by(config):
     twice = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3)).repeat(2, axis=0)
-    np.testing.assert_array_equal(replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace), twice)
+    picked = replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace, twice)
+    np.testing.assert_array_equal(picked, twice)
 
 
 def test_flags_go_before_the_corruption_of_the_run(config):

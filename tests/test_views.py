@@ -42,8 +42,14 @@ def corrupt(key, images, section):
 
 
 def make_config(image_size=16, **sections):
+    """All views are changed, so that a test has to draw few of them; `sections` go on top."""
     c = config.defaults()
     c.model.image_size = image_size
+    c.views.update(jitter=1.0, hue=0.0, grayscale=0.0, turned=0.75, share_rotation=False)
+    c.corrupt.share = 1.0
+    for name in ("grayscale", "blur", "recolour"):
+        c.corrupt[name].probability = 1.0
+    c.corrupt.drop.fraction = c.corrupt.replace.fraction = (0.0, 0.3)
     for name, values in sections.items():
         c[name].update(values)
     return c
@@ -55,7 +61,7 @@ def pictures(seed, count, size):
 
 def only(**operation):
     """The section `corrupt` with all operations off but those given."""
-    c = config.defaults().corrupt
+    c = make_config().corrupt
     for name in OPERATIONS:
         c[name].update({"fraction": (0.0, 0.0)} if "fraction" in c[name] else {"probability": 0.0})
     c.update(operation)

@@ -11,7 +11,7 @@ import ml_collections
 from sit_jax.keys import named_key, row_keys, view_rows
 from sit_jax.train.microbatches import stacked
 from sit_jax.train.state import Training, TrainState
-from sit_jax.train.step import combine, forward, update
+from sit_jax.train.step import combine, follow, forward, update
 from sit_jax.views import Views, augment, corrupt, make_views, random_rotation, rotate_and_corrupt
 
 PARTS = ("augmentation", "corruption", "forward", "backward", "optimizer")
@@ -29,16 +29,18 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
     def key(state: TrainState) -> jax.Array:
         return jax.random.fold_in(jax.random.key(config.seed), state.step)
 
-    def loss(params: dict, state: TrainState, views: Views) -> jax.Array:
+    def loss(params: dict, state: TrainState, views: Views) -> tuple[jax.Array, Any]:
         keys = row_keys(named_key(key(state), "model"), len(views.clean))
         outputs = forward(params, training, views, keys, config)[0]
-        return combine(stacked(outputs), params, training, config)[0]
+        return combine(stacked(outputs), params, training, config)
 
     def gradients(state: TrainState, views: Views) -> Any:
-        return jax.value_and_grad(loss)(state.params, state, views)
+        return jax.value_and_grad(loss, has_aux=True)(state.params, state, views)
 
     def finish(state: TrainState, value_and_grads: Any) -> Any:
-        return value_and_grads[0], update(state, value_and_grads[1], training, config)
+        (total, (metrics, statistics)), grads = value_and_grads
+        followed = follow(state, metrics, statistics, config)
+        return total, update(dataclasses.replace(state, params=followed), grads, training, config)
 
     def views_of(state: TrainState, images: jax.Array) -> Views:
         return make_views(key(state), images, config)
@@ -65,7 +67,7 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
         "corruption": lambda s, i, v: corrupt(
             named_key(key(s), "corrupt"), v.clean, config.corrupt, views=config.views.count
         ),
-        "forward": lambda s, i, v: loss(s.params, s, v),
+        "forward": lambda s, i, v: loss(s.params, s, v)[0],
         "forward and backward": lambda s, i, v: gradients(s, v),
         "optimizer": lambda s, i, v: update(s, s.params, training, config),
     }
