@@ -164,8 +164,9 @@ def test_first_steps_of_the_published_digits_run(tmp_path, monkeypatch):
     for row, other in zip(published, repeated, strict=True):
         for name in row:
             if not name.startswith("time/"):
-                # Four simulated devices here, one there, and maybe another processor: equal to the rounding of factors to
-                # bfloat16, which may turn the answer for an image or two. Ranks read the tail of a spectrum, where rounding is.
+                # Four simulated devices here, one there, and maybe another processor: equal to the rounding of factors
+                # to bfloat16, which may turn the answer for an image or two. Ranks read the tail of a spectrum, where
+                # rounding is.
                 counted = name.endswith(("accuracy", "top1"))
                 if counted or name.startswith("train/") or name in LOSSES:
                     np.testing.assert_allclose(other[name], row[name], rtol=1e-2, atol=0.01 * counted, err_msg=name)
