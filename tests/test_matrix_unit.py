@@ -178,7 +178,7 @@ def test_a_run_continues_with_the_products_that_it_has(tmp_path, monkeypatch, sa
     """On any processor, those before the key existed with float32; others are refused."""
     saved_run(tmp_path, saved)
     monkeypatch.setattr(matrix_unit, "is_here", lambda: expected == "float32")
-    opened = digits.get_config("runlocal,variant=XS/4,res=16")
+    opened = digits.get_config("paper,runlocal,variant=XS/4,res=16")
     check_workdir(tmp_path, resolve(keep_products(opened, tmp_path), 1000))
     other = {"float32": "bfloat16", "bfloat16": "float32"}[expected]
     with pytest.raises(InputError, match=rf"model\.products: {expected} -> {other}"):
@@ -187,7 +187,7 @@ def test_a_run_continues_with_the_products_that_it_has(tmp_path, monkeypatch, sa
 
 def test_a_run_with_rounded_factors_does_not_continue_where_float32_is_asked_for(tmp_path):
     saved_run(tmp_path, "bfloat16")
-    config = digits.get_config("runlocal,variant=XS/4,res=16")
+    config = digits.get_config("paper,runlocal,variant=XS/4,res=16")
     config.dtype = "float32"
     with pytest.raises(InputError, match=r"model\.products: bfloat16 -> float32"):
         check_workdir(tmp_path, resolve(keep_products(config, tmp_path), 1000))
