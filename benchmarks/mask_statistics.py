@@ -1,34 +1,28 @@
-"""Measures what the corruptions do: `python benchmarks/mask_statistics.py CONFIG SOURCE [--images=200] [--draws=10]`.
+"""Measures what the corruptions do: `python benchmarks/mask_statistics.py --config=configs/cifar10.py:paper [options]`.
 
-CONFIG is a file of configs/ with its arguments, such as configs/cifar10.py:paper, SOURCE is where photographs are, such
-as folder:PATH. Prints shares of the area, the mean absolute change in units of [0, 1], and the standard deviation of
-the noise over that of the clean views: the table of docs/paper.md.
+--config.data.source=folder:PATH says where photographs are. Prints the table of docs/paper.md: shares of the area, the
+mean absolute change in units of [0, 1], and the ratio of the standard deviations of the noise and of the clean views.
 """
 
-import argparse
 import functools
-import importlib.util
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from absl import flags
 
-from sit_jax import checks
+from sit_jax import checks, cli
 from sit_jax.data import image_options, load_images, open_source
+from sit_jax.errors import InputError
+from sit_jax.eval.protocols import write_json
 from sit_jax.views import make_views
 
 BATCH = 8
-
-
-def load_config(text: str) -> ml_collections.ConfigDict:
-    """Returns the configuration of FILE:arguments."""
-    path, _, arg = text.partition(":")
-    spec = importlib.util.spec_from_file_location("config", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg or None)
 
 
 def statistics(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
@@ -55,21 +49,23 @@ def measure(config: ml_collections.ConfigDict, images: np.ndarray, draws: int) -
     return {name: float(np.mean([row[name] for row in jax.device_get(found)])) for name in found[0]}
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("source")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--draws", type=int, default=10)
-    args = parser.parse_args()
-    config = load_config(args.config)
-    config.data.source = args.source
-    images = load_images(open_source(args.source).pretrain, **image_options(checks.resolve(config, args.images)))
-    rows = np.linspace(0, len(images) - 1, min(args.images, len(images))).astype(int)
-    for name, value in measure(config, images.gather(rows), args.draws).items():
-        print(f"{name:22} {value:.3f}")
+def command(argv: list[str]) -> bool:
+    """Measures as the command line says, and prints the table."""
+    values = cli.make_config_flags(argv)
+    flags.DEFINE_integer("images", 200, "Photographs to measure on, at most.", BATCH, flag_values=values)
+    flags.DEFINE_integer("draws", 10, "Steps whose views are measured.", 1, flag_values=values)
+    config = cli.parse_config(values, argv, ("config",), __doc__ or "")
+    checks.check_config(config, 1)
+    images = load_images(open_source(config.data.source).pretrain, **image_options(checks.resolve(config, BATCH)))
+    if len(images) < BATCH:
+        raise InputError(f"{config.data.source} has {len(images)} images; give {BATCH} or more")
+    rows = np.linspace(0, len(images) - 1, min(values.images, len(images))).astype(int)
+    found = measure(config, images.gather(rows), values.draws)
+    print("\n".join(f"{name:22} {value:.3f}" for name, value in found.items()))
+    if values.out:
+        write_json(pathlib.Path(values.out), found)
+    return True
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(command, sys.argv))

@@ -20,7 +20,7 @@ def get_config(arg=None):
     c.batch_size = 128
     c.epochs = 75.0
     c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # SiT has 0.5; from a short training, 0.2 learns more (docs/results.md)
+    c.loss.temperature = 0.2  # SiT has 0.5
     c.optim.update(base_learning_rate=4e-3, warmup_epochs=3.0, ema=0.999)
     # The recipe of DeiT is for trainings of many epochs.
     c.finetune.update(epochs=5.0, batch_size=128)

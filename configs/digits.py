@@ -21,7 +21,7 @@ def get_config(arg=None):
     c.batch_size = 128
     c.epochs = 40.0
     c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # SiT has 0.5; from a short training, 0.2 learns more (docs/results.md)
+    c.loss.temperature = 0.2  # SiT has 0.5
     c.optim.update(base_learning_rate=4e-3, warmup_epochs=2.0)
     c.update(log_every=20, eval_every=100, checkpoint_every=100)
     c.linear.augment.update(flip=0.0, area=(0.4, 1.0))

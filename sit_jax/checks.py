@@ -47,15 +47,8 @@ POSITIVE = (
     "optim.eps",
 )
 PROBABILITIES = (
-    *(
-        "views.flip",
-        "views.turned",
-        "views.jitter",
-        "views.grayscale",
-        "views.solarize",
-        "corrupt.grayscale.probability",
-    ),
-    *("corrupt.blur.probability", "corrupt.recolour.probability", "corrupt.share"),
+    *("views.flip", "views.turned", "views.jitter", "views.grayscale", "views.solarize", "corrupt.share"),
+    *(f"corrupt.{name}.probability" for name in ("grayscale", "blur", "recolour")),
     *("optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
 )
 BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema", "model.drop_path")

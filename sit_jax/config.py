@@ -99,7 +99,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.loss.weighting = "gradient"
     c.loss.subtract_floor = False  # take the floor of NT-Xent from it, in the weighting alone
     c.loss.log_var_init = 1.0
-    # A fixed weight as text, of which "0" switches the task off, or "learned".
+    # "learned", or a fixed weight as text. "0" switches the task off.
     c.loss.weights = {"reconstruction": "1", "rotation": "0.3", "contrastive": "1"}
     # Rebuild the corrupted pixels only.
     c.loss.corrupted_only = False

@@ -30,9 +30,9 @@ def check(settings: Settings) -> None:
 def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathlib.Path] | None:
     """Evaluates, and returns the report with the file it is in; None if a signal stopped it after storing what is done.
 
-    `other` is a report that the user will compare with: it has to measure the same.
     The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures beside it; where it is there already, it is
-    returned. Raises InputError for what the user gave wrong, before the first computation.
+    returned. `other` is a report that the user compares with: it has to measure the same. Raises InputError for what
+    the user gave wrong, before the first computation.
     """
     check(settings)
     overrides = dict(settings.overrides)

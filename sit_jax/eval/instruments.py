@@ -18,8 +18,8 @@ from sit_jax.model import project
 from sit_jax.train.state import make_graphdef
 from sit_jax.views import make_views
 
-IMAGES = 256  # at most, of which views are drawn
-VIEWS = 10  # of each image, at least: LiDAR needs more than two
+IMAGES = 256  # the most images that views are drawn of
+VIEWS = 10  # the fewest views of an image: LiDAR needs more than two
 TOKEN_NAMES = ("rotation", "contrastive")
 COLLAPSED = 0.005  # a token_std below is a collapse; random weights have a few hundredths
 FEW_SHARED = 0.1  # a shared variance below means that two views have hardly anything in common

@@ -89,5 +89,5 @@ def knn_votes(
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
-    """Scales the rows of [N, F] to unit length."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    """Scales the last axis of [..., F] to unit length."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

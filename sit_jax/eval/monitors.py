@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from sit_jax.eval.knn import normalise
 from sit_jax.losses import nt_xent_floor
 
 SMALL = 1e-12
@@ -22,8 +23,7 @@ def contrastive_progress(loss: float, rows: int, temperature: float, views: int)
 
 def unit(x: np.ndarray) -> np.ndarray:
     """Scales the last axis to unit length, float64."""
-    x = np.asarray(x, np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), SMALL)
+    return normalise(np.asarray(x, np.float64))
 
 
 def alignment(x: np.ndarray) -> float:
@@ -43,7 +43,8 @@ def uniformity(x: np.ndarray) -> float:
 
     0 is a single point; vectors spread over the sphere come near -4.
     """
-    cosine = _cosines(unit(x))
+    z = unit(x)
+    cosine = (z @ z.T)[np.triu_indices(len(z), 1)]
     return float(np.log(np.mean(np.exp(-4 * (1 - cosine)))))
 
 
@@ -66,9 +67,7 @@ def token_std(x: np.ndarray) -> float:
 
 def rank_me(x: np.ndarray) -> float:
     """Returns the effective rank of features [N, D], not centred: 1 to min(N, D) (arXiv 2210.02885, equation 1)."""
-    values = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
-    shares = values / max(values.sum(), SMALL) + RANK_EPSILON
-    return float(np.exp(-np.sum(shares * np.log(shares))))
+    return effective_rank(np.linalg.svd(np.asarray(x, np.float64), compute_uv=False))
 
 
 def lidar(x: np.ndarray) -> float:
@@ -85,7 +84,11 @@ def lidar(x: np.ndarray) -> float:
     within = residuals.T @ residuals / (images * (views - 1)) + LIDAR_DELTA * np.eye(width)
     values, vectors = np.linalg.eigh(within)
     whitening = vectors / np.sqrt(values) @ vectors.T
-    spectrum = np.maximum(np.linalg.eigvalsh(whitening @ between @ whitening), 0.0)
+    return effective_rank(np.maximum(np.linalg.eigvalsh(whitening @ between @ whitening), 0.0))
+
+
+def effective_rank(spectrum: np.ndarray) -> float:
+    """Returns exp of the entropy of a spectrum [D] of numbers from 0: 1 to D (arXiv 2210.02885, equation 1)."""
     shares = spectrum / max(spectrum.sum(), SMALL) + RANK_EPSILON
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
@@ -114,8 +117,3 @@ def kmeans_nmi(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
 
     clusters = KMeans(classes, n_init=3, random_state=0).fit_predict(unit(features))
     return float(normalized_mutual_info_score(labels, clusters))
-
-
-def _cosines(z: np.ndarray) -> np.ndarray:
-    """Returns the cosines of the pairs of different rows."""
-    return (z @ z.T)[np.triu_indices(len(z), 1)]

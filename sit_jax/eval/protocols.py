@@ -25,7 +25,7 @@ from sit_jax.train.metrics import say
 
 VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
 KS = (1, 5, 20, 200)
-# The largest side of raw pixels, by protocol: a linear fit on more than 768 of them would take longer than a training.
+# The largest side of raw pixels, by protocol: a linear fit has a column for each value, and eight penalties to try.
 LARGEST_PIXELS = {"knn": 32, "linear": 16}
 
 Unit = Callable[[np.ndarray, int, pathlib.Path], dict | None]  # (rows with labels, seed, folder) -> result
@@ -141,9 +141,9 @@ def make_encoders(restored: Restored, protocol: str, features: str, baseline: bo
     """
     config, mesh = restored.config, restored.mesh
     encode = make_encode(config, mesh, features)
-    encoders = {"pretrained": (restored.params, encode)} | (
-        {"random": (restored.random_params, encode)} if baseline else {}
-    )
+    encoders = {"pretrained": (restored.params, encode)}
+    if baseline:
+        encoders["random"] = (restored.random_params, encode)
     if protocol == "knn" or (protocol == "linear" and not config.linear.epochs):
         for pixels in baselines(config.model.image_size, LARGEST_PIXELS[protocol]):
             encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels, mesh))

@@ -32,10 +32,10 @@ def summarise(results: Results) -> list[dict]:
         for encoder in dict.fromkeys(encoder for encoder, _, _ in results):
             runs = [run for (e, a, _), run in results.items() if (e, a) == (encoder, amount)]
             row["num_train"] = runs[0]["num_train"]
-            hits = all_hits(runs)
+            packed = [run["hits"] for run in runs]
             row[encoder] = spread([run["top1"] for run in runs]) | {
-                "interval": interval(hits.mean(axis=0)),
-                "hits": [run["hits"] for run in runs],
+                "interval": interval(unpack_all(packed, int(np.sum(runs[0]["confusion"]))).mean(axis=0)),
+                "hits": packed,
                 "top5": None if runs[0]["top5"] is None else float(np.mean([run["top5"] for run in runs])),
                 "hyperparameters": [run["hyperparameters"] for run in runs],
             }
@@ -50,10 +50,9 @@ def summarise(results: Results) -> list[dict]:
     return summary
 
 
-def all_hits(runs: list[dict]) -> np.ndarray:
-    """Returns which test images each of the repeats told right, [R, N] bool."""
-    count = int(np.sum(runs[0]["confusion"]))
-    return np.stack([unpack(run["hits"], count) for run in runs])
+def unpack_all(hits: list[str], count: int) -> np.ndarray:
+    """Returns which of `count` test images each of R repeats told right, [R, N] bool."""
+    return np.stack([unpack(text, count) for text in hits])
 
 
 def spread(values: list[float]) -> dict:
@@ -81,7 +80,7 @@ def headline(results: Results, summary: list[dict], encoder: str) -> dict:
 def comparisons(report: dict) -> dict[str, dict]:
     """Returns the paired comparisons of the pre-trained encoder with the others, with the most labels."""
     row, count = report["results"][-1], report["num_test"]
-    hits = {name: np.stack([unpack(text, count) for text in row[name]["hits"]]) for name in ENCODERS if name in row}
+    hits = {name: unpack_all(row[name]["hits"], count) for name in ENCODERS if name in row}
     return {name: compare(hits["pretrained"], other) for name, other in hits.items() if name != "pretrained"}
 
 
@@ -114,8 +113,8 @@ def check_same(mine: dict, other: dict) -> None:
 
 def against(report: dict, other: dict) -> dict:
     """Compares the encoder of a report with that of another one, which measured the same."""
-    count, rows = report["num_test"], (report["results"][-1], other["results"][-1])
-    return compare(*(np.stack([unpack(text, count) for text in row["pretrained"]["hits"]]) for row in rows))
+    count = report["num_test"]
+    return compare(*(unpack_all(each["results"][-1]["pretrained"]["hits"], count) for each in (report, other)))
 
 
 def comparison_lines(report: dict) -> str:

@@ -1,4 +1,4 @@
-"""An evaluation without labels: what the instruments say of an encoder, beside the same one with random weights."""
+"""An evaluation without labels: the instruments measure an encoder, and the same encoder with random weights."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sit_jax.data import Source, image_options, load_images, open_source
+from sit_jax.data import Images, image_options, load_images, open_source
 from sit_jax.eval.data import image_hash, same_source
 from sit_jax.eval.evaluation import check_writable
 from sit_jax.eval.features import extract, make_encode
@@ -44,12 +44,12 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     config, name = restored.config, settings.data or restored.config.data.source
     if not same_source(name, config.data.source) and "data.image_size" not in settings.overrides:
         config.data.image_size = config.model.image_size
-    source = open_source(name)
+    source, options = open_source(name), image_options(config)
     records = source.test if source.test is not None else source.pretrain
     what = {
         "version": VERSION,
         "weights": restored.fingerprint(),
-        "data": image_hash(records, image_options(config)["image_size"]),
+        "data": image_hash(records, options["image_size"]),
         "seed": settings.seed,
         "run_seed": config.seed,
         "dtype": config.dtype,
@@ -60,7 +60,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
         say(f"this evaluation is finished; its result is in {path}")
         return json.loads(path.read_text()), path
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
-    images, labels = draw(source, settings.seed, image_options(config))
+    images, labels = draw(load_images(records, **options), settings.seed)
     say(f"{len(images)} images of {name}")
     measure = make_instruments(restored)
     report = {
@@ -80,11 +80,10 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     return report, path
 
 
-def draw(source: Source, seed: int, options: dict) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images [n, H, W, 3] uint8 and their labels, None where there are none."""
-    loaded = load_images(source.test if source.test is not None else source.pretrain, **options)
-    rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(loaded))[:IMAGES])
-    return loaded.gather(rows), None if loaded.labels is None else loaded.labels[rows]
+def draw(images: Images, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns at most IMAGES of the images, [n, H, W, 3] uint8, and their labels, None where there are none."""
+    rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(images))[:IMAGES])
+    return images.gather(rows), None if images.labels is None else images.labels[rows]
 
 
 def make_instruments(restored: Restored) -> Callable[[dict, np.ndarray, np.ndarray | None], dict[str, float]]:

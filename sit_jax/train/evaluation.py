@@ -14,7 +14,7 @@ from sit_jax.errors import InputError
 from sit_jax.eval.features import Encode, extract, make_encode, put_rows
 from sit_jax.eval.instruments import make_measure, of_features, warnings
 from sit_jax.eval.knn import knn_votes
-from sit_jax.eval.linear import linear_logits
+from sit_jax.eval.linear import UNCHOSEN_L2, linear_logits
 from sit_jax.eval.monitors import kmeans_nmi
 from sit_jax.eval.scores import score
 from sit_jax.pictures import grid
@@ -24,7 +24,6 @@ from sit_jax.views import Views
 
 COLUMNS = 12  # images in the reconstruction picture
 METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
-LINEAR_L2 = 1e-2  # the fixed penalty of the linear probe along the way
 
 
 class Labelled(NamedTuple):
@@ -134,7 +133,8 @@ class Evaluation:
         num_classes = int(max(labelled.train_labels.max(), labelled.test_labels.max())) + 1
         k, temperature = eval_config.knn_k, eval_config.knn_temperature
         votes = knn_votes(train, labelled.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
-        logits = linear_logits(train, labelled.train_labels, test, num_classes, (LINEAR_L2,), 0.0, 0, self.mesh)[0]
+        # One penalty, and nothing held out: a probe along the way is fitted once.
+        logits = linear_logits(train, labelled.train_labels, test, num_classes, (UNCHOSEN_L2,), 0.0, 0, self.mesh)[0]
         flat = test.reshape(len(test), -1)
         return {
             "knn_top1": score(votes, labelled.test_labels)["top1"],

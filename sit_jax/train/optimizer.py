@@ -37,7 +37,7 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         mask=decay_mask,
     )
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    if optim.log_var_rate == 1:
+    if optim.log_var_rate == 1:  # without the mask, whose state older checkpoints do not have
         return optax.chain(*clip, adamw)
     return optax.chain(*clip, adamw, optax.masked(optax.scale(optim.log_var_rate), log_var_mask))
 
