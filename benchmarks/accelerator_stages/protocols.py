@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.knn import knn_votes
-from sit_jax.eval.linear import linear_logits
+from sit_jax.eval.features import Encode, make_encode
+from sit_jax.eval.pixels import Pixels, make_pixels
 from sit_jax.eval.protocols import make_unit
 from sit_jax.eval.restore import Restored, init_params
-from sit_jax.eval.scores import score
 from sit_jax.mesh import make_mesh
 
 Score = Callable[[], float]  # top-1 accuracy on the test images
@@ -30,10 +29,15 @@ def add_scores(stage: Stage, what: str, scores: Mapping[str, Score], note: str =
 
 def of_encoder(restored: Restored, data: Labelled, params: dict) -> dict[str, Score]:
     """Returns the two protocols of sit_jax.evaluate on all labels; features are computed once for each."""
+    return scores_of(restored, data, params, make_encode(restored.config, restored.mesh))
+
+
+def scores_of(restored: Restored, data: Labelled, params: dict, encode: Encode) -> dict[str, Score]:
+    """Returns the two protocols on the features that `encode` computes with `params`."""
     rows = np.arange(len(data.train_labels))
 
     def top1(protocol: str) -> float:
-        result = make_unit(restored, data, protocol, "tokens", params)(rows, 0, pathlib.Path())
+        result = make_unit(restored, data, protocol, "tokens", params, encode)(rows, 0, pathlib.Path())
         assert result is not None  # only trainings of classifiers are stopped by signals
         return result["top1"]
 
@@ -50,31 +54,16 @@ def random_weights(config: ml_collections.ConfigDict) -> Restored:
 
 def of_pixels(config: ml_collections.ConfigDict, data: Labelled, mesh: Mesh, side: int) -> dict[str, Score]:
     """Returns the two protocols on pixels from -1 to 1, laid end to end, of images of `side` pixels."""
+    size = config.data.image_size or config.model.image_size
 
-    def features(images: np.ndarray) -> np.ndarray:
-        size = images.shape[1]
-        if size % side:
-            raise Skip(f"images of {size} px cannot be shrunk to {side} px by means of blocks")
-        block = size // side
-        small = images.reshape(-1, side, block, side, block, 3).mean(axis=(2, 4), dtype=np.float32)
-        return (small / 127.5 - 1).reshape(len(images), 1, -1)
+    def checked(score: Score) -> Score:
+        def run() -> float:
+            if size % side:
+                raise Skip(f"images of {size} px cannot be shrunk to {side} px by means of blocks")
+            return score()
 
-    @functools.cache
-    def both() -> tuple[np.ndarray, np.ndarray]:
-        return features(data.train.gather(np.arange(len(data.train)))), features(
-            data.test.gather(np.arange(len(data.test)))
-        )
+        return run
 
-    def knn() -> float:
-        train, test = both()
-        k, temperature = config.eval.knn_k, config.eval.knn_temperature
-        votes = knn_votes(train, data.train_labels, test, data.num_classes, (k,), temperature, mesh)[k]
-        return score(votes, data.test_labels)["top1"]
-
-    def linear() -> float:
-        train, test = both()
-        l2s, held_out = tuple(config.linear.l2), config.linear.held_out
-        logits, _ = linear_logits(train, data.train_labels, test, data.num_classes, l2s, held_out, 0, mesh)
-        return score(logits, data.test_labels)["top1"]
-
-    return {"k-NN": knn, "linear": linear}
+    encode = make_pixels(Pixels(f"{side} px", side, size // side), mesh)
+    scores = scores_of(Restored(config, {}, {}, mesh, 0, "params"), data, {}, encode)
+    return {protocol: checked(score) for protocol, score in scores.items()}
