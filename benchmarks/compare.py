@@ -33,6 +33,8 @@ PEERS_HAVE = {
     "views.count": 2,
     "views.jitter": 1.0,
     "views.solarize": 0.0,
+    "views.blur": 0.0,
+    "model.stem": "patches",
     "views.turned": 0.75,
     "views.share_rotation": False,
     "corrupt.share": 1.0,

@@ -77,6 +77,15 @@ def recipe() -> dict[str, Study]:
         "turned": ("all four rotations alike", {"views.turned": 0.75}),
         "apart": ("each view turned by itself", {"views.share_rotation": False}),
         "noise": ("noise of half the strength", {"corrupt.drop.noise_std": 0.5}),
+        "drop": (
+            "half to 70 % of a corrupted image dropped, nothing replaced",
+            {"corrupt.drop.fraction": "(0.5, 0.7)", "corrupt.replace.fraction": "(0.0, 0.0)"},
+        ),
+        "only": ("the corrupted pixels rebuilt alone", {"loss.corrupted_only": True}),
+        "blur": ("half of the views blurred", {"views.blur": 0.5}),
+        "hue": ("no hue, no grayscale views", {"views.hue": 0.0, "views.grayscale": 0.0}),
+        "crop": ("crops of at least 8 % of the image", {"views.area": "(0.08, 1.0)"}),
+        "solarize": ("a fifth of the views solarised", {"views.solarize": 0.2}),
         "temperature": ("T = 0.5", {"loss.temperature": 0.5}),
         "linear": (
             "a contrastive head of one linear layer",
@@ -93,6 +102,7 @@ def recipe() -> dict[str, Study]:
             {"batch_size": 64, "steps": 1564, "optim.base_learning_rate": 8e-3, "eval_every": 782},
         ),
         "rate": ("twice the learning rate", {"optim.base_learning_rate": 8e-3}),
+        "stem": ("a stem of convolutions", {"model.stem": "convolutions"}),
         "patch": (
             "patches of 4 px at 24 px",
             {"model.patch_size": 4, "model.image_size": 24, "data.image_size": 32},

@@ -21,6 +21,7 @@ CHOICES = {
     "model.products": ("auto", "bfloat16", "float32"),
     "corrupt.drop.fill": ("noise", "zeros", "mean"),
     "model.projector_norm": ("none", "batch"),
+    "model.stem": ("patches", "convolutions"),
     "loss.weighting": ("gradient", "closed_form"),
     "eval.knn": ("auto", "on", "off"),
 }
@@ -47,7 +48,8 @@ POSITIVE = (
     "optim.eps",
 )
 PROBABILITIES = (
-    *("views.flip", "views.turned", "views.jitter", "views.grayscale", "views.solarize", "corrupt.share"),
+    *("views.flip", "views.turned", "views.jitter", "views.grayscale", "views.solarize", "views.blur"),
+    "corrupt.share",
     *(f"corrupt.{name}.probability" for name in ("grayscale", "blur", "recolour")),
     *("optim.b1", "optim.b2", "optim.ema", "model.drop_path"),
 )
@@ -98,6 +100,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
         if lookup(config, name)[0] <= 0:
             raise InputError(f"{name}={lookup(config, name)} must start above 0")
     check_model(config.model)
+    check_stem(config.model)
     check_projector(config.model)
     compute.check(config, device or jax.devices()[0])
     if config.views.count < 2:
@@ -121,6 +124,15 @@ def check_model(model: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"model.image_size={size} must be at least 8 and divisible by model.patch_size={patch}; "
             f"{max(8, round(size / max(patch, 1)) * patch)} would do"
+        )
+
+
+def check_stem(model: ml_collections.ConfigDict) -> None:
+    """Raises InputError if convolutions of stride 2 do not make a patch."""
+    if model.stem == "convolutions" and (model.patch_size < 2 or model.patch_size & (model.patch_size - 1)):
+        raise InputError(
+            f"model.patch_size={model.patch_size} must be a power of two for model.stem=convolutions; "
+            "choose 4, 8 or 16, or model.stem=patches"
         )
 
 

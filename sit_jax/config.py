@@ -51,6 +51,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.views.hue = 0.1  # at most 0.5, a half turn
     c.views.grayscale = 0.2  # probability
     c.views.solarize = 0.0  # probability
+    c.views.blur = 0.0  # probability
     c.views.turned = 0.3  # probability that a view is turned; 0.75 makes the four rotations equally likely
     c.views.share_rotation = True  # turn all views of an image alike
 
@@ -75,6 +76,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
     c.model.patch_size = 4
     c.model.image_size = 32
+    c.model.stem = "patches"  # or convolutions, of 3 x 3 pixels: outside the paper
     c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
     c.model.embedding_size = 128  # of the contrastive head
     c.model.projector_layers = 3  # dense layers of the contrastive head; above 1, hidden ones with GELU
@@ -209,10 +211,12 @@ RESUMABLE = (
 FORMER = {
     "views.count": 2,
     "views.jitter": 1.0,
+    "views.blur": 0.0,
     "views.turned": 0.75,
     "views.share_rotation": False,
     "corrupt.share": 1.0,
     "corrupt.drop.noise_std": 1.0,
+    "model.stem": "patches",
     "model.projector_width": None,
     "model.projector_norm": "none",
     "loss.weighting": "gradient",
@@ -293,7 +297,7 @@ def paper(c: ml_collections.ConfigDict) -> None:
     for section in ("views", "corrupt", "loss", "optim", "linear", "finetune"):
         c[section] = base[section]
     c.model.update(size="B", patch_size=16, image_size=224, drop_path=0.1, embedding_size=512)
-    c.model.update(projector_layers=1, projector_norm="none")
+    c.model.update(projector_layers=1, projector_norm="none", stem="patches")
     c.views.update(count=2, area=(0.08, 1.0), jitter=1.0, saturation=0.4, hue=0.0, grayscale=0.0)
     c.views.update(turned=0.75, share_rotation=False)
     c.corrupt.share = 1.0

@@ -13,6 +13,7 @@ from sit_jax import matrix_unit
 from sit_jax.attention import attend, softmax_weights
 from sit_jax.mesh import gather, keep_row_major, pin_batch
 from sit_jax.norm import layer_norm
+from sit_jax.stem import ConvolutionStem
 
 # Width, depth, width of the MLP, heads: table 2 of arXiv 2106.04560; "mu" is for tests, "XS" for laptops.
 SIZES = {
@@ -157,6 +158,7 @@ class Encoder(nnx.Module):
         size: str,
         patch_size: int,
         image_size: int,
+        stem: str,
         drop_path: float,
         remat: bool,
         unroll: bool,
@@ -169,7 +171,11 @@ class Encoder(nnx.Module):
         self.width, self.depth, self.patch_size = width, depth, patch_size
         self.drop_path, self.remat, self.unroll, self.halves, self.dtype = drop_path, remat, unroll, halves, dtype
         pixels = patch_size * patch_size * 3
-        self.patch_embedding = linear(pixels, width, rngs, dtype, init=patch_init(patch_size))
+        self.patch_embedding = (
+            ConvolutionStem(width, patch_size, dtype, rngs)
+            if stem == "convolutions"
+            else linear(pixels, width, rngs, dtype, init=patch_init(patch_size))
+        )
         self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, width)))
         self.position_embedding = nnx.Param(INIT(rngs.params(), (token_count(image_size, patch_size), width)))
 
@@ -194,7 +200,10 @@ class Encoder(nnx.Module):
         return last.attention.weights(layer_norm(last.norm1, x))
 
     def _embed(self, images: jax.Array) -> jax.Array:
-        x = rows(self.patch_embedding, patchify(images.astype(self.dtype), self.patch_size))
+        if isinstance(self.patch_embedding, ConvolutionStem):
+            x = self.patch_embedding(images)
+        else:
+            x = rows(self.patch_embedding, patchify(images.astype(self.dtype), self.patch_size))
         tokens = jnp.broadcast_to(self.tokens[...].astype(self.dtype), (len(x), TOKENS, self.width))
         position = resize_position_embedding(self.position_embedding[...], images.shape[1] // self.patch_size)
         return jnp.concatenate([tokens, x], axis=1) + position.astype(self.dtype)
@@ -304,13 +313,14 @@ class Projector(nnx.Module):
 class SiT(nnx.Module):
     """The encoder and its three heads (SiT, section 3).
 
-    `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `drop_path` is the rate of the
-    last layer; `projector_layers` counts the dense layers of the contrastive head, 1 in the paper, `projector_width` is
-    the width of its hidden ones (None: four times that of the tokens), `projector_norm` "none" or "batch"; `remat`
-    recomputes each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs
-    two halves of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype`
-    is the type of the computation (parameters are float32); in float32, `products` "bfloat16" has the factors of dense
-    products rounded. `sit_jax.compute` chooses what suits a device.
+    `size` is a key of SIZES, `image_size` a multiple of `patch_size`, both in pixels; `stem` "patches" is one linear
+    layer from a patch to its token, "convolutions" a ConvolutionStem; `drop_path` is the rate of the last layer;
+    `projector_layers` counts the dense layers of the contrastive head, 1 in the paper, `projector_width` is the width
+    of its hidden ones (None: four times that of the tokens), `projector_norm` "none" or "batch"; `remat` recomputes
+    each layer in the backward pass; `unroll` compiles each layer for itself instead of a loop; `halves` runs two halves
+    of the rows side by side in training, on a mesh of one device; `attention` is "xla" or "cudnn"; `dtype` is the type
+    of the computation (parameters are float32); in float32, `products` "bfloat16" has the factors of dense products
+    rounded. `sit_jax.compute` chooses what suits a device.
     """
 
     def __init__(
@@ -318,6 +328,7 @@ class SiT(nnx.Module):
         size: str,
         patch_size: int,
         image_size: int,
+        stem: str = "patches",
         drop_path: float = 0.1,
         embedding_size: int = 512,
         projector_layers: int = 1,
@@ -332,7 +343,9 @@ class SiT(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.encoder = Encoder(size, patch_size, image_size, drop_path, remat, unroll, halves, attention, dtype, rngs)
+        self.encoder = Encoder(
+            size, patch_size, image_size, stem, drop_path, remat, unroll, halves, attention, dtype, rngs
+        )
         width = self.encoder.width
         self.rotation = linear(width, 4, rngs, dtype)
         self.contrastive = (

@@ -19,8 +19,10 @@ def compilation_cache(tmp_path_factory):
     """One cache of compiled programs for all tests and the commands that they run, gone afterwards."""
     folder = str(tmp_path_factory.getbasetemp().parent / "xla-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the many small ones take as long together
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -65,11 +66,11 @@ def small():
 
 @pytest.fixture(scope="module")
 def model_programs(small):
-    """Forward and backward of the model with its losses, without and with remat."""
+    """Forward and backward of the model with its losses: plain, with remat, with a stem of convolutions."""
 
-    def program(remat):
+    def program(**values):
         c = resolve(small, 1000)
-        c.model.remat = remat
+        c.model.update(values)
         abstract = nnx.eval_shape(lambda: make_model(c, jax.random.key(0)))
         graphdef, params = nnx.split(abstract, nnx.Param)
 
@@ -84,15 +85,20 @@ def model_programs(small):
         images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
         return compiled_program(jax.grad(loss), params, images, jax.ShapeDtypeStruct((32,), jnp.int32))
 
-    return program(False), program(True)
+    return program(), program(remat=True), program(stem="convolutions")
 
 
 def test_compiled_flops_of_the_model_are_those_of_the_formula(small, model_programs):
     assert flops(model_programs[0]) == pytest.approx(costs.model_flops(small), rel=0.02)
+    convolutions = ml_collections.ConfigDict(small.to_dict())
+    convolutions.model.stem = "convolutions"
+    assert costs.model_flops(convolutions) > 1.03 * costs.model_flops(small)
+    # The formula counts the products of padding too.
+    assert flops(model_programs[2]) == pytest.approx(costs.model_flops(convolutions), rel=0.02)
 
 
 def test_remat_adds_part_of_a_forward_pass(model_programs):
-    plain, remat = map(flops, model_programs)
+    plain, remat = map(flops, model_programs[:2])
     assert 1.1 < remat / plain < 4 / 3
 
 

@@ -86,6 +86,8 @@ def test_a_duration_given_twice_is_an_error():
         ("batch_size", 1, "at least 2"),
         ("views.count", 1, "views.count=1 must be at least 2"),
         ("model.projector_norm", "layer", "must be one of none, batch"),
+        ("model.stem", "layer", "must be one of patches, convolutions"),
+        ("views.blur", 1.5, "must be from 0 to 1"),
         ("loss.weighting", "fixed", "must be one of gradient, closed_form"),
         ("corrupt.share", 1.5, "from 0 to 1"),
         ("model.projector_width", 0, "must be above 0"),
@@ -117,6 +119,15 @@ def test_what_is_wrong_is_said(key, value, message):
         check_config(c, 4)
     assert "\n" not in str(error.value)
     assert key in str(error.value)
+
+
+def test_a_stem_of_convolutions_halves_the_image_until_it_has_patches():
+    c = load("digits")
+    c.model.update(stem="convolutions", patch_size=7, image_size=28)
+    with pytest.raises(InputError, match="patch_size=7 must be a power of two"):
+        check_config(c, 1)
+    c.model.patch_size = 4
+    check_config(c, 1)
 
 
 def test_all_tasks_off_is_an_error():

@@ -47,10 +47,8 @@ def test_they_are_those_of_views_as_in_training(model, images):
     """Of the 32 images that two batches hold: embeddings of the first draw by hand."""
     found, config = measured(model, images, 1), make_config()
     key = jax.random.fold_in(named_key(jax.random.key(config.seed), "instruments"), 0)
-    tokens = []
-    for start in (0, 16):
-        rows = np.arange(start, start + 16)
-        tokens.append(model(make_views(key, images[rows], config, rows).corrupted)["token"])
+    tokens_of = nnx.jit(lambda model, rows, images: model(make_views(key, images, config, rows).corrupted)["token"])
+    tokens = [tokens_of(model, rows, images[rows]) for rows in np.arange(32).reshape(2, 16)]
     embedding = project(model.contrastive, np.concatenate(tokens), training=True)[0]
     pairs = np.asarray(embedding).reshape(32, 2, -1)
     assert found["alignment"] == pytest.approx(monitors.alignment(pairs), rel=1e-3)

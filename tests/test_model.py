@@ -139,6 +139,38 @@ def test_rotation_logits_read_the_first_token_and_the_contrastive_head_the_secon
     np.testing.assert_allclose(out["patches"], model.reconstruction(tokens[:, 2:]), rtol=1e-6)
 
 
+def test_a_stem_of_convolutions_makes_a_token_of_each_patch_and_its_border():
+    stem = make(stem="convolutions", image_size=32, patch_size=8).encoder.patch_embedding
+    kernels = [getattr(stem, f"convolution{i}").kernel.shape for i in range(3)]
+    assert kernels == [(3, 3, 3, 8), (3, 3, 8, 16), (3, 3, 16, 32)]
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
+    run = nnx.jit(lambda stem, images: stem(images))
+    tokens = run(stem, images)
+    assert tokens.shape == (2, 16, 32)
+    # Token k is of the patch in row k // 4: it reads from 7 pixels before the patch to its last one.
+    changed = np.any(np.asarray(run(stem, images.at[0, 8, 16].add(1.0)) != tokens), axis=-1)
+    np.testing.assert_array_equal(np.flatnonzero(changed[0]), [1 * 4 + 2])
+    changed = np.any(np.asarray(run(stem, images.at[0, 7, 16].add(1.0)) != tokens), axis=-1)
+    np.testing.assert_array_equal(np.flatnonzero(changed[0]), [0 * 4 + 2, 1 * 4 + 2])
+    assert not changed[1].any()
+    # One output by hand: layers of a valid convolution, a normalisation over channels and a ReLU.
+    window = np.pad(np.float64(images[0]), ((7, 0), (7, 0), (0, 0)))[0:15, 0:15]
+    for i in range(3):
+        kernel = np.float64(getattr(stem, f"convolution{i}").kernel[...])
+        side = (len(window) - 1) // 2
+        out = np.zeros((side, side, kernel.shape[-1]))
+        for y in range(side):
+            for x in range(side):
+                out[y, x] = np.einsum("yxc,yxco->o", window[2 * y : 2 * y + 3, 2 * x : 2 * x + 3], kernel)
+        out = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-6)
+        window = np.maximum(out, 0)
+        # What lies outside of the image is zero in every layer, whatever the layer below has there.
+        outside = (7 >> (i + 1)) if i < 2 else 0
+        window[:outside] = window[:, :outside] = 0
+    expected = window[0, 0] @ np.float64(stem.out.kernel[...])
+    np.testing.assert_allclose(tokens[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_projector_is_dense_layers_with_gelu_between_them():
     head = make(projector_layers=3, embedding_size=8).contrastive
     params = jax.tree.map(np.float64, nnx.to_pure_dict(nnx.state(head, nnx.Param)))

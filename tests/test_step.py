@@ -91,8 +91,9 @@ def test_chunks_give_the_losses_and_gradients_of_the_whole_batch(chunks, devices
     expected_moments, expected = first_gradients(1)
     for name in expected:
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    # What batch normalisation takes the mean from is what is left of much larger sums: rounding is of their size.
     for moment, other in zip(moments, expected_moments, strict=True):
-        np.testing.assert_allclose(moment, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+        np.testing.assert_allclose(moment, other, rtol=1e-4, atol=5e-5 * np.abs(other).max())
 
 
 def test_what_has_no_gradient_follows_the_step():
@@ -102,9 +103,13 @@ def test_what_has_no_gradient_follows_the_step():
     training, key = make_training(config), jax.random.fold_in(jax.random.key(config.seed), 0)
     state, history = run(config, 1, steps=1)
     params = init_state(config, training, make_mesh(-1, 1, jax.devices()[:1])).params
-    views = make_views(key, batch_of(16), config)
-    keys = row_keys(named_key(key, "model"), 32)
-    token = forward(params, training, views, keys, config)[0].token
+
+    @jax.jit
+    def embed(images):
+        views, keys = make_views(key, images, config), row_keys(named_key(key, "model"), 32)
+        return forward(params, training, views, keys, config)[0].token
+
+    token = embed(batch_of(16))
     seen = project(nnx.merge(training.head, params["model"]["contrastive"]), token, training=True)[1]["norm0"]
     norm = state.params["model"]["contrastive"]["norm0"]
     np.testing.assert_allclose(norm["mean"], 0.1 * seen["mean"], rtol=1e-3, atol=1e-6)

@@ -287,9 +287,9 @@ def test_a_share_of_the_images_is_corrupted_as_if_all_were(share, expected):
     """All views of the first images of each group of eight; their pixels are those of a run in which all are."""
     c = make_config().corrupt
     images = jax.random.uniform(jax.random.key(0), (48, 16, 16, 3), minval=-1)  # 16 images, three views each
-    all_out, all_masks = views.corrupt(jax.random.key(1), images, c, None, 3)
+    all_out, all_masks = compiled(views.corrupt, jax.random.key(1), images, args=(frozen(c), None, 3))
     c.share = share
-    out, masks = views.corrupt(jax.random.key(1), images, c, None, 3)
+    out, masks = compiled(views.corrupt, jax.random.key(1), images, args=(frozen(c), None, 3))
     corrupted = np.arange(48) // 3 % 8 < expected
     np.testing.assert_allclose(out[corrupted], all_out[corrupted], atol=1e-6)
     np.testing.assert_array_equal(out[~corrupted], images[~corrupted])
@@ -297,19 +297,22 @@ def test_a_share_of_the_images_is_corrupted_as_if_all_were(share, expected):
         np.testing.assert_array_equal(mask[corrupted], all_masks[name][corrupted])
         assert not mask[~corrupted].any()
     # A part of a batch, of whole groups, is corrupted as in the batch.
-    part, _ = views.corrupt(jax.random.key(1), images[24:], c, jnp.arange(24, 48), 3)
+    part, _ = jax.jit(lambda rows: views.corrupt(jax.random.key(1), images[24:], c, rows, 3))(jnp.arange(24, 48))
     np.testing.assert_allclose(part, out[24:], atol=1e-6)
 
 
 def test_views_of_an_image_can_be_turned_alike_and_seldom():
-    c = make_config()
-    c.views.update(count=4, share_rotation=True, turned=0.3)
     images = np.zeros((400, 16, 16, 3), np.uint8)
-    rotation = np.asarray(views.make_views(jax.random.key(0), images, c).rotation).reshape(400, 4)
+
+    def rotations(**values):
+        c = make_config(views={"count": 4, **values})
+        # Compiled with nothing else as its result, the pixels are not computed.
+        return np.asarray(jax.jit(lambda key: views.make_views(key, images, c).rotation)(jax.random.key(0)))
+
+    rotation = rotations(share_rotation=True, turned=0.3).reshape(400, 4)
     assert np.all(rotation == rotation[:, :1])
     np.testing.assert_allclose(np.bincount(rotation[:, 0], minlength=4) / 400, [0.7, 0.1, 0.1, 0.1], atol=0.06)
-    c.views.update(share_rotation=False, turned=0.75)
-    rotation = np.asarray(views.make_views(jax.random.key(0), images, c).rotation)
+    rotation = rotations(share_rotation=False, turned=0.75)
     np.testing.assert_allclose(np.bincount(rotation, minlength=4) / 1600, 0.25, atol=0.04)
     assert len(np.unique(rotation.reshape(400, 4)[:, :2], axis=0)) == 16
 
@@ -395,6 +398,17 @@ def test_one_block_is_a_rectangle_of_the_asked_side():
         assert 10 <= rows <= 20
         assert 10 <= columns <= 20
     assert not one_block(jax.random.key(0), 40, (0.25, 0.5), 0.0).any()
+
+
+def test_a_share_of_the_views_is_blurred_and_nothing_else_changes():
+    images = pictures(0, 64, 32)
+    plain = augment(jax.random.key(0), images, 32, make_config().views)
+    blurred = augment(jax.random.key(0), images, 32, make_config(views={"blur": 0.3}).views)
+    changed = np.any(np.asarray(blurred != plain), axis=(1, 2, 3))
+    assert 0.2 < changed.mean() < 0.4  # of 128 views
+    # A sigma of a tenth of a pixel changes next to nothing; the larger ones bring neighbours together.
+    steps = [np.abs(np.diff(views[changed], axis=1)).mean(axis=(1, 2, 3)) for views in (plain, blurred)]
+    assert np.all(steps[1] <= steps[0] * 1.001) and np.median(steps[1] / steps[0]) < 0.7
 
 
 def test_blur_by_hand():

@@ -11,6 +11,7 @@ import numpy as np
 from sit_jax.compiled.hlo import Computation, Instruction
 from sit_jax.compiled.libraries import library_flops, precision
 from sit_jax.model import SIZES, TOKENS, projector_sizes
+from sit_jax.stem import stem_sizes
 
 
 def model_flops(config: ml_collections.ConfigDict) -> int:
@@ -26,8 +27,17 @@ def model_flops(config: ml_collections.ConfigDict) -> int:
     projector = projector_sizes(width, model.projector_layers, model.projector_width, model.embedding_size)
     heads = width * 4 + sum(inputs * outputs for inputs, outputs in projector) + patches * width * pixels
     similarity = views**2 * model.embedding_size
-    # The backward pass takes two products for each, but for the patches: nothing wants the gradient of an image.
-    return 2 * (views * (3 * depth * layer + 3 * heads + 2 * patches * pixels * width) + 3 * similarity)
+    # The backward pass takes two products for each, but for the first: nothing wants the gradient of an image.
+    return 2 * (views * (3 * depth * layer + 3 * heads + _embedding(model, patches, pixels, width)) + 3 * similarity)
+
+
+def _embedding(model: ml_collections.ConfigDict, patches: int, pixels: int, width: int) -> int:
+    """Returns the multiplications from an image to its tokens, forward and backward."""
+    if model.stem == "patches":
+        return 2 * patches * pixels * width
+    sizes = stem_sizes(width, model.patch_size)
+    products = [patches * 4 ** (len(sizes) - 1 - i) * 9 * inputs * outputs for i, (inputs, outputs) in enumerate(sizes)]
+    return 2 * products[0] + 3 * (sum(products[1:]) + patches * width**2)
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> int:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sit_jax.keys import row_keys
+from sit_jax.keys import named_key, row_keys
+from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter, solarize
 
 CROP_DRAWS = 10
+BLUR_SIGMA, BLUR_WIDTH = (0.1, 2.0), 0.1  # in pixels; as a share of the side of the view (arXiv 2006.07733, appendix B)
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -75,7 +77,16 @@ def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_colle
         view = jnp.where(jax.random.bernoulli(gray_key, config.grayscale), grayscale(view), view)
     if config.solarize:
         view = jnp.where(jax.random.bernoulli(solarize_key, config.solarize), solarize(view), view)
+    if config.blur:
+        use_key, blur_key = jax.random.split(named_key(key, "blur"))
+        view = jnp.where(jax.random.bernoulli(use_key, config.blur), blur_view(blur_key, view), view)
     return normalise(view)
+
+
+def blur_view(key: jax.Array, view: jax.Array) -> jax.Array:
+    """Blurs a view [s, s, 3] by a Gaussian of random width, whose kernel covers a tenth of the side."""
+    width = 2 * max(1, round(BLUR_WIDTH * view.shape[0] / 2)) + 1
+    return gaussian_blur(key[None], view[None], (width, width), BLUR_SIGMA)[0]
 
 
 def augment(

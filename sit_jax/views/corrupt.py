@@ -9,6 +9,7 @@ import ml_collections
 
 from sit_jax.keys import named_key, row_keys
 from sit_jax.views.blocks import many_blocks, one_block
+from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter
 from sit_jax.views.noise import noise
 
@@ -83,32 +84,8 @@ def to_gray(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDic
 
 
 def blur(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Blurs each image [s, s, 3] of [V, s, s, 3] by its own Gaussian: sigma U(*sigma) pixels, odd width in `kernel`.
-
-    The kernel is cut and renormalised at the border, so that a constant image stays constant.
-    """
-    # Sums of shifted copies: half the time of products with banded matrices on CPU, a tenth of a convolution's.
-    radius, size = config.kernel[1] // 2, images.shape[1]
-    offset = jnp.arange(-radius, radius + 1)
-
-    def gaussian(key: jax.Array) -> jax.Array:
-        sigma_key, radius_key = jax.random.split(key)
-        sigma = jax.random.uniform(sigma_key, minval=config.sigma[0], maxval=config.sigma[1])
-        own_radius = jax.random.randint(radius_key, (), config.kernel[0] // 2, radius + 1)
-        return jnp.exp(-0.5 * (offset / sigma) ** 2) * (jnp.abs(offset) <= own_radius)
-
-    kernels = jax.vmap(gaussian)(keys)
-    position = jnp.arange(size)[:, None] + offset
-    inside = ((position >= 0) & (position < size)).astype(kernels.dtype)
-    total = jnp.einsum("vk,sk->vs", kernels, inside, precision="highest")
-
-    def along(images: jax.Array, axis: int) -> jax.Array:
-        padded = jnp.pad(images, [(radius, radius) if a == axis else (0, 0) for a in range(4)])
-        shifted = (jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(2 * radius + 1))
-        blurred = sum(kernels[:, k, None, None, None] * copy for k, copy in enumerate(shifted))
-        return blurred / jnp.expand_dims(total, [a for a in range(1, 4) if a != axis])
-
-    return along(along(images, 1), 2)
+    """Blurs [V, s, s, 3], see `gaussian_blur`; the section has the ranges `kernel`, of odd widths, and `sigma`."""
+    return gaussian_blur(keys, images, config.kernel, config.sigma)
 
 
 def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
