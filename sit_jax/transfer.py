@@ -13,7 +13,7 @@ from sit_jax import cli, plots
 from sit_jax.errors import InputError
 from sit_jax.eval.evaluation import check_out, evaluate
 from sit_jax.eval.protocols import write_json
-from sit_jax.eval.report import percent, short_name
+from sit_jax.eval.report import short_name, with_interval
 from sit_jax.eval.restore import load_config
 from sit_jax.eval.settings import Settings
 from sit_jax.train.metrics import say
@@ -78,13 +78,13 @@ def command(argv: list[str]) -> bool:
 
 def cell(report: dict, path: pathlib.Path) -> dict:
     """Returns what the grid holds of a report."""
-    return {"top1": report["top1"], "top5": report["top5"], "report": str(path)}
+    return {**{key: report[key] for key in ("top1", "interval", "top5")}, "report": str(path)}
 
 
 def table(grid: dict[str, dict[str, dict]], columns: list[str]) -> str:
     """Returns the grid for the screen."""
     rows = [["pre-trained on", *(f"on {column}" for column in columns)]]
-    rows += [[name, *(percent({**row[column], "std": None}) for column in columns)] for name, row in grid.items()]
+    rows += [[name, *(with_interval({**row[column], "std": None}) for column in columns)] for name, row in grid.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
 

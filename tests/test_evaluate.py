@@ -21,7 +21,7 @@ from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.features import make_encode
 from sit_jax.eval.labels import Amount
 from sit_jax.eval.pixels import Pixels, baselines, make_pixels
-from sit_jax.eval.report import comparisons, summarise
+from sit_jax.eval.report import comparison_lines, comparisons, summarise
 from sit_jax.eval.restore import restore
 from sit_jax.eval.scores import score
 from sit_jax.eval.settings import Settings
@@ -159,7 +159,7 @@ def test_the_better_pixels_are_the_baseline():
     results = {(name, Amount(share=1.0), 0): result(right) for name, right in rights.items()}
     summary = summarise(results)
     assert summary[0]["pixels"] == summary[0]["pixels 8 x 8"] | {"which": "8 x 8"}
-    found = comparisons({"results": summary, "num_test": 100})
+    found = comparisons(summary[0], 100)
     assert found.keys() == {"pixels"} and found["pixels"]["difference"] == pytest.approx(0.1)
 
 
@@ -220,6 +220,13 @@ def test_few_labels_with_repeats(run):
     assert len(set(few["runs"])) > 1 and few["std"] == pytest.approx(np.std(few["runs"], ddof=1))
     assert few["top1"] == pytest.approx(np.mean(few["runs"]))
     assert few["top1"] < all_labels["top1"] == report["top1"]
+    comparison = report["results"][0]["comparisons"]["pixels"]
+    assert comparison["difference"] == pytest.approx(few["top1"] - report["results"][0]["pixels"]["top1"])
+    assert comparison["p_value"] is None and report["comparisons"] == report["results"][1]["comparisons"]
+    assert [text.partition(": pre-trained - pixels: ")[0] for text in comparison_lines(report).splitlines()] == [
+        "labels 0.1",
+        "labels 1.0",
+    ]
     assert path.with_suffix(".labels.png").exists()
 
 
@@ -409,5 +416,9 @@ def test_transfer_fills_the_grid(root, run, tmp_path, capsys):
     assert "nothing (random weights)" in printed and "nothing (pixels)" in printed
     values = [cell["top1"] for row in grid.values() for cell in row.values()]
     assert all(0.2 < value <= 1 for value in values) and len(set(values)) > 2
+    for cell in (cell for row in grid.values() for cell in row.values()):
+        assert (
+            cell["interval"][0] <= cell["top1"] <= cell["interval"][1] and f"{cell['interval'][1]:.1%}"[:-1] in printed
+        )
     assert out.with_suffix(".png").exists()
     assert transfer.main([*argv[:1], f"--workdirs={run}", *argv[2:]]) == 2

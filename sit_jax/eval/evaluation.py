@@ -38,7 +38,8 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
     overrides = dict(settings.overrides)
     restored = restore(settings.workdir, settings.step, settings.weights, overrides)
     config = restored.config
-    if settings.data and settings.data != config.data.source and "data.image_size" not in overrides:
+    another = settings.data and not same_source(settings.data, config.data.source)
+    if another and "data.image_size" not in overrides:
         config.data.image_size = config.model.image_size
     data = load_labelled(settings.data or config.data.source, config, settings.seed)
     for amount in settings.amounts:  # a class with too few images is found now
@@ -73,6 +74,8 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
     if results is None:
         return None
     summary = reports.summarise(results)
+    for row in summary:
+        row["comparisons"] = reports.comparisons(row, len(data.test_labels))
     report = {
         "protocol": settings.protocol,
         "data": data.name,
@@ -90,10 +93,10 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         **reports.headline(results, summary, "pretrained"),
         "baseline": reports.headline(results, summary, "random") if settings.baseline else None,
         "pixels": reports.headline(results, summary, "pixels") if "pixels" in summary[-1] else None,
+        "comparisons": summary[-1]["comparisons"],
         "results": summary,
         "settings": what,
     }
-    report["comparisons"] = reports.comparisons(report)
     reports.draw(report, path)
     write_json(path, report)
     return report, path

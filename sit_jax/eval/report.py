@@ -77,9 +77,11 @@ def headline(results: Results, summary: list[dict], encoder: str) -> dict:
     }
 
 
-def comparisons(report: dict) -> dict[str, dict]:
-    """Returns the paired comparisons of the pre-trained encoder with the others, with the most labels."""
-    row, count = report["results"][-1], report["num_test"]
+def comparisons(row: dict, count: int) -> dict[str, dict]:
+    """Returns the paired comparisons of the pre-trained encoder with the others, with the labels of a row.
+
+    `count` is the number of test images.
+    """
     hits = {name: unpack_all(row[name]["hits"], count) for name in ENCODERS if name in row}
     return {name: compare(hits["pretrained"], other) for name, other in hits.items() if name != "pretrained"}
 
@@ -118,10 +120,12 @@ def against(report: dict, other: dict) -> dict:
 
 
 def comparison_lines(report: dict) -> str:
-    """Returns the comparisons of a report for the screen."""
-    lines = [
-        line(f"pre-trained - {encoder_name(name)}", comparison) for name, comparison in report["comparisons"].items()
-    ]
+    """Returns the comparisons of a report for the screen, with each amount of labels."""
+    lines = []
+    for row in report["results"]:
+        labels = f"labels {row['labels']}: " if len(report["results"]) > 1 else ""
+        for name, comparison in row["comparisons"].items():
+            lines.append(line(f"{labels}pre-trained - {encoder_name(name)}", comparison))
     return "\n".join(lines)
 
 
