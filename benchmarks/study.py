@@ -18,11 +18,13 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from sit_jax.eval.report import ENCODERS
+from sit_jax.losses import TASKS
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA, RUNS, PUBLISHED = "runs/data", "runs/study", "docs/runs"
-TASKS = ("reconstruction", "rotation", "contrastive")
 LAPTOP = "configs/cifar10_laptop.py"
-# The recipe of a short run: 7.8 or 10 passes, measured on 5,000 other images of the training split.
+# The recipe of a short run: 100,000 images, 10 passes, measured on 5,000 other images of the training split.
 PILOT = {"steps": 782, "optim.warmup_epochs": 0.5, "eval_every": 391, "checkpoint_every": 782, "eval.num_test": 5000}
 # 3,000 steps, in which learned weights arrive where they are going, of as many images as a pilot sees.
 WEIGHTING = {"batch_size": 32, "steps": 3000, "optim.warmup_epochs": 0.5, "optim.base_learning_rate": 0.016}
@@ -186,12 +188,13 @@ def report(workdir: pathlib.Path, protocol: str) -> dict | None:
     return max(found, key=lambda report: report["step"])["results"][0] if found else None
 
 
-def along_the_way(workdir: pathlib.Path, name: str) -> float | None:
-    """Returns the last value of a metric of the evaluations along the way; None where the run is not finished."""
-    path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    values = [row[f"eval/{name}"] for row in rows if f"eval/{name}" in row]
-    return values[-1] if len(values) > 1 else None
+def final_metrics(workdir: pathlib.Path) -> dict[str, float]:
+    """Returns the metrics of the evaluation at the last step; empty where the run is not finished."""
+    if not (workdir / "metrics.jsonl").exists():
+        return {}
+    steps = json.loads((workdir / "config.json").read_text())["steps"]
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return next((row for row in rows if row["step"] == steps and "eval/loss" in row), {})
 
 
 def row(name: str, study: Study) -> str | None:
@@ -203,19 +206,22 @@ def row(name: str, study: Study) -> str | None:
     cells = [study.question]
     for protocol in ("knn", "linear"):
         if study.evaluations:
-            result = report(workdir, protocol)
-            random = f" ({result['random']['top1']:.1%})" if result and "random" in result else ""
-            cells.append(f"{result['pretrained']['top1']:.1%}{random}" if result else "")
+            result = report(workdir, protocol) or {}
+            top1 = {encoder: f"{result[encoder]['top1']:.1%}" for encoder in ENCODERS if encoder in result}
+            beside = ", ".join(value for encoder, value in top1.items() if encoder != "pretrained")
+            cells.append(top1.get("pretrained", "") + (f" ({beside})" if beside else ""))
         else:
-            value = along_the_way(workdir, f"{protocol}_top1")
+            value = final_metrics(workdir).get(f"eval/{protocol}_top1")
             cells.append("" if value is None else f"{value:.1%}")
     return f"| {name} | " + " | ".join(cells) + " |" if any(cells[1:]) else None
 
 
 def publish(name: str, study: Study) -> None:
-    """Copies what others can compare with to docs/runs/NAME; raises ValueError if an evaluation is missing."""
+    """Copies what others can compare with to docs/runs/NAME; raises ValueError if the run is not finished."""
     workdir, folder = ROOT / RUNS / name, ROOT / PUBLISHED / name
     reports = list((workdir / "eval").glob("*.json"))
+    if not final_metrics(workdir):
+        raise ValueError(f"{name} has not come to its last step; run it to its end")
     if len(reports) < len(study.evaluations):
         raise ValueError(f"{name} has {len(reports)} of {len(study.evaluations)} evaluations; run it to its end")
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +255,7 @@ def main() -> int:
         if code:
             return code
     if args.table:
-        print("| run | what | k-NN (random) | linear (random) |\n|---|---|---|---|")
+        print("| run | what | k-NN (random, pixels) | linear (random, pixels) |\n|---|---|---|---|")
         print("\n".join(filter(None, (row(name, study) for name, study in runs.items()))))
     return 0
 

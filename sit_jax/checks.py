@@ -108,6 +108,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
     check_weights(config.loss.weights)
+    check_weighting(config)
 
 
 def check_range(config: ml_collections.ConfigDict, name: str, largest: float) -> None:
@@ -176,6 +177,20 @@ def check_weights(weights: dict[str, str]) -> None:
             raise InputError(f'loss.weights.{task}={weights[task]} must be "learned" or a number from 0')
     if not any(weights[task] == "learned" or float(weights[task]) for task in TASKS):
         raise InputError("loss.weights switches all three tasks off; leave one on")
+
+
+def check_weighting(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for an option of learned weights that would do nothing."""
+    loss, rate = config.loss, config.optim.log_var_rate
+    given = [
+        *([f"loss.weighting={loss.weighting}"] if loss.weighting != "gradient" else []),
+        *(["loss.subtract_floor=True"] if loss.subtract_floor else []),
+        *([f"optim.log_var_rate={rate}"] if rate != 1 else []),
+    ]
+    if given and "learned" not in loss.weights.values():
+        raise InputError(f"{given[0]} is for learned weights, and all are fixed; add loss.weights.contrastive=learned")
+    if loss.weighting == "closed_form" and rate != 1:
+        raise InputError(f"optim.log_var_rate={rate} is for loss.weighting=gradient; leave it out")
 
 
 def resolve(

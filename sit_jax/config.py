@@ -16,7 +16,7 @@ def defaults() -> ml_collections.ConfigDict:
     """Returns the configuration that every file in `configs/` starts from; `data.source` is for the file to set."""
     c = ml_collections.ConfigDict()
     c.seed = 0
-    # Source images in a step, over all devices and hosts; each gives two views.
+    # Source images in a step, over all devices and hosts; each gives `views.count` views.
     c.batch_size = 256
     # Gradient accumulation: the batch goes through the device in so many parts, with the losses of the whole batch.
     c.microbatches = 1
@@ -57,7 +57,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     # Blocks are shares of the side of the image; fractions are shares of its area.
     c.corrupt = ml_collections.ConfigDict()
-    c.corrupt.share = 0.25  # of the images whose views are corrupted, in steps of an eighth; the others stay clean
+    c.corrupt.share = 0.25  # of the images: theirs are corrupted, in steps of an eighth and at least one of eight; or 0
     c.corrupt.grayscale = {"probability": 0.3, "block": (0.05, 1.0)}
     c.corrupt.blur = {"probability": 0.3, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
     c.corrupt.recolour = {
@@ -128,7 +128,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.mesh.slices = placeholder(int)
 
     c.eval = ml_collections.ConfigDict()
-    # k-NN on frozen features: "auto" where there are labels, "on" insists, "off".
+    # k-NN, a linear probe and k-means on frozen features: "auto" where there are labels, "on" insists, "off".
     c.eval.knn = "auto"
     c.eval.knn_k = 20
     c.eval.knn_temperature = 0.07

@@ -11,7 +11,7 @@ TASKS = ("reconstruction", "rotation", "contrastive")
 # A cross-entropy has the likelihood exp(-s), the L1 distance the Laplace likelihood exp(-s / 2), of a log variance s.
 LIKELIHOOD_SCALE = {"reconstruction": 0.5, "rotation": 1.0, "contrastive": 1.0}
 AVERAGE_DECAY = 0.99  # of the losses whose averages give the weights in closed form
-SMALLEST_LOSS = 1e-3  # no weight in closed form is that of a smaller loss
+SMALLEST_LOSS = 1e-3  # no learned weight is that of a smaller loss
 
 
 def reconstruction_loss(clean: jax.Array, rebuilt: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -23,13 +23,17 @@ def reconstruction_loss(clean: jax.Array, rebuilt: jax.Array, mask: jax.Array | 
 
 
 def distances(
-    clean: jax.Array, corrupted: jax.Array, rebuilt: jax.Array, masks: dict[str, jax.Array]
+    clean: jax.Array,
+    corrupted: jax.Array,
+    rebuilt: jax.Array,
+    masks: dict[str, jax.Array],
+    corrupted_only: bool = False,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns L1 distances to the clean images as (sum over pixels, number of pixels), by where they are taken.
 
     Images are [V, s, s, 3], masks [V, s, s] bool by operation. `reconstruction_dropped`, `_replaced` and `_untouched`
-    are of the rebuilt images, on pixels of which the last change was that one, or none; `copy` and `copy_dropped` and
-    so on are of the corrupted images: what copying the input scores.
+    are of the rebuilt images, on pixels of which the last change was that one, or none; `copy_dropped` and so on are
+    of the corrupted images: what copying the input scores. `copy` is over the pixels that the loss is over.
     """
     nothing = jnp.zeros(clean.shape[:3], bool)
     replaced, dropped = masks.get("replace", nothing), masks.get("drop", nothing)
@@ -39,7 +43,8 @@ def distances(
     for name, images in (("reconstruction", rebuilt), ("copy", corrupted)):
         distance = jnp.abs(clean - images).mean(axis=-1)
         found |= {f"{name}_{region}": (jnp.sum(distance * mask), mask.sum()) for region, mask in regions.items()}
-    found["copy"] = (distance.sum(), jnp.int32(distance.size))
+    over = touched if corrupted_only else ~nothing
+    found["copy"] = (jnp.sum(jnp.abs(clean - corrupted).mean(axis=-1) * over), over.sum())
     return {key: (total, count.astype(jnp.float32)) for key, (total, count) in found.items()}
 
 
@@ -67,13 +72,21 @@ def nt_xent(embedding: jax.Array, temperature: float, views: int = 2) -> jax.Arr
 
 
 def nt_xent_floor(rows: int, temperature: float, views: int = 2) -> float:
-    """Returns the NT-Xent loss of V = `rows` embeddings with equal positives and orthogonal negatives."""
+    """Returns the NT-Xent loss of V = `rows` embeddings with equal positives and orthogonal negatives.
+
+    Negatives that point away from each other are below it: by much in batches of a few images, by little in others.
+    """
     return math.log((views - 1) * math.exp(1 / temperature) + rows - views) - 1 / temperature
 
 
 def floors(config: ml_collections.ConfigDict, rows: int, views: int) -> dict[str, float]:
     """Returns what the weighting takes from the losses of `rows` views, by task: nothing, or the floor of NT-Xent."""
     return {"contrastive": nt_xent_floor(rows, config.temperature, views)} if config.subtract_floor else {}
+
+
+def tasks_on(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the tasks that are not switched off by their weight; `config` is the section `loss`."""
+    return [task for task in TASKS if config.weights[task] == "learned" or float(config.weights[task])]
 
 
 def total_loss(
@@ -92,7 +105,10 @@ def total_loss(
     for task in TASKS:
         if config.weights[task] == "learned":
             s = log_vars[task] if config.weighting == "gradient" else jax.lax.stop_gradient(log_vars[task])
-            total += jnp.exp(-LIKELIHOOD_SCALE[task] * s) * (losses[task] - floors.get(task, 0.0)) + 0.5 * s
+            excess = losses[task] - floors.get(task, 0.0)
+            # Below the floor s would run away. The gradient of the model stays.
+            excess += jax.lax.stop_gradient(jnp.maximum(SMALLEST_LOSS - excess, 0))
+            total += jnp.exp(-LIKELIHOOD_SCALE[task] * s) * excess + 0.5 * s
         elif float(config.weights[task]):
             total += float(config.weights[task]) * losses[task]
     return total

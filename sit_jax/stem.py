@@ -22,7 +22,7 @@ class ConvolutionStem(nnx.Module):
     """Images [V, s, s, 3] to tokens [V, N, D]: 3 x 3 convolutions of stride 2, then a dense layer (arXiv 2106.14881).
 
     A layer norm over the channels and a ReLU follow each convolution; the source has a batch normalisation there, which
-    would tie the rows of a batch together.
+    would tie the rows of a batch together. The source takes a layer of the transformer away for it; here all stay.
     """
 
     def __init__(self, width: int, patch_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):

@@ -130,6 +130,39 @@ def test_a_stem_of_convolutions_halves_the_image_until_it_has_patches():
     check_config(c, 1)
 
 
+@pytest.mark.parametrize(
+    "values,message",
+    [
+        ({"loss.weighting": "closed_form"}, "loss.weighting=closed_form is for learned weights"),
+        ({"loss.subtract_floor": True}, "loss.subtract_floor=True is for learned weights"),
+        ({"optim.log_var_rate": 10.0}, "optim.log_var_rate=10.0 is for learned weights"),
+        (
+            {"loss.weighting": "closed_form", "optim.log_var_rate": 10.0, "loss.weights.rotation": "learned"},
+            "optim.log_var_rate=10.0 is for loss.weighting=gradient",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_said(values, message):
+    c = load("digits")
+    c.update_from_flattened_dict(values)
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_config(c, 1)
+
+
+def test_configurations_of_former_versions_get_what_they_did(tmp_path):
+    saved = config.to_json(config.defaults())
+    saved["dtype"] = "float32"
+    for name in config.FORMER:
+        *sections, key = name.split(".")
+        del functools.reduce(dict.__getitem__, sections, saved)[key]
+    del saved["model"]["products"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    read = config.read_saved(tmp_path / "config.json")
+    assert read["views"]["turned"] == 0.75 and read["corrupt"]["share"] == 1.0 and not read["views"]["share_rotation"]
+    assert read["model"]["products"] == "float32" and read["model"]["projector_norm"] == "none"
+    assert read["model"].keys() == config.to_json(config.defaults())["model"].keys()
+
+
 def test_all_tasks_off_is_an_error():
     c = load("digits")
     c.loss.weights.update(reconstruction="0", rotation="0.0", contrastive="0")

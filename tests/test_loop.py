@@ -264,6 +264,8 @@ def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
     [
         [{"eval/loss": 3.0}, {"eval/loss": 1.0}, {"eval/loss": 2.0}, None],
         [*({"eval/contrastive_progress": x, "eval/loss": x} for x in (0.1, 0.3, 0.2)), None],
+        # Saved by a version without progress, and below any loss that there is.
+        [{"eval/loss": -9.0}, {"eval/contrastive_progress": 0.1, "eval/loss": 1.0}, {"eval/loss": -8.0}, None],
     ],
 )
 def test_best_checkpoint_survives_the_latest(tmp_path, metrics):

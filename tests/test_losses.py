@@ -98,6 +98,8 @@ def test_distances_are_taken_by_what_was_done_to_a_pixel():
         },
         **{"copy_dropped": (1, 1), "copy_replaced": (2, 1), "copy_untouched": (0, 5), "copy": (6, 8)},
     }
+    over_corrupted = losses.distances(clean, corrupted, rebuilt, masks, corrupted_only=True)["copy"]
+    assert tuple(map(float, over_corrupted)) == (6, 3)
 
 
 def test_learned_weights_by_hand():
@@ -183,3 +185,21 @@ def test_weights_in_closed_form_have_no_gradient():
     parts, log_vars = dict.fromkeys(losses.TASKS, jnp.float32(3.0)), dict.fromkeys(losses.TASKS, jnp.float32(0.4))
     gradient = jax.grad(lambda s: losses.total_loss(parts, s, section(weighting="closed_form"), {}))(log_vars)
     assert all(value == 0 for value in gradient.values())
+
+
+@pytest.mark.parametrize("weighting", ["gradient", "closed_form"])
+def test_a_loss_below_its_floor_has_the_weight_of_a_small_one(weighting):
+    c = section(weighting, subtract_floor=True)
+    parts, log_vars = dict.fromkeys(losses.TASKS, jnp.float32(3.0)), dict.fromkeys(losses.TASKS, jnp.float32(0.4))
+    floors = {"contrastive": 3.5}
+    of_losses, of_weights = jax.grad(losses.total_loss, (0, 1))(parts, log_vars, c, floors)
+    np.testing.assert_allclose(of_losses["contrastive"], np.exp(-0.4), rtol=1e-6)
+    if weighting == "gradient":
+        np.testing.assert_allclose(of_weights["contrastive"], 0.5 - np.exp(-0.4) * losses.SMALLEST_LOSS, rtol=1e-5)
+    else:
+        found = losses.closed_form(log_vars, parts, floors, jnp.int32(0))["contrastive"]
+        np.testing.assert_allclose(found, np.log(2 * losses.SMALLEST_LOSS), rtol=1e-5)
+
+
+def test_tasks_that_are_on():
+    assert losses.tasks_on(section(rotation="0", contrastive="0.5")) == ["reconstruction", "contrastive"]

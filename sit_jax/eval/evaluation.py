@@ -45,8 +45,7 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
     for amount in settings.amounts:  # a class with too few images is found now
         pick(data.train_labels, amount, settings.seed, 0)
     if other:
-        last = settings.amounts[-1]
-        labels = str(last) if last.share is None else last.share
+        labels = settings.amounts[-1].as_json()
         mine = (settings.protocol, data.fingerprint, len(data.test_labels), labels, settings.repeats, settings.seed)
         reports.check_same(reports.what_is_measured(*mine), reports.measured(other))
     what = relevant_settings(restored, data, settings.protocol, settings.features, settings.seed)

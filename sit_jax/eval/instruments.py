@@ -30,8 +30,9 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
     """Returns `measure(params, images)` from the weights of the model and images [n, H, W, 3] uint8 to the instruments.
 
     Views are cropped, jittered, turned and corrupted as in training, of the first IMAGES images and VIEWS of each; they
-    are a function of the seed, the same at each call. `contrastive_progress`, `alignment`, `uniformity` and
-    `negative_cosine` are of the embedding, `lidar` and `shared_variance` of the contrastive token.
+    are a function of the seed, the same at each call. Where the views of an image are turned alike, all of these are.
+    `contrastive_progress`, `alignment`, `uniformity` and `negative_cosine` are of the embedding, `lidar` and
+    `shared_variance` of the contrastive token. Without the contrastive task there is no `contrastive_progress`.
     """
     encoder_def, head_def = make_graphdef(config, "encoder"), make_graphdef(config, "contrastive")
     batch, whole = batch_sharding(mesh), replicated(mesh)
@@ -39,7 +40,8 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
     views, temperature = config.views.count, config.loss.temperature
 
     def encode(params: dict, images: jax.Array, rows: jax.Array, draw: np.integer) -> jax.Array:
-        drawn = make_views(jax.random.fold_in(seed_key, draw), images, config, rows)
+        key = jax.random.fold_in(seed_key, draw)
+        drawn = make_views(key, images, config, rows, seed_key if config.views.share_rotation else key)
         return nnx.merge(encoder_def, params)(drawn.corrupted)[:, 1].astype(jnp.float32)
 
     def embed(params: dict, token: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -60,10 +62,10 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
         first = embedded[0][0].reshape(-1, views, embedded[0][0].shape[-1])
         token = np.concatenate([token.reshape(-1, views, token.shape[-1]) for token in draws], axis=1)
         loss = float(np.mean([loss for _, loss in embedded]))
-        return {
-            "contrastive_progress": monitors.contrastive_progress(loss, len(draws[0]), temperature, views),
+        progress = monitors.contrastive_progress(loss, len(draws[0]), temperature, views)
+        return ({"contrastive_progress": progress} if "contrastive" in losses.tasks_on(config.loss) else {}) | {
             "alignment": monitors.alignment(first),
-            "uniformity": monitors.uniformity(first.reshape(-1, first.shape[-1])),
+            "uniformity": monitors.uniformity(first[:, 0]),
             "negative_cosine": monitors.negative_cosine(first),
             "lidar": monitors.lidar(token),
             "shared_variance": monitors.shared_variance(token),
@@ -85,18 +87,21 @@ def of_features(features: np.ndarray) -> dict[str, float]:
     return {"rank_me": monitors.rank_me(features.reshape(len(features), -1)), **spread}
 
 
-def warnings(metrics: dict[str, float], trained: bool) -> list[str]:
-    """Returns a line for each collapse, and for views that share too little; `trained` is False at step 0."""
+def warnings(metrics: dict[str, float], tasks: list[str], trained: bool) -> list[str]:
+    """Returns a line for each collapse of the token of one of the `tasks`, and for views that share too little.
+
+    `trained` is False at step 0, where the spread of the tokens says nothing.
+    """
     lines = []
     for name in TOKEN_NAMES:
         spread = metrics[f"token_std_{name}"]
-        if trained and spread < COLLAPSED:
+        if trained and name in tasks and spread < COLLAPSED:
             lines.append(
                 f"the {name} token has collapsed: its spread over images is {spread:.2g} of 1 (token_std_{name}); "
                 "lower optim.base_learning_rate, or raise optim.warmup_epochs"
             )
     shared = metrics["shared_variance"]
-    if shared < FEW_SHARED:
+    if "contrastive" in tasks and shared < FEW_SHARED:
         lines.append(
             f"two views of an image share {shared:.0%} of the variance of the contrastive token: make them easier, "
             "with a higher views.area or less corruption"

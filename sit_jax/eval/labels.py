@@ -16,6 +16,10 @@ class Amount(NamedTuple):
     def __str__(self) -> str:
         return f"{self.share:g}" if self.share is not None else f"{self.per_class} a class"
 
+    def as_json(self) -> float | str:
+        """Returns what a report has of it: the share, or the number in words."""
+        return str(self) if self.share is None else self.share
+
 
 def parse_amounts(shares: list[str], per_class: list[str]) -> list[Amount]:
     """Returns the amounts of `--labels=0.01,0.1,1` or `--labels_per_class=1,5`, smallest first; all labels by default.

@@ -16,6 +16,7 @@ def contrastive_progress(loss: float, rows: int, temperature: float, views: int)
     """Returns how far NT-Xent has come, from 0 where all V = `rows` embeddings are equal to 1 at its floor.
 
     At 0 the loss is log(V - 1); the floor is that of equal positives and orthogonal negatives (losses.nt_xent_floor).
+    V is above the number of `views`: two images at least.
     """
     chance = math.log(rows - 1)
     return (chance - loss) / (chance - nt_xent_floor(rows, temperature, views))
@@ -107,13 +108,13 @@ def shared_variance(x: np.ndarray) -> float:
     return float(max(0.0, (between - within) / total)) if total > SMALL else 1.0
 
 
-def kmeans_nmi(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
-    """Returns the normalised mutual information of labels [N] and as many clusters of features [N, D] as `classes`.
+def kmeans_nmi(features: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the normalised mutual information of labels [N] and as many clusters of features [N, D] as classes.
 
     k-means of scikit-learn on unit vectors, of three starts with a fixed seed.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import normalized_mutual_info_score
 
-    clusters = KMeans(classes, n_init=3, random_state=0).fit_predict(unit(features))
+    clusters = KMeans(len(np.unique(labels)), n_init=3, random_state=0).fit_predict(unit(features))
     return float(normalized_mutual_info_score(labels, clusters))

@@ -22,13 +22,13 @@ def encoder_name(encoder: str) -> str:
 def summarise(results: Results) -> list[dict]:
     """Returns for each amount of labels the mean and the standard deviation over the repeats, by encoder.
 
-    Of the pixels, the ones that are better with the most labels are `pixels` too: chosen by their score on the test
+    Of the pixels, the better ones are `pixels` too, with each amount of labels: chosen by their score on the test
     images, which favours them.
     """
     amounts = list(dict.fromkeys(amount for _, amount, _ in results))
     summary = []
     for amount in amounts:
-        row: dict = {"labels": str(amount) if amount.share is None else amount.share}
+        row: dict = {"labels": amount.as_json()}
         for encoder in dict.fromkeys(encoder for encoder, _, _ in results):
             runs = [run for (e, a, _), run in results.items() if (e, a) == (encoder, amount)]
             row["num_train"] = runs[0]["num_train"]
@@ -42,10 +42,10 @@ def summarise(results: Results) -> list[dict]:
             if "by_k" in runs[0]:
                 row[encoder]["by_k"] = {k: spread([run["by_k"][k] for run in runs]) for k in runs[0]["by_k"]}
         summary.append(row)
-    pixels = [name for name in summary[-1] if name.startswith(PIXELS)]
-    if pixels:
-        best = max(pixels, key=lambda name: summary[-1][name]["top1"])
-        for row in summary:
+    for row in summary:
+        pixels = [name for name in row if name.startswith(PIXELS)]
+        if pixels:
+            best = max(pixels, key=lambda name, row=row: row[name]["top1"])
             row["pixels"] = row[best] | {"which": best.removeprefix(PIXELS)}
     return summary
 

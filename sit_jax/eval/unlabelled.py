@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sit_jax.data import Images, image_options, load_images, open_source
+from sit_jax.errors import InputError
 from sit_jax.eval.data import image_hash, same_source
 from sit_jax.eval.evaluation import check_writable
 from sit_jax.eval.features import extract, make_encode
@@ -15,9 +16,10 @@ from sit_jax.eval.monitors import kmeans_nmi
 from sit_jax.eval.protocols import short_hash, write_json
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.eval.settings import Settings
+from sit_jax.losses import tasks_on
 from sit_jax.train.metrics import say
 
-VERSION = 1  # raise it when a figure is computed otherwise
+VERSION = 2  # raise it when a figure is computed otherwise
 IMAGES = 2_000  # at most, drawn by the seed
 # How to read a figure; they are compared between runs of one model size on the same images.
 READING = {
@@ -61,6 +63,8 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
         return json.loads(path.read_text()), path
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     images, labels = draw(load_images(records, **options), settings.seed)
+    if len(images) < 2:
+        raise InputError(f"{name}: has a single image, and the instruments tell images apart; give two or more")
     say(f"{len(images)} images of {name}")
     measure = make_instruments(restored)
     report = {
@@ -74,6 +78,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
         "transductive": source.test is None and same_source(name, config.data.source),
         **measure(restored.params, images, labels),
         "baseline": measure(restored.random_params, images, labels) if settings.baseline else None,
+        "tasks": tasks_on(config.loss),
         "settings": what,
     }
     write_json(path, report)
@@ -97,7 +102,7 @@ def make_instruments(restored: Restored) -> Callable[[dict, np.ndarray, np.ndarr
         found = of_views(params, images) | of_features(features)
         found["token_std"] = min(value for name, value in found.items() if name.startswith("token_std"))
         if labels is not None:
-            found["kmeans_nmi"] = kmeans_nmi(features.reshape(len(features), -1), labels, int(labels.max()) + 1)
+            found["kmeans_nmi"] = kmeans_nmi(features.reshape(len(features), -1), labels)
         return found
 
     return measure
@@ -113,7 +118,8 @@ def table(report: dict) -> str:
             rows.append((name, f"{report[name]:.4g}", other, reading))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {d}".rstrip() for a, b, c, d in rows]
-    return "\n".join([*lines, *(f"warning: {line}" for line in warnings(report, trained=report["step"] > 0))])
+    found = warnings(report, report["tasks"], trained=report["step"] > 0)
+    return "\n".join([*lines, *(f"warning: {line}" for line in found)])
 
 
 def title(report: dict) -> str:

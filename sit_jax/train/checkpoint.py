@@ -22,6 +22,7 @@ from sit_jax.train.state import TrainState
 # How long a host waits for the others to finish a save, before it takes it for failed.
 SAVE_SECONDS = 600
 # What tells the best checkpoints; runs that were saved by former versions have the loss alone.
+BEHIND = 1e6
 BEST = PROGRESS, LOSS = "eval/contrastive_progress", "eval/loss"
 
 
@@ -204,9 +205,9 @@ class DamageError(ValueError):
 
 
 def goodness(metrics: dict[str, float]) -> float:
-    """Returns what the best checkpoint has the most of."""
+    """Returns what the best checkpoint has the most of; those without progress are behind all others."""
     progress = metrics.get(PROGRESS)
-    return -metrics[LOSS] if progress is None else progress
+    return -BEHIND - metrics[LOSS] if progress is None else progress
 
 
 def short_reason(error: Exception) -> str:

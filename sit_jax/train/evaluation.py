@@ -17,6 +17,7 @@ from sit_jax.eval.knn import knn_votes
 from sit_jax.eval.linear import UNCHOSEN_L2, linear_logits
 from sit_jax.eval.monitors import kmeans_nmi
 from sit_jax.eval.scores import score
+from sit_jax.losses import tasks_on
 from sit_jax.pictures import grid
 from sit_jax.train.metrics import MetricsWriter, warn
 from sit_jax.train.state import TrainState
@@ -27,7 +28,7 @@ METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accura
 
 
 class Labelled(NamedTuple):
-    """What k-NN needs beside the test images."""
+    """What k-NN and the linear probe need beside the test images."""
 
     train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
     train_labels: np.ndarray  # [m] int32
@@ -89,10 +90,12 @@ class Evaluation:
         """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
         metrics, picture = self.pretext_tasks(state.params)
         model = state.params["model"]
-        test = self.features(model, self.data.test_images)
-        found = self.measure(model, self.data.test_images) | of_features(test)
-        for warning in warnings(found, trained=step > 0) if jax.process_index() == 0 else []:
-            warn(f"step {step}: {warning}")
+        test, found = self.features(model, self.data.test_images), {}
+        if len(self.data.test_images) > 1:  # a single one is told from no other
+            found = self.measure(model, self.data.test_images) | of_features(test)
+            lines = warnings(found, tasks_on(self.config.loss), trained=step > 0)
+            for line in lines if jax.process_index() == 0 else []:
+                warn(f"step {step}: {line}")
         if self.data.labelled:
             found |= self.probes(self.features(model, self.data.labelled.train_images), test, self.data.labelled)
         metrics |= {f"eval/{name}": value for name, value in found.items()}
@@ -139,7 +142,7 @@ class Evaluation:
         return {
             "knn_top1": score(votes, labelled.test_labels)["top1"],
             "linear_top1": score(logits, labelled.test_labels)["top1"],
-            "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels, num_classes),
+            "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels),
         }
 
 

@@ -157,7 +157,8 @@ def make_eval_step(
         def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array]]:
             views = make_test_views(key, chunk.images, config, chunk.rows)
             outputs, rebuilt = forward(params, training, views, None, config)
-            return (outputs, losses.distances(views.clean, views.corrupted, rebuilt, views.masks)), (views, rebuilt)
+            distances = losses.distances(views.clean, views.corrupted, rebuilt, views.masks, config.loss.corrupted_only)
+            return (outputs, distances), (views, rebuilt)
 
         chunks = stack_chunks(images, config)
         first, shown = run(jax.tree.map(lambda x: x[0], chunks))

@@ -1,4 +1,4 @@
-"""From source images to what the network sees: two views, rotation, corruption; one pure function on the device."""
+"""From source images to what the network sees: views, rotation, corruption; one pure function on the device."""
 
 from typing import NamedTuple
 
@@ -23,16 +23,21 @@ class Views(NamedTuple):
 
 
 def make_views(
-    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
+    key: jax.Array,
+    images: jax.Array,
+    config: ml_collections.ConfigDict,
+    rows: jax.Array | None = None,
+    turn_key: jax.Array | None = None,
 ) -> Views:
     """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
 
-    `rows` [B] are the global indices of the images where they are a part of a batch. Flip comes before rotation: an
+    `rows` [B] are the global indices of the images where they are a part of a batch; `turn_key` draws the rotations
+    where they are to be those of other views. Flip comes before rotation: an
     image and its mirror carry the same rotation class.
     """
     rows = view_rows(len(images) if rows is None else rows, config.views.count)
     views = augment(named_key(key, "augment"), images, config.model.image_size, config.views, rows)
-    return rotate_and_corrupt(key, views, config, rows)
+    return rotate_and_corrupt(key, views, config, rows, turn_key)
 
 
 def make_test_views(
@@ -44,10 +49,18 @@ def make_test_views(
     return rotate_and_corrupt(key, views, config, view_rows(len(images) if rows is None else rows, count))
 
 
-def rotate_and_corrupt(key: jax.Array, views: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array) -> Views:
+def rotate_and_corrupt(
+    key: jax.Array,
+    views: jax.Array,
+    config: ml_collections.ConfigDict,
+    rows: jax.Array,
+    turn_key: jax.Array | None = None,
+) -> Views:
     """Turns views [V, s, s, 3] with the global indices `rows` at random, keeps them as target, and corrupts a copy."""
     count = config.views.count
     turned = rows // count if config.views.share_rotation else rows
-    clean, rotation = random_rotation(named_key(key, "rotate"), views, turned, config.views.turned)
+    clean, rotation = random_rotation(
+        named_key(key if turn_key is None else turn_key, "rotate"), views, turned, config.views.turned
+    )
     corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt, rows, count)
     return Views(clean, corrupted, rotation, masks)

@@ -75,11 +75,11 @@ def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_colle
         view = jnp.where(jax.random.bernoulli(use_key, config.jitter), jitter(jitter_key, view, config), view)
     if config.grayscale:
         view = jnp.where(jax.random.bernoulli(gray_key, config.grayscale), grayscale(view), view)
-    if config.solarize:
-        view = jnp.where(jax.random.bernoulli(solarize_key, config.solarize), solarize(view), view)
     if config.blur:
         use_key, blur_key = jax.random.split(named_key(key, "blur"))
         view = jnp.where(jax.random.bernoulli(use_key, config.blur), blur_view(blur_key, view), view)
+    if config.solarize:
+        view = jnp.where(jax.random.bernoulli(solarize_key, config.solarize), solarize(view), view)
     return normalise(view)
 
 

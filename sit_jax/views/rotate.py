@@ -31,5 +31,6 @@ def random_rotation(
     """
     draw = jax.vmap(lambda key: jax.random.uniform(key, ()))
     share = draw(row_keys(key, len(views) if rows is None else rows))
-    quarters = jnp.where(share < turned, 1 + jnp.floor(3 * share / max(turned, 1e-6)), 0).astype(jnp.int32)
+    angle = 1 + jnp.floor(3 * share / max(turned, 1e-6))
+    quarters = jnp.where(share < turned, jnp.minimum(angle, 3), 0).astype(jnp.int32)  # rounding may reach 4
     return rotate(views, quarters), quarters
