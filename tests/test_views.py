@@ -402,9 +402,8 @@ def test_one_block_is_a_rectangle_of_the_asked_side():
 
 def test_a_share_of_the_views_is_jittered():
     images = pictures(0, 100, 16)
-    plain, some, all_ = (
-        augment(jax.random.key(0), images, 16, make_config(views={"jitter": p}).views) for p in (0, 0.8, 1)
-    )
+    sections = [make_config(views={"jitter": probability}).views for probability in (0.0, 0.8, 1.0)]
+    plain, some, all_ = (augment(jax.random.key(0), images, 16, section) for section in sections)
     changed = np.any(np.asarray(some != plain), axis=(1, 2, 3))
     assert 0.7 < changed.mean() < 0.9  # of 200 views; standard deviation 0.03
     assert np.any(np.asarray(all_ != plain), axis=(1, 2, 3)).all()

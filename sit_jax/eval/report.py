@@ -45,7 +45,7 @@ def summarise(results: Results) -> list[dict]:
     for row in summary:
         pixels = [name for name in row if name.startswith(PIXELS)]
         if pixels:
-            best = max(pixels, key=lambda name, row=row: row[name]["top1"])
+            best = max((row[name]["top1"], name) for name in pixels)[1]
             row["pixels"] = row[best] | {"which": best.removeprefix(PIXELS)}
     return summary
 

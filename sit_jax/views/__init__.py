@@ -59,8 +59,7 @@ def rotate_and_corrupt(
     """Turns views [V, s, s, 3] with the global indices `rows` at random, keeps them as target, and corrupts a copy."""
     count = config.views.count
     turned = rows // count if config.views.share_rotation else rows
-    clean, rotation = random_rotation(
-        named_key(key if turn_key is None else turn_key, "rotate"), views, turned, config.views.turned
-    )
+    turn_key = named_key(key if turn_key is None else turn_key, "rotate")
+    clean, rotation = random_rotation(turn_key, views, turned, config.views.turned)
     corrupted, masks = corrupt(named_key(key, "corrupt"), clean, config.corrupt, rows, count)
     return Views(clean, corrupted, rotation, masks)
