@@ -3,13 +3,15 @@ import importlib
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sit_jax import config
 from sit_jax.checks import check_config, check_workdir, resolve
 from sit_jax.errors import InputError
-from sit_jax.train.optimizer import decay_mask, make_schedule
+from sit_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
 from sit_jax.train.state import make_state, make_training
 
 NAMES = ("digits", "cifar10", "cifar10_laptop", "cifar100", "tiny_imagenet", "stl10", "folder")
@@ -231,3 +233,19 @@ def test_just_these_parameters_decay():
             "model/rotation/kernel",
         ]
     )
+
+
+def test_log_variances_move_at_a_rate_of_their_own():
+    params = {"model": {"kernel": jnp.ones((2, 2))}, "log_var": {"rotation": jnp.zeros(())}}
+    grads = jax.tree.map(lambda x: jnp.full_like(x, 0.3), params)
+
+    def moved(rate):
+        c = config.defaults()
+        c.optim.log_var_rate = rate
+        optimizer = make_optimizer(resolve(c, 100_000))
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    plain, fast = moved(1.0), moved(10.0)
+    np.testing.assert_allclose(fast["log_var"]["rotation"], 10 * plain["log_var"]["rotation"], rtol=1e-6)
+    np.testing.assert_array_equal(fast["model"]["kernel"], plain["model"]["kernel"])
+    assert plain["log_var"]["rotation"] < 0

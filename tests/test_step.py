@@ -262,18 +262,6 @@ def test_one_update_equals_adamw_by_hand_and_the_average_follows():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
-def test_log_variances_move_at_a_rate_of_their_own():
-    """The first update of Adam is one learning rate, whatever the gradient."""
-    values = {f"loss.weights.{task}": "learned" for task in losses.TASKS}
-    states = [run(make_config(**values, **{"optim.log_var_rate": rate}), 1, steps=1)[0] for rate in (1.0, 10.0)]
-    plain, fast = (state.params for state in states)
-    for task in losses.TASKS:
-        moved = [float(params["log_var"][task]) - 1.0 for params in (plain, fast)]
-        np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-3)
-        assert abs(moved[0]) > 1e-7
-    jax.tree.map(np.testing.assert_array_equal, plain["model"], fast["model"])
-
-
 def test_clipping_task_off_and_corrupted_only():
     values = {"optim.clip_norm": 1e-6, "optim.eps": 1.0, "optim.weight_decay": 0.0, "optim.warmup_steps": 0}
     values |= {"loss.weights.rotation": "0", "loss.corrupted_only": True}
