@@ -18,6 +18,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 from sit_jax.eval.report import ENCODERS
 from sit_jax.losses import TASKS
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import platform
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -59,6 +61,12 @@ def test_the_weightings_have_three_seeds_each_and_differ_in_the_weights_alone(mo
         rest.add(config.to_json_best_effort())
     assert len(seeds) == 6 and all(found == {0, 1, 2} for found in seeds.values())
     assert len(rest) == 1
+
+
+def test_it_starts_as_a_script():
+    command = [sys.executable, "benchmarks/study.py", "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "# digits: " in done.stdout, done.stderr
 
 
 def test_no_recipe_is_chosen_by_test_images():
