@@ -3,7 +3,7 @@
 Paper: arXiv 2104.03602, which pre-trains and evaluates on all of CIFAR-10 (configs/cifar10.py).
 Hardware and hours: 1 CPU core with AMX, 35 to 39 minutes with start-up (370 to 410 images/s).
 Expected score: of three seeds (docs/runs/laptop-seed*), k-NN top-1 51.2 +- 0.3 % on the test images (random weights:
-28.7 +- 0.6 %, pixels: 40.4 %), linear 56.5 +- 0.6 % (34.7 +- 0.4 %, 39.6 %).
+28.7 +- 0.6 %, pixels: 40.4 %), linear 56.5 +- 0.6 % (34.7 +- 0.5 %, 39.6 %).
 Command: python -m sit_jax.main --config=configs/cifar10_laptop.py --workdir=runs/cifar10_laptop
 Data: python benchmarks/cifar10_subset.py FOLDER runs/data, from CIFAR-10 as an image folder (once)
 """

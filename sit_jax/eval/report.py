@@ -161,7 +161,10 @@ def percent(values: dict) -> str:
 
 def names_of(report: dict) -> dict[str, str]:
     """Returns the names of the encoders for people, with the kind of pixels that a report has."""
-    return ENCODERS | ({"pixels": f"pixels, {report['pixels']['which']}"} if report.get("pixels") else {})
+    kinds = {row["pixels"]["which"] for row in report["results"] if "pixels" in row}
+    if not kinds:
+        return ENCODERS
+    return ENCODERS | {"pixels": f"pixels, {kinds.pop() if len(kinds) == 1 else 'the better kind'}"}
 
 
 def with_interval(values: dict) -> str:
