@@ -283,6 +283,12 @@ def test_best_checkpoint_survives_the_latest(tmp_path, metrics):
     assert checkpoints.steps() == [2, 4]
 
 
+def test_a_single_image_is_too_few(tmp_path):
+    np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="has a single image"):
+        loop.train(make_config(**{"data.source": f"npz:{tmp_path / 'one.npz'}"}), tmp_path / "run")
+
+
 def full_disk(*args):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -37,6 +37,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     mesh = make_mesh(**config.mesh)
     source = open_source(config.data.source)
     images = load_images(source.pretrain, **image_options(config))
+    if len(images) < 2:
+        raise InputError(f"{config.data.source}: has a single image, and views of others are needed; give two or more")
     config = checks.resolve(checks.keep_products(config, workdir), len(images))
     checks.check_workdir(workdir, config)
     batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
