@@ -10,7 +10,7 @@ import ml_collections
 from sit_jax import compute
 from sit_jax.config import differing_keys, duration, read_saved, to_json
 from sit_jax.errors import InputError
-from sit_jax.losses import TASKS
+from sit_jax.losses import TASKS, tasks_on
 from sit_jax.model import SIZES
 from sit_jax.views.corrupt import group_size
 
@@ -107,7 +107,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
         raise InputError(f"views.count={config.views.count} must be at least 2: the contrastive task needs a positive")
     check_batch(config.batch_size, num_devices)
     check_microbatches(config.microbatches, config.batch_size, num_devices)
-    check_weights(config.loss.weights)
+    check_weights(config.loss)
     check_weighting(config)
 
 
@@ -166,8 +166,9 @@ def check_microbatches(microbatches: int, batch_size: int, num_devices: int) -> 
         )
 
 
-def check_weights(weights: dict[str, str]) -> None:
+def check_weights(loss: ml_collections.ConfigDict) -> None:
     """Raises InputError unless each weight is "learned" or a number, and one task is on."""
+    weights = loss.weights
     for task in TASKS:
         try:
             valid = weights[task] == "learned" or float(weights[task]) >= 0
@@ -175,7 +176,7 @@ def check_weights(weights: dict[str, str]) -> None:
             valid = False
         if not valid:
             raise InputError(f'loss.weights.{task}={weights[task]} must be "learned" or a number from 0')
-    if not any(weights[task] == "learned" or float(weights[task]) for task in TASKS):
+    if not tasks_on(loss):
         raise InputError("loss.weights switches all three tasks off; leave one on")
 
 

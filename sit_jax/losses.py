@@ -31,21 +31,22 @@ def distances(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns L1 distances to the clean images as (sum over pixels, number of pixels), by where they are taken.
 
-    Images are [V, s, s, 3], masks [V, s, s] bool by operation. `reconstruction_dropped`, `_replaced` and `_untouched`
-    are of the rebuilt images, on pixels of which the last change was that one, or none; `copy_dropped` and so on are
-    of the corrupted images: what copying the input scores. `copy` is over the pixels that the loss is over.
+    Images are [V, s, s, 3], masks [V, s, s] bool by operation. A pixel counts as replaced or dropped by its last change,
+    and as untouched without one. `reconstruction_dropped`, `_replaced` and `_untouched` measure the rebuilt images
+    there. `copy_dropped`, `_replaced` and `_untouched` measure the corrupted images: the score of copying the input.
+    `copy` measures them on the pixels of the loss: all, or with `corrupted_only` the changed ones.
     """
     nothing = jnp.zeros(clean.shape[:3], bool)
     replaced, dropped = masks.get("replace", nothing), masks.get("drop", nothing)
     touched = jnp.any(jnp.stack([nothing, *masks.values()]), axis=0)
-    regions = {"dropped": dropped & ~replaced, "replaced": replaced, "untouched": ~touched}
-    found: dict[str, tuple[jax.Array, jax.Array]] = {}
-    for name, images in (("reconstruction", rebuilt), ("copy", corrupted)):
+    areas = {"_dropped": dropped & ~replaced, "_replaced": replaced, "_untouched": ~touched}
+    of_copy = areas | {"": touched if corrupted_only else ~nothing}
+    found = {}
+    for name, images, measured in (("reconstruction", rebuilt, areas), ("copy", corrupted, of_copy)):
         distance = jnp.abs(clean - images).mean(axis=-1)
-        found |= {f"{name}_{region}": (jnp.sum(distance * mask), mask.sum()) for region, mask in regions.items()}
-    over = touched if corrupted_only else ~nothing
-    found["copy"] = (jnp.sum(jnp.abs(clean - corrupted).mean(axis=-1) * over), over.sum())
-    return {key: (total, count.astype(jnp.float32)) for key, (total, count) in found.items()}
+        for area, mask in measured.items():
+            found[name + area] = (jnp.sum(distance * mask), mask.sum().astype(jnp.float32))
+    return found
 
 
 def rotation_loss(logits: jax.Array, rotation: jax.Array) -> jax.Array:

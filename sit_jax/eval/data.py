@@ -71,6 +71,17 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
     )
 
 
+def use_source(config: ml_collections.ConfigDict, name: str | None, overrides: dict) -> str:
+    """Returns the SOURCE string to evaluate on: `name`, or that of the run where it is None.
+
+    Images of another data set are kept at the size of the model, unless `overrides` says otherwise.
+    """
+    name = name or config.data.source
+    if not same_source(name, config.data.source) and "data.image_size" not in overrides:
+        config.data.image_size = config.model.image_size
+    return name
+
+
 def same_source(first: str, second: str) -> bool:
     """Tells whether two SOURCE strings name the same data, though maybe by other paths."""
     (scheme, _, path), (other_scheme, _, other_path) = first.partition(":"), second.partition(":")

@@ -6,7 +6,7 @@ import shutil
 
 from sit_jax.errors import InputError
 from sit_jax.eval import report as reports
-from sit_jax.eval.data import load_labelled, same_source
+from sit_jax.eval.data import load_labelled, same_source, use_source
 from sit_jax.eval.features import CLASSIFIED
 from sit_jax.eval.labels import pick
 from sit_jax.eval.protocols import relevant_settings, run_units, short_hash, write_json
@@ -38,10 +38,7 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
     overrides = dict(settings.overrides)
     restored = restore(settings.workdir, settings.step, settings.weights, overrides)
     config = restored.config
-    another = settings.data and not same_source(settings.data, config.data.source)
-    if another and "data.image_size" not in overrides:
-        config.data.image_size = config.model.image_size
-    data = load_labelled(settings.data or config.data.source, config, settings.seed)
+    data = load_labelled(use_source(config, settings.data, overrides), config, settings.seed)
     for amount in settings.amounts:  # a class with too few images is found now
         pick(data.train_labels, amount, settings.seed, 0)
     if other:

@@ -62,14 +62,16 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
         first = embedded[0][0].reshape(-1, views, embedded[0][0].shape[-1])
         token = np.concatenate([token.reshape(-1, views, token.shape[-1]) for token in draws], axis=1)
         loss = float(np.mean([loss for _, loss in embedded]))
-        progress = monitors.contrastive_progress(loss, len(draws[0]), temperature, views)
-        return ({"contrastive_progress": progress} if "contrastive" in losses.tasks_on(config.loss) else {}) | {
+        found = {
             "alignment": monitors.alignment(first),
             "uniformity": monitors.uniformity(first[:, 0]),
             "negative_cosine": monitors.negative_cosine(first),
             "lidar": monitors.lidar(token),
             "shared_variance": monitors.shared_variance(token),
         }
+        if "contrastive" in losses.tasks_on(config.loss):
+            found["contrastive_progress"] = monitors.contrastive_progress(loss, len(draws[0]), temperature, views)
+        return found
 
     return measure
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sit_jax.data import Images, image_options, load_images, open_source
 from sit_jax.errors import InputError
-from sit_jax.eval.data import image_hash, same_source
+from sit_jax.eval.data import image_hash, same_source, use_source
 from sit_jax.eval.evaluation import check_writable
 from sit_jax.eval.features import extract, make_encode
 from sit_jax.eval.instruments import make_measure, of_features, warnings
@@ -43,9 +43,8 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     The images are of the test split of the data set, where there is one, and else those of the pre-training.
     """
     restored = restore(settings.workdir, settings.step, settings.weights, dict(settings.overrides), with_heads=True)
-    config, name = restored.config, settings.data or restored.config.data.source
-    if not same_source(name, config.data.source) and "data.image_size" not in settings.overrides:
-        config.data.image_size = config.model.image_size
+    config = restored.config
+    name = use_source(config, settings.data, settings.overrides)
     source, options = open_source(name), image_options(config)
     records = source.test if source.test is not None else source.pretrain
     what = {

@@ -21,8 +21,8 @@ from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
 SAVE_SECONDS = 600
-# What tells the best checkpoints; runs that were saved by former versions have the loss alone.
-BEHIND = 1e6
+# What tells the best checkpoints. Those of former versions, and of runs without the contrastive task, have the loss alone.
+BEHIND = 1e6  # above every loss: takes what has the loss alone behind what has progress
 BEST = PROGRESS, LOSS = "eval/contrastive_progress", "eval/loss"
 
 

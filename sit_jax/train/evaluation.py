@@ -28,7 +28,7 @@ METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accura
 
 
 class Labelled(NamedTuple):
-    """What k-NN and the linear probe need beside the test images."""
+    """The training images of k-NN and of the linear probe, with their labels and those of the test images."""
 
     train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
     train_labels: np.ndarray  # [m] int32
