@@ -27,11 +27,12 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
+from sit_jax.common import errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.accelerator_stages import process, report, stage, training
-from sit_jax import cli
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "accelerator"
@@ -140,7 +141,9 @@ class Measurement:
             say(f"{part.stage}: {ended['end']} after {ended['seconds']:.0f} s, {self.left():.0f} s left in all")
         ended = all(ended["end"] == "ended" for ended in self.results["stages"])
         statuses = {row["status"] for row in self.results["rows"] if row["table"] != "machine"}
-        return cli.DONE if ended and statuses & {"measured", "passed"} and "failed" not in statuses else cli.FAILED
+        return (
+            errors.DONE if ended and statuses & {"measured", "passed"} and "failed" not in statuses else errors.FAILED
+        )
 
     def run_part(self, part: Part, limit: float) -> dict[str, Any]:
         """Runs a part in a process, collects its rows as they come, and returns how it ended."""
@@ -249,12 +252,12 @@ def main(argv: list[str]) -> int:
         values = parse(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return cli.WRONG_INPUT
+        return errors.WRONG_INPUT
     try:
         return Measurement(values, argv).run()
     except KeyboardInterrupt:
         say(f"stopped by a signal; what is there is in {values.out}")
-        return cli.FAILED
+        return errors.FAILED
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.mosaics import read_parts, write_parts
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPLITS, KINDS = ("train", "test"), ("images", "labels")

@@ -15,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 
+from sit_jax.common import errors
+from sit_jax.config import cli
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
 from benchmarks.equality import largest_difference
-from sit_jax import allocator, cli
-from sit_jax.checks import check_config, lookup
-from sit_jax.config import to_json
-from sit_jax.errors import InputError
+from sit_jax.common import allocator
+from sit_jax.common.errors import InputError
+from sit_jax.config.checks import check_config, lookup
+from sit_jax.config.saved import to_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
@@ -209,11 +212,11 @@ def main(argv: list[str]) -> int:
         figures = compare(values, parse(values, argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return cli.WRONG_INPUT
+        return errors.WRONG_INPUT
     report(figures)
     if values.out:
         pathlib.Path(values.out).write_text(json.dumps(figures, indent=1) + "\n")
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

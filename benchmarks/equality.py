@@ -16,7 +16,7 @@ def write_exchange(path: str, config: Any, params: dict, images: np.ndarray) -> 
     """
     import jax
 
-    from sit_jax.train.microbatches import stacked
+    from sit_jax.parallel.microbatches import stacked
     from sit_jax.train.state import make_training
     from sit_jax.train.step import combine, forward
     from sit_jax.views import make_views

@@ -14,7 +14,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from sit_jax.plots import new_figure, save
+from sit_jax.draw.plots import new_figure, save
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BASE = {"variant": "XS/4", "res": 32, "batch": 64, "images": 1000}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 
 BATCHES = 8  # different batches that the synthetic images make
 

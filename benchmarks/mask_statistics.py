@@ -8,6 +8,8 @@ import functools
 import pathlib
 import sys
 
+from sit_jax.config import checks, cli, resolve
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
@@ -16,10 +18,9 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from sit_jax import checks, cli
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.data import image_options, load_images, open_source
-from sit_jax.errors import InputError
-from sit_jax.eval.protocols import write_json
 from sit_jax.views import make_views
 
 BATCH = 8
@@ -56,7 +57,7 @@ def command(argv: list[str]) -> bool:
     flags.DEFINE_integer("draws", 10, "Steps whose views are measured.", 1, flag_values=values)
     config = cli.parse_config(values, argv, ("config",), __doc__ or "")
     checks.check_config(config, 1)
-    images = load_images(open_source(config.data.source).pretrain, **image_options(checks.resolve(config, BATCH)))
+    images = load_images(open_source(config.data.source).pretrain, **image_options(resolve.resolve(config, BATCH)))
     if len(images) < BATCH:
         raise InputError(f"{config.data.source} has {len(images)} images; give {BATCH} or more")
     rows = np.linspace(0, len(images) - 1, min(values.images, len(images))).astype(int)

@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.equality import write_exchange
 from benchmarks.images import endless, load_images
-from sit_jax import checks, cli
-from sit_jax.config import to_json
-from sit_jax.errors import InputError
-from sit_jax.mesh import local_rows, make_mesh, put_batch
+from sit_jax.common.errors import InputError
+from sit_jax.config import checks, cli, resolve
+from sit_jax.config.saved import to_json
+from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 
@@ -33,7 +33,7 @@ class Ours:
             raise InputError(f"the peers use one of the {jax.device_count()} GPUs; set CUDA_VISIBLE_DEVICES=0")
         begin = time.perf_counter()
         self.images = load_images(config, data)
-        self.config = checks.resolve(ml_collections.ConfigDict(config), len(self.images))
+        self.config = resolve.resolve(ml_collections.ConfigDict(config), len(self.images))
         checks.check_batch(self.config.batch_size, jax.device_count())
         self.mesh = make_mesh(**config["mesh"])
         self.rows = local_rows(self.mesh, self.config.batch_size)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from sit_jax.eval.report import ENCODERS
-from sit_jax.losses import TASKS
+from sit_jax.model.tasks import TASKS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA, RUNS, PUBLISHED = "runs/data", "runs/study", "docs/runs"

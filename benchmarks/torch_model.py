@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sit_jax.losses import LIKELIHOOD_SCALE, TASKS
-from sit_jax.model import SIZES, TOKENS, projector_sizes
+from sit_jax.model.heads import projector_sizes
+from sit_jax.model.tasks import LIKELIHOOD_SCALE, TASKS
+from sit_jax.model.vit import SIZES, TOKENS
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

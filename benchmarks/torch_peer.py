@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.torch_model import SiT, load_jax_params, losses, parameter_count
 from benchmarks.torch_views import Draws, Views, build_views, draw, make_views
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 from sit_jax.timing.machine import cores
 
 __all__ = ["Peer", "SiT", "Views", "load_jax_params", "losses", "make_views", "parameter_count"]

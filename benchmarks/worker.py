@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 
 
 def main(name: str) -> None:

@@ -5,7 +5,7 @@ memory, and the share of what the machine can do, which is measured in the same 
 """
 
 if __name__ == "__main__":
-    from sit_jax.allocator import restart_with_settings
+    from sit_jax.common.allocator import restart_with_settings
 
     restart_with_settings()
 
@@ -19,9 +19,10 @@ import jax
 import ml_collections
 from absl import flags
 
-from sit_jax import checks, cli
-from sit_jax.errors import InputError
-from sit_jax.timing import machine, report
+from sit_jax.common.errors import InputError
+from sit_jax.config import checks, cli, resolve
+from sit_jax.timing import machine
+from sit_jax.timing import tables as report
 from sit_jax.timing.clock import measure
 from sit_jax.timing.images import open_images
 from sit_jax.timing.step import Step
@@ -48,7 +49,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
         raise InputError(f"microbatches={config.microbatches}: the parts are those of a whole batch; add --noparts")
     described = machine.describe()
     images = open_images(config, values.random_images)
-    config = checks.resolve(config, len(images))
+    config = resolve.resolve(config, len(images))
     step = Step(config, images)
     with jax.set_mesh(step.mesh):
         compiled = step.compile()

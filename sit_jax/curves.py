@@ -10,9 +10,10 @@ import sys
 
 from absl import flags
 
-from sit_jax import cli, plots
-from sit_jax.errors import InputError
-from sit_jax.eval.evaluation import check_out
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_out
+from sit_jax.config import cli
+from sit_jax.draw import plots
 from sit_jax.train.metrics import parse_line
 
 

@@ -17,17 +17,16 @@ from typing import IO
 import numpy as np
 from absl import flags
 
-from sit_jax import cli
+from sit_jax.common.console import say, with_progress
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_out
+from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.decode import decode
 from sit_jax.data.folder import file_records, list_images, open_folder
 from sit_jax.data.load import StreamedImages
-from sit_jax.errors import InputError
-from sit_jax.eval.evaluation import check_out
-from sit_jax.eval.features import CLASSIFIED, extract_batches, make_encode
 from sit_jax.eval.restore import Restored, restore
-from sit_jax.progress import with_progress
-from sit_jax.train.metrics import say
+from sit_jax.probes.features import CLASSIFIED, extract_batches, make_encode
 
 KINDS = (*CLASSIFIED, "projection", "patches")
 WITH_AXES = ("tokens", "patches")  # the other kinds are one vector an image

@@ -10,7 +10,7 @@ The result is a table, and JSON and pictures in WORKDIR/eval.
 """
 
 if __name__ == "__main__":
-    from sit_jax.allocator import restart_with_settings
+    from sit_jax.common.allocator import restart_with_settings
 
     restart_with_settings()
 
@@ -20,15 +20,16 @@ import sys
 
 from absl import flags
 
-from sit_jax import cli
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_out
+from sit_jax.config import cli
 from sit_jax.eval import unlabelled
-from sit_jax.eval.evaluation import check_out, copy_to, evaluate
-from sit_jax.eval.features import CLASSIFIED
-from sit_jax.eval.intervals import line
-from sit_jax.eval.labels import parse_amounts
-from sit_jax.eval.report import against, comparison_lines, table, title
+from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.report import against, comparison_lines, copy_to, table, title
 from sit_jax.eval.settings import Settings
+from sit_jax.probes.features import CLASSIFIED
+from sit_jax.probes.intervals import line
+from sit_jax.probes.labels import parse_amounts
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:

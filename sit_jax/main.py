@@ -11,19 +11,22 @@ import signal
 import sys
 import traceback
 
+from sit_jax.common import errors
+from sit_jax.config import cli
+
 if __name__ == "__main__":
     # From before the imports, which take seconds, until the end of `hosts.connect`: a SIGTERM waits. A process that
     # ended here alone would leave the others of its run waiting for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    from sit_jax.allocator import restart_with_settings
+    from sit_jax.common.allocator import restart_with_settings
 
     restart_with_settings()
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from sit_jax import cli, hosts
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
+from sit_jax.parallel import hosts
 from sit_jax.train.loop import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
@@ -72,8 +75,8 @@ def main(argv: list[str]) -> int:
             raise
         traceback.print_exc()
         print("error: this process failed, or another one of the run, whose message says why", file=sys.stderr)
-        code = cli.FAILED
-    if hosts.connected() and code not in (cli.DONE, cli.PREEMPTED):
+        code = errors.FAILED
+    if hosts.connected() and code not in (errors.DONE, errors.PREEMPTED):
         hosts.leave(code)
     return code
 

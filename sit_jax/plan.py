@@ -19,8 +19,10 @@ import ml_collections
 from absl import flags
 from jax.sharding import Mesh
 
-from sit_jax import checks, cli
-from sit_jax.compiled import collectives, costs, hlo, report
+from sit_jax.common import errors
+from sit_jax.common.errors import InputError
+from sit_jax.compiled import collectives, costs, hlo
+from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Target
 from sit_jax.compiled.gpus import INSTALL
@@ -28,8 +30,8 @@ from sit_jax.compiled.kernels import compiled_flops, find_kernels, matrix_flops,
 from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch, out_of_memory
 from sit_jax.compiled.roofline import lower_bound, roofline
 from sit_jax.compiled.targets import CPU, check_topology, open_target
-from sit_jax.errors import InputError
-from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.config import checks, cli, resolve
+from sit_jax.parallel.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
 
@@ -64,7 +66,7 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
     target = open_target(topology, config.mesh.slices or 1)
     config.data.source = config.data.source or "not read"
     checks.check_config(config, len(target.devices), target.devices[0])
-    config = checks.resolve(config, NUM_EXAMPLES, target.devices[0])
+    config = resolve.resolve(config, NUM_EXAMPLES, target.devices[0])
     mesh = make_mesh(**config.mesh, devices=target.devices)
     with jax.set_mesh(mesh):
         training = make_training(config)
@@ -183,7 +185,7 @@ def main(argv: list[str]) -> int:
         return True
 
     code = cli.run(command, argv)
-    return cli.FAILED if code == cli.DONE and not fits else code
+    return errors.FAILED if code == errors.DONE and not fits else code
 
 
 if __name__ == "__main__":

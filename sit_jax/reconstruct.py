@@ -17,17 +17,19 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from sit_jax import cli, pictures
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_out
+from sit_jax.common.keys import named_key
+from sit_jax.config import cli
 from sit_jax.data import Records, image_options, open_source
 from sit_jax.data.folder import file_records
 from sit_jax.data.load import StreamedImages
-from sit_jax.errors import InputError
-from sit_jax.eval.attention import attention_maps, attention_picture
-from sit_jax.eval.evaluation import check_out
+from sit_jax.draw import pictures
+from sit_jax.draw.attention_maps import attention_picture
+from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
-from sit_jax.keys import named_key
-from sit_jax.train.metrics import say
 from sit_jax.views import whole_images
 
 MOST_WITH_ATTENTION = 8  # pictures: each takes two lines

@@ -9,14 +9,15 @@ import sys
 
 from absl import flags
 
-from sit_jax import cli, plots
-from sit_jax.errors import InputError
-from sit_jax.eval.evaluation import check_out, evaluate
-from sit_jax.eval.protocols import write_json
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_out, write_json
+from sit_jax.config import cli
+from sit_jax.draw import plots
+from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.report import short_name, with_interval
 from sit_jax.eval.restore import load_config
 from sit_jax.eval.settings import Settings
-from sit_jax.train.metrics import say
 
 NOTHING, PIXELS = "nothing (random weights)", "nothing (pixels)"
 

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from sit_jax import matrix_unit
+from sit_jax.model.fast import matrix_unit
 
 ROOT = pathlib.Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)

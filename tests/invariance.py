@@ -14,6 +14,8 @@ import tempfile
 
 import numpy as np
 
+from sit_jax.model import losses
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, BATCH, SIZE = 20, 64, 16
 LOSSES = ("reconstruction", "rotation", "contrastive", "loss")
@@ -50,9 +52,8 @@ def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, n
     from jax.experimental import multihost_utils
 
     from configs import digits
-    from sit_jax import losses
-    from sit_jax.checks import resolve
-    from sit_jax.mesh import local_rows, make_mesh, put_batch, replicated
+    from sit_jax.config.resolve import resolve
+    from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch, replicated
     from sit_jax.train.state import abstract_state, init_state, make_training
     from sit_jax.train.step import compile_steps
     from sit_jax.views import make_views

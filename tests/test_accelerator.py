@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from benchmarks import accelerator
 from benchmarks.accelerator_stages import encoder, fast, learn, report, right, right_runs, stage, training, why
+from sit_jax.common.errors import InputError
 from sit_jax.compiled import hlo
-from sit_jax.errors import InputError
 
 ROWS = """
 import time

@@ -4,7 +4,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from sit_jax.attention import attend, softmax_weights
+from sit_jax.model.fast.attention import attend, softmax_weights
 
 SHAPE = (3, 2, 10, 8)  # views, heads, tokens, dimensions
 

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from sit_jax import allocator, bench
-from sit_jax.timing import clock, parts, report
+from sit_jax import bench
+from sit_jax.common import allocator
+from sit_jax.timing import clock, parts
+from sit_jax.timing import tables as report
 from sit_jax.timing.step import Step
 from sit_jax.train.step import make_train_step
 from sit_jax.views import make_views

@@ -12,9 +12,10 @@ from conftest import ROOT
 from benchmarks import compare, equality
 from benchmarks.ours import Ours
 from configs.digits import get_config
-from sit_jax import checks, config, views
-from sit_jax.errors import InputError
-from sit_jax.keys import view_rows
+from sit_jax import views
+from sit_jax.common.errors import InputError
+from sit_jax.common.keys import view_rows
+from sit_jax.config import resolve, saved
 from sit_jax.train.state import make_state, make_training
 
 CONFIG = "--config=configs/digits.py:paper,runlocal"
@@ -56,7 +57,7 @@ def test_several_gpus_are_refused(monkeypatch):
 
 @pytest.fixture(scope="module")
 def resolved():
-    return checks.resolve(get_config("paper,runlocal"), 1000)
+    return resolve.resolve(get_config("paper,runlocal"), 1000)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_same_parameters_and_losses(resolved, images, tmp_path, corrupted_only, 
     path = str(tmp_path / "exchange.npz")
     ours = {"losses": equality.write_exchange(path, resolved, state.params, images)}
     ours["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    as_dict = config.to_json(resolved)
+    as_dict = saved.to_json(resolved)
     theirs = {"losses": equality.losses_of_exchange(path, as_dict)}
     theirs["parameters"] = torch_model.parameter_count(torch_model.SiT(as_dict))
     assert equality.largest_difference(ours, theirs) < 1e-5
@@ -90,7 +91,7 @@ def test_views_without_chance_are_ours(resolved, images):
     resolved = resolved.copy_and_resolve_references()
     resolved.views.update(area=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
     generator = torch.Generator().manual_seed(0)
-    made = torch_views.make_views(torch.from_numpy(images), config.to_json(resolved), generator)
+    made = torch_views.make_views(torch.from_numpy(images), saved.to_json(resolved), generator)
     whole = views.whole_images(images, 32).repeat(2, axis=0)
     expected = views.rotate(whole, made.rotation.numpy())
     assert set(made.rotation.tolist()) == {0, 1, 2, 3}
@@ -109,7 +110,7 @@ def test_corruptions_are_as_ours_in_the_mean(resolved, images):
     many = images.repeat(16, axis=0)
     assert len(view_rows(len(many))) == 512
     ours = jax.jit(lambda key: views.make_views(key, many, resolved))(jax.random.key(0))
-    theirs = torch_views.make_views(torch.from_numpy(many), config.to_json(resolved), torch.Generator().manual_seed(0))
+    theirs = torch_views.make_views(torch.from_numpy(many), saved.to_json(resolved), torch.Generator().manual_seed(0))
     for name, mask in ours.masks.items():
         share, other = mask.mean(axis=(1, 2)), theirs.masks[name].float().mean(dim=(1, 2)).numpy()
         assert abs(share.mean() - other.mean()) < 0.04, name

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sit_jax.errors import InputError, SaveError
-from sit_jax.mesh import make_mesh, state_shardings
+from sit_jax.common.errors import InputError, SaveError
+from sit_jax.parallel.checksums import checksums
+from sit_jax.parallel.mesh import make_mesh, state_shardings
 from sit_jax.train.checkpoint import Checkpoints
-from sit_jax.train.checksums import checksums
 from sit_jax.train.state import TrainState
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from sit_jax.config import defaults
-from sit_jax.keys import row_keys
-from sit_jax.mesh import batch_sharding, make_mesh
+from sit_jax.common.keys import row_keys
+from sit_jax.config.schema import defaults
+from sit_jax.parallel.mesh import batch_sharding, make_mesh
 from sit_jax.views import randaugment as ra
 from sit_jax.views.classification import make_training_images
 from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels

@@ -9,14 +9,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from programs import TPU_PROGRAM
 
-from sit_jax import config, losses
-from sit_jax.checks import resolve
 from sit_jax.compiled import collectives, costs, hlo, kernels, targets
 from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.roofline import roofline
-from sit_jax.mesh import batch_sharding, make_mesh
-from sit_jax.model import project
-from sit_jax.train.state import make_model
+from sit_jax.config import schema
+from sit_jax.config.resolve import resolve
+from sit_jax.model import losses
+from sit_jax.model.build import make_model
+from sit_jax.model.heads import project
+from sit_jax.parallel.mesh import batch_sharding, make_mesh
 
 ONE_SLICE = {"slice": 1, "data": 2, "fsdp": 2}
 
@@ -57,7 +58,7 @@ def test_flops_of_a_convolution_leave_the_padding_out():
 
 @pytest.fixture(scope="module")
 def small():
-    c = config.defaults()
+    c = schema.defaults()
     c.data.source = "not read"
     c.batch_size, c.steps = 16, 10
     c.model.update(size="XS", patch_size=4, image_size=32, projector_layers=3)

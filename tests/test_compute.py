@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sit_jax import compute, config
-from sit_jax.checks import check_config, resolve
-from sit_jax.errors import InputError
-from sit_jax.norm import normalize
+from sit_jax.common.errors import InputError
+from sit_jax.config import computation as compute
+from sit_jax.config import schema
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import resolve
+from sit_jax.model.fast.norm import normalize
 
 
 def device(platform, capability=None):
@@ -22,7 +24,7 @@ OLD, NEW, NEWEST = device("gpu", "7.5"), device("gpu", "8.0"), device("gpu", "10
 
 
 def open_config(**model):
-    c = config.defaults()
+    c = schema.defaults()
     c.data.source = "digits"
     c.model.update(model)
     return c

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sit_jax import config
-from sit_jax.checks import check_config, check_workdir, resolve
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
+from sit_jax.config import arguments, schema
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import duration, resolve
+from sit_jax.config.saved import FORMER, read_saved, to_json
+from sit_jax.config.workdir import check_workdir
 from sit_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
 from sit_jax.train.state import make_state, make_training
 
@@ -47,12 +50,12 @@ def test_every_config_has_a_run_card(name):
 
 
 def test_config_arguments_are_typed():
-    args = config.parse_arg("a=3,flag,b=x", a=1, b="", flag=False, c=2.0)
+    args = arguments.parse_arg("a=3,flag,b=x", a=1, b="", flag=False, c=2.0)
     assert args.to_dict() == {"a": 3, "b": "x", "flag": True, "c": 2.0}
-    assert config.parse_arg(None, a=1).a == 1
+    assert arguments.parse_arg(None, a=1).a == 1
     for wrong in ("d=1", "a=x", "flag=maybe"):
         with pytest.raises(InputError, match=wrong[0]):
-            config.parse_arg(wrong, a=1, flag=False)
+            arguments.parse_arg(wrong, a=1, flag=False)
     with pytest.raises(InputError, match="variant=S"):
         load("cifar10", "variant=S")
 
@@ -67,16 +70,16 @@ def test_config_arguments_are_typed():
     ],
 )
 def test_durations(values, steps):
-    c = config.defaults()
+    c = schema.defaults()
     c.update(values)
-    assert config.duration(c, "", num_examples=100, batch_size=10) == steps
+    assert duration(c, "", num_examples=100, batch_size=10) == steps
 
 
 def test_a_duration_given_twice_is_an_error():
-    c = config.defaults()
+    c = schema.defaults()
     c.update(steps=3, examples=30)
     with pytest.raises(InputError, match="both steps and examples"):
-        config.duration(c, "", 100, 10)
+        duration(c, "", 100, 10)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +156,17 @@ def test_an_option_that_would_do_nothing_is_said(values, message):
 
 
 def test_configurations_of_former_versions_get_what_they_did(tmp_path):
-    saved = config.to_json(config.defaults())
-    saved["dtype"] = "float32"
-    for name in config.FORMER:
+    written = to_json(schema.defaults())
+    written["dtype"] = "float32"
+    for name in FORMER:
         *sections, key = name.split(".")
-        del functools.reduce(dict.__getitem__, sections, saved)[key]
-    del saved["model"]["products"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    read = config.read_saved(tmp_path / "config.json")
+        del functools.reduce(dict.__getitem__, sections, written)[key]
+    del written["model"]["products"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    read = read_saved(tmp_path / "config.json")
     assert read["views"]["turned"] == 0.75 and read["corrupt"]["share"] == 1.0 and not read["views"]["share_rotation"]
     assert read["model"]["products"] == "float32" and read["model"]["projector_norm"] == "none"
-    assert read["model"].keys() == config.to_json(config.defaults())["model"].keys()
+    assert read["model"].keys() == to_json(schema.defaults())["model"].keys()
 
 
 def test_all_tasks_off_is_an_error():
@@ -195,7 +198,7 @@ def test_resolve_leaves_its_argument_alone():
 def test_workdir_of_another_config(tmp_path):
     c = resolve(load("digits"), 1437)
     check_workdir(tmp_path, c)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_json(c)))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(c)))
     (tmp_path / "checkpoints" / "100").mkdir(parents=True)
     check_workdir(tmp_path, c)
     c.log_every, c.mesh.fsdp = 7, 2
@@ -240,7 +243,7 @@ def test_log_variances_move_at_a_rate_of_their_own():
     grads = jax.tree.map(lambda x: jnp.full_like(x, 0.3), params)
 
     def moved(rate):
-        c = config.defaults()
+        c = schema.defaults()
         c.optim.log_var_rate = rate
         optimizer = make_optimizer(resolve(c, 100_000))
         return optimizer.update(grads, optimizer.init(params), params)[0]

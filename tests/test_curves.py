@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sit_jax import cli, curves, plots
+from sit_jax import curves
+from sit_jax.config import cli
+from sit_jax.draw import plots
 
 
 def write_run(folder, decay, knn=True):

@@ -9,11 +9,12 @@ from conftest import ROOT
 from PIL import Image
 
 from configs import digits
-from sit_jax import checks, cli, embed
+from sit_jax import embed
+from sit_jax.config import cli, resolve
 from sit_jax.data.decode import decode
-from sit_jax.eval.features import make_encode
 from sit_jax.eval.restore import restore
-from sit_jax.mesh import make_mesh
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes.features import make_encode
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
@@ -26,7 +27,7 @@ def workdir(tmp_path_factory):
     """A work directory as a training leaves it, without the training: the weights are not those of its seed."""
     config = digits.get_config("runlocal")
     config.model.image_size = 16
-    config = checks.resolve(config, 1437)
+    config = resolve.resolve(config, 1437)
     path = tmp_path_factory.mktemp("run")
     write_config(path, config)
     config.seed = 1

@@ -14,18 +14,19 @@ from sklearn.neighbors import KNeighborsClassifier
 from configs import digits
 from sit_jax import evaluate as command
 from sit_jax import transfer
-from sit_jax.checks import resolve
-from sit_jax.eval import evaluation, monitors
+from sit_jax.config.resolve import resolve
+from sit_jax.eval import evaluation
 from sit_jax.eval import report as reports
 from sit_jax.eval.evaluation import evaluate
-from sit_jax.eval.features import make_encode
-from sit_jax.eval.labels import Amount
-from sit_jax.eval.pixels import Pixels, baselines, make_pixels
 from sit_jax.eval.report import comparison_lines, comparisons, summarise
 from sit_jax.eval.restore import restore
-from sit_jax.eval.scores import score
 from sit_jax.eval.settings import Settings
-from sit_jax.mesh import make_mesh
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes import monitors
+from sit_jax.probes.features import make_encode
+from sit_jax.probes.labels import Amount
+from sit_jax.probes.pixels import Pixels, baselines, make_pixels
+from sit_jax.probes.scores import score
 from sit_jax.train import loop
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints

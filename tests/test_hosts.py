@@ -7,9 +7,10 @@ import jax
 import pytest
 from conftest import ROOT
 
-from sit_jax import hosts, main
-from sit_jax.errors import InputError
-from sit_jax.hosts import find_cluster
+from sit_jax import main
+from sit_jax.common.errors import InputError
+from sit_jax.parallel import hosts
+from sit_jax.parallel.hosts import find_cluster
 
 SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "3", "SLURM_JOB_ID": "7"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}

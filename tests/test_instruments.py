@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 
 from configs import digits
-from sit_jax import losses
-from sit_jax.checks import resolve
-from sit_jax.eval import instruments, monitors
-from sit_jax.keys import named_key
-from sit_jax.mesh import make_mesh
-from sit_jax.model import project
-from sit_jax.train.state import make_model
+from sit_jax.common.keys import named_key
+from sit_jax.config.resolve import resolve
+from sit_jax.model import losses, tasks
+from sit_jax.model.build import make_model
+from sit_jax.model.heads import project
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes import instruments, monitors
 from sit_jax.views import make_views
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -93,7 +93,7 @@ def test_fewer_images_than_a_batch_will_do(model, images):
 
 
 def test_a_collapse_and_views_that_are_too_hard_are_said_in_a_line():
-    warned = functools.partial(instruments.warnings, tasks=losses.TASKS, trained=True)
+    warned = functools.partial(instruments.warnings, tasks=tasks.TASKS, trained=True)
     assert warned(HEALTHY) == []
     (line,) = warned(HEALTHY | {"token_std_contrastive": 0.001})
     assert line.startswith("the contrastive token has collapsed: its spread over images is 0.001 of 1")
@@ -107,4 +107,4 @@ def test_equal_images_collapse(model):
     features = np.broadcast_to(np.float32([[1.0, 2.0], [3.0, -1.0]]), (20, 2, 2))
     found = instruments.of_features(features)
     assert found["rank_me"] == pytest.approx(1, rel=1e-3)
-    assert len(instruments.warnings(found | {"shared_variance": 1.0}, losses.TASKS, trained=True)) == 2
+    assert len(instruments.warnings(found | {"shared_variance": 1.0}, tasks.TASKS, trained=True)) == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sit_jax.eval import intervals
+from sit_jax.probes import intervals
 
 
 def test_hits_survive_packing():

@@ -5,13 +5,14 @@ from flax import nnx
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
-from sit_jax.checks import resolve
-from sit_jax.eval import knn
-from sit_jax.eval.features import CLASSIFIED, extract, make_encode
-from sit_jax.eval.knn import knn_votes
-from sit_jax.mesh import make_mesh
-from sit_jax.model import project
-from sit_jax.train.state import init_state, make_graphdef, make_training
+from sit_jax.config.resolve import resolve
+from sit_jax.model.build import make_graphdef
+from sit_jax.model.heads import project
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes import knn
+from sit_jax.probes.features import CLASSIFIED, extract, make_encode
+from sit_jax.probes.knn import knn_votes
+from sit_jax.train.state import init_state, make_training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

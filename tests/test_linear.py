@@ -3,8 +3,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from sit_jax.eval.linear import UNCHOSEN_L2, Standardiser, cross_entropy, fit, linear_logits, predict
-from sit_jax.mesh import make_mesh
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes.linear import UNCHOSEN_L2, Standardiser, cross_entropy, fit, linear_logits, predict
 
 L2S = (1e-4, 1e-2, 1.0)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import digits
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 from sit_jax.train import loop
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.metrics import MetricsWriter

@@ -126,7 +126,8 @@ def test_commands_of_the_readme_are_understood(command, folders, monkeypatch):
     from absl import flags
     from ml_collections import config_flags
 
-    from sit_jax.checks import check_config, resolve
+    from sit_jax.config.checks import check_config
+    from sit_jax.config.resolve import resolve
 
     words = command.replace("PATH", str(folders / "flat")).split()[3:]
     values = flags.FlagValues()
@@ -154,7 +155,7 @@ def test_evaluation_commands_of_the_readme_are_understood(command, folders, tmp_
 
 def test_settings_that_the_readme_suggests_exist():
     from configs import folder
-    from sit_jax.checks import lookup
+    from sit_jax.config.checks import lookup
 
     text = (ROOT / "README.md").read_text()
     names = set(re.findall(r"--config\.([a-z_.]+)", text)) - {"data.source"}

@@ -10,13 +10,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import digits
-from sit_jax import matrix_unit
-from sit_jax.checks import check_config, check_workdir, keep_products, resolve
-from sit_jax.config import to_json
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import resolve
+from sit_jax.config.saved import to_json
+from sit_jax.config.workdir import check_workdir, keep_products
 from sit_jax.eval.restore import load_config
-from sit_jax.mesh import make_mesh
-from sit_jax.train.microbatches import stacked
+from sit_jax.model.fast import matrix_unit
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.parallel.microbatches import stacked
 from sit_jax.train.state import make_state, make_training
 from sit_jax.train.step import combine, forward
 from sit_jax.views import make_views

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sit_jax.checks import check_microbatches
-from sit_jax.errors import InputError
-from sit_jax.mesh import make_mesh
-from sit_jax.train import microbatches
+from sit_jax.common.errors import InputError
+from sit_jax.config.checks import check_microbatches
+from sit_jax.parallel import microbatches
+from sit_jax.parallel.mesh import make_mesh
 
 
 def test_the_gradient_of_a_loss_that_mixes_rows_is_exact():

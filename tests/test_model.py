@@ -7,10 +7,12 @@ import pytest
 import scipy.stats
 from flax import nnx
 
-from sit_jax import config
-from sit_jax.checks import resolve
-from sit_jax.mesh import make_mesh
-from sit_jax.model import SIZES, SiT, gelu, patchify, project, resize_position_embedding, unpatchify
+from sit_jax.config import presets, schema
+from sit_jax.config.resolve import resolve
+from sit_jax.model.fast.gelu import gelu
+from sit_jax.model.heads import project
+from sit_jax.model.vit import SIZES, SiT, patchify, resize_position_embedding, unpatchify
+from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import make_state, make_training
 
 # With the three heads and the three log variances, patch 16 at 224 px (mu and XS: patch 4 at 32 px).
@@ -37,8 +39,8 @@ def test_every_size_has_a_golden_number():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_number_of_parameters(size):
-    c = config.defaults()
-    config.paper(c)  # whose contrastive head is one layer
+    c = schema.defaults()
+    presets.paper(c)  # whose contrastive head is one layer
     patch_size, image_size = (4, 32) if size in ("mu", "XS") else (16, 224)
     c.model.update(size=size, patch_size=patch_size, image_size=image_size)
     c = resolve(c, 10_000)
@@ -296,7 +298,7 @@ def test_drop_path_drops_by_row_and_is_off_without_keys():
 
 
 def test_drop_path_keeps_the_expectation():
-    from sit_jax.model import drop_path
+    from sit_jax.model.vit import drop_path
 
     kept = drop_path(jnp.ones((20_000, 1, 1)), 0.25, jax.random.split(jax.random.key(0), 20_000), 0)
     assert set(np.unique(kept)) <= {0.0, np.float32(1 / 0.75)}

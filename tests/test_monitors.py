@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sit_jax import losses
-from sit_jax.eval import monitors
+from sit_jax.model import losses
+from sit_jax.probes import monitors
 
 
 def rows(*shape, seed=0):

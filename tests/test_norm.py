@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sit_jax.norm import layer_norm
+from sit_jax.model.fast.norm import layer_norm
 
 
 def make(width, dtype):

@@ -8,8 +8,8 @@ from flax import nnx
 
 from benchmarks.mask_statistics import statistics
 from configs import cifar10
-from sit_jax.checks import resolve
-from sit_jax.model import SiT
+from sit_jax.config.resolve import resolve
+from sit_jax.model.vit import SiT
 from sit_jax.views.corrupt import corrupt
 
 # Shares of the area that were measured on 3,000 masks of the first release at 224 px.

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from sit_jax import config, plan
-from sit_jax.compiled import report
+from sit_jax import plan
+from sit_jax.common.errors import InputError
+from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.memory import out_of_memory
 from sit_jax.compiled.roofline import lower_bound
-from sit_jax.errors import InputError
+from sit_jax.config import schema
 
 
 def test_bound_is_the_slowest_of_what_a_chip_does():
@@ -45,7 +46,7 @@ def test_sizes_are_read_from_a_compiler_that_ran_out_of_memory(message):
     ],
 )
 def test_advice_starts_with_what_takes_the_memory(state, remat, expected):
-    c = config.defaults()
+    c = schema.defaults()
     c.batch_size, c.model.remat = 256, remat
     if remat:
         c.microbatches = 2

@@ -5,11 +5,12 @@ import importlib.util
 import pytest
 
 from sit_jax import plan
-from sit_jax.compiled import gpus, memory, report, targets
+from sit_jax.common.errors import InputError
+from sit_jax.compiled import gpus, memory, targets
+from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import GIB
-from sit_jax.config import defaults
-from sit_jax.errors import InputError
+from sit_jax.config.schema import defaults
 
 
 @pytest.mark.parametrize("topology,expected", [("h100:1", (1, 1)), ("h100:8", (1, 8)), ("rtx4090:4x2", (4, 2))])

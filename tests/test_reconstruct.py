@@ -10,16 +10,18 @@ from flax import nnx
 from PIL import Image
 
 from configs import digits
-from sit_jax import checks, cli, reconstruct
+from sit_jax import reconstruct
+from sit_jax.common.keys import row_keys
+from sit_jax.config import cli, resolve
 from sit_jax.data import open_source
-from sit_jax.eval.attention import attention_maps
+from sit_jax.draw.pictures import GAP, LINE, labelled_grid, text_width
+from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import ROWS, make_rebuild
-from sit_jax.keys import row_keys
-from sit_jax.mesh import make_mesh
-from sit_jax.pictures import GAP, LINE, labelled_grid, text_width
+from sit_jax.model.build import make_graphdef
+from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
-from sit_jax.train.state import init_state, make_graphdef, make_training
+from sit_jax.train.state import init_state, make_training
 from sit_jax.views import whole_images
 from sit_jax.views.corrupt import replace
 
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def make_config(**values):
     config = digits.get_config("runlocal")
     config.update_from_flattened_dict({"model.image_size": 16, **values})
-    return checks.resolve(config, 1437)
+    return resolve.resolve(config, 1437)
 
 
 @pytest.fixture(scope="module")

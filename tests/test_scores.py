@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from sit_jax.errors import InputError
-from sit_jax.eval.labels import Amount, hold_out, parse_amounts, pick
-from sit_jax.eval.scores import score
+from sit_jax.common.errors import InputError
+from sit_jax.data.split import hold_out
+from sit_jax.probes.labels import Amount, parse_amounts, pick
+from sit_jax.probes.scores import score
 
 
 def test_scores_equal_scikit_learn():

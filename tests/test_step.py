@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import digits
-from sit_jax import losses
-from sit_jax.checks import resolve
-from sit_jax.errors import InputError
-from sit_jax.keys import named_key, row_keys
-from sit_jax.mesh import AXES, batch_sharding, local_rows, make_mesh, put_batch, state_shardings
-from sit_jax.model import project
+from sit_jax.common.errors import InputError
+from sit_jax.common.keys import named_key, row_keys
+from sit_jax.config.resolve import resolve
+from sit_jax.model import losses, tasks
+from sit_jax.model.heads import project
+from sit_jax.parallel.mesh import AXES, batch_sharding, local_rows, make_mesh, put_batch, state_shardings
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps, forward, make_eval_step
 from sit_jax.views import make_views
@@ -239,12 +239,12 @@ def test_the_same_step_gives_the_same_bits_and_another_seed_other_weights():
 
 def test_losses_start_where_chance_is():
     """With a head of one layer: a batch normalisation spreads embeddings that are nearly equal."""
-    values = {f"loss.weights.{task}": "learned" for task in losses.TASKS}
+    values = {f"loss.weights.{task}": "learned" for task in tasks.TASKS}
     values |= {"model.projector_layers": 1, "model.projector_norm": "none"}
     metrics = run(make_config(**values), 1, steps=1)[1][0]
     np.testing.assert_allclose(metrics["rotation"], np.log(4), atol=0.1)
     np.testing.assert_allclose(metrics["contrastive"], np.log(31), atol=0.1)
-    for task in losses.TASKS:
+    for task in tasks.TASKS:
         assert metrics[f"log_var_{task}"] != 1.0
 
 

@@ -18,9 +18,11 @@ from PIL import Image
 from benchmarks import cifar10_subset, study
 from configs import digits
 from sit_jax import evaluate
-from sit_jax.checks import check_config, resolve
-from sit_jax.config import defaults
-from sit_jax.train import loop, stop
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import resolve
+from sit_jax.config.schema import defaults
+from sit_jax.parallel import stop
+from sit_jax.train import loop
 
 PUBLISHED = ROOT / "docs" / "runs" / "digits"
 STOP_AT = 20

@@ -9,7 +9,8 @@ import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sit_jax import config, views
+from sit_jax import views
+from sit_jax.config import schema
 from sit_jax.views import random_rotation, rotate, whole_images
 from sit_jax.views.augment import crop_sides, random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
@@ -43,7 +44,7 @@ def corrupt(key, images, section):
 
 def make_config(image_size=16, **sections):
     """All views are changed, so that a test has to draw few of them; `sections` go on top."""
-    c = config.defaults()
+    c = schema.defaults()
     c.model.image_size = image_size
     c.views.update(jitter=1.0, hue=0.0, grayscale=0.0, turned=0.75, share_rotation=False)
     c.corrupt.share = 1.0

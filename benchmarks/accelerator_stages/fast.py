@@ -13,8 +13,9 @@ from benchmarks.accelerator_stages import pictures
 from benchmarks.accelerator_stages.machine import add_machine
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from benchmarks.images import BATCHES
-from sit_jax import checks
-from sit_jax.config import defaults, set_variant
+from sit_jax.config import checks, resolve
+from sit_jax.config.presets import set_variant
+from sit_jax.config.schema import defaults
 from sit_jax.data import load_images, open_source
 from sit_jax.timing import machine
 from sit_jax.timing.clock import measure
@@ -100,7 +101,7 @@ def make_config(case: Case) -> ml_collections.ConfigDict:
     config = open_config(case)
     checks.check_config(config, jax.device_count())
     # As many images as the comparison with PyTorch has: its program is then this one, and compiled already.
-    return checks.resolve(config, BATCHES * case.batch)
+    return resolve.resolve(config, BATCHES * case.batch)
 
 
 class Compiled(NamedTuple):

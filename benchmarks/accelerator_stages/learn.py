@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from benchmarks.accelerator_stages import encoder, pixels, protocols, training
 from benchmarks.accelerator_stages.machine import add_machine
 from benchmarks.accelerator_stages.stage import Skip, Stage
-from sit_jax import checks
+from sit_jax.config import checks, resolve
 from sit_jax.data import image_options, load_images, open_source
 from sit_jax.eval.data import Labelled, load_labelled
 from sit_jax.eval.restore import Restored, restore
@@ -101,7 +101,7 @@ class Learning:
         checks.check_config(config, jax.device_count())
         labels = load_labelled(config.data.source, config, 0)
         images = load_images(open_source(config.data.source).pretrain, **image_options(config))
-        step, begin = Step(checks.resolve(config, len(images)), images), time.perf_counter()
+        step, begin = Step(resolve.resolve(config, len(images)), images), time.perf_counter()
         with jax.set_mesh(step.mesh):
             step.compile()
             compile_seconds = time.perf_counter() - begin
@@ -114,7 +114,7 @@ class Learning:
 
     def baselines(self) -> None:
         """Adds the scores of random weights, and keeps how long they take."""
-        start = protocols.random_weights(checks.resolve(self.config, self.facts.num_images))
+        start = protocols.random_weights(resolve.resolve(self.config, self.facts.num_images))
         begin = time.perf_counter()
         protocols.add_scores(self.stage, "random weights", protocols.of_encoder(start, self.facts.labels, start.params))
         self.facts.evaluation_seconds = time.perf_counter() - begin

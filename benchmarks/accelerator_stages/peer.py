@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.accelerator_stages.fast import Case, open_config
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from benchmarks.compare import Contender, alternate, summary
-from sit_jax.config import to_json
+from sit_jax.config.saved import to_json
 
 # In order of value: model, image size, batches to try until both frameworks fit into the memory.
 CASES = (("B/16", 224, (256, 128)), ("S/16", 224, (512, 256)))

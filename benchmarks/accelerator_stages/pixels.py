@@ -8,7 +8,7 @@ import sys
 from benchmarks.accelerator_stages import protocols, training
 from benchmarks.accelerator_stages.stage import Stage, dump
 from sit_jax.eval.data import load_labelled
-from sit_jax.mesh import make_mesh
+from sit_jax.parallel.mesh import make_mesh
 
 SHRUNK = 8  # pixels
 NICENESS = 10

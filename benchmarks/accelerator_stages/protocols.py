@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.features import Encode, make_encode
-from sit_jax.eval.pixels import Pixels, make_pixels
 from sit_jax.eval.protocols import make_unit
 from sit_jax.eval.restore import Restored, init_params
-from sit_jax.mesh import make_mesh
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes.features import Encode, make_encode
+from sit_jax.probes.pixels import Pixels, make_pixels
 
 Score = Callable[[], float]  # top-1 accuracy on the test images
 

@@ -12,15 +12,15 @@ import numpy as np
 from benchmarks.accelerator_stages import right_runs
 from benchmarks.accelerator_stages.machine import add_machine, on_gpu
 from benchmarks.accelerator_stages.stage import Skip, Stage
-from sit_jax import checks
-from sit_jax.attention import attend
-from sit_jax.config import defaults
-from sit_jax.keys import named_key, row_keys
-from sit_jax.losses import TASKS
-from sit_jax.mesh import make_mesh, replicated
+from sit_jax.common.keys import named_key, row_keys
+from sit_jax.config import resolve
+from sit_jax.config.schema import defaults
+from sit_jax.model.fast.attention import attend
+from sit_jax.model.tasks import TASKS
+from sit_jax.parallel.mesh import make_mesh, replicated
+from sit_jax.parallel.microbatches import stacked
 from sit_jax.timing.images import RandomImages
 from sit_jax.timing.step import Step
-from sit_jax.train.microbatches import stacked
 from sit_jax.train.state import Training, make_state, make_training
 from sit_jax.train.step import combine, forward
 from sit_jax.views import Views, make_views
@@ -67,7 +67,7 @@ class Comparison:
     """The same step of the same model on the same images on two devices."""
 
     def __init__(self, config: ml_collections.ConfigDict, cpu: jax.Device, device: jax.Device):
-        self.config = checks.resolve(config, 4 * config.batch_size)
+        self.config = resolve.resolve(config, 4 * config.batch_size)
         self.images = RandomImages(config.batch_size, config.model.image_size).array
         self.meshes = {"cpu": make_mesh(devices=[cpu]), "device": make_mesh(devices=[device])}
 
@@ -119,7 +119,7 @@ class Comparison:
         """Returns the losses and all gradients, laid end to end, on the CPU's views."""
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(changes)
-        config = checks.resolve(config, 4 * config.batch_size)
+        config = resolve.resolve(config, 4 * config.batch_size)
         program = loss_and_gradients(make_training(config), config)
         with jax.default_matmul_precision(precision):
             losses, grads = self.on(side, program, self.params, self.views["cpu"])
@@ -206,7 +206,7 @@ def loop_checks(stage: Stage) -> None:
     config = small_config(stage.dry_run)
     config.update(dtype="auto")
     config.model.update(attention="auto", unroll=None, halves=None)
-    config = checks.resolve(config, 4 * config.batch_size)
+    config = resolve.resolve(config, 4 * config.batch_size)
     made: list[Step] = []
 
     def donated() -> tuple[float, float, str]:

@@ -12,10 +12,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from benchmarks.accelerator_stages.stage import Skip, Stage, fresh
-from sit_jax import allocator
-from sit_jax.eval.knn import knn_votes
-from sit_jax.eval.linear import linear_logits
-from sit_jax.mesh import make_mesh
+from sit_jax.common import allocator
+from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes.knn import knn_votes
+from sit_jax.probes.linear import linear_logits
 
 HALF, WHOLE = 10, 20  # steps until the checkpoint that a run resumes from, and in all
 RESUMED = ("first", "second")

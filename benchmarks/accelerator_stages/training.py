@@ -9,8 +9,8 @@ import ml_collections
 
 from benchmarks.accelerator_stages import pictures
 from benchmarks.accelerator_stages.stage import Stage
-from sit_jax import cli
-from sit_jax.config import runlocal
+from sit_jax.config import cli
+from sit_jax.config.presets import runlocal
 
 
 def load_config(text: str) -> ml_collections.ConfigDict:

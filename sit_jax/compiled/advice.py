@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from sit_jax import checks
+from sit_jax.common.errors import InputError
 from sit_jax.compiled.gpus import FRACTION_NAMES, MOST
 from sit_jax.compiled.targets import larger_topology
-from sit_jax.errors import InputError
+from sit_jax.config import checks
 
 
 def advice(

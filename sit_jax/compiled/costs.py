@@ -10,8 +10,9 @@ import numpy as np
 
 from sit_jax.compiled.hlo import Computation, Instruction
 from sit_jax.compiled.libraries import library_flops, precision
-from sit_jax.model import SIZES, TOKENS, projector_sizes
-from sit_jax.stem import stem_sizes
+from sit_jax.model.heads import projector_sizes
+from sit_jax.model.stem import stem_sizes
+from sit_jax.model.vit import SIZES, TOKENS
 
 
 def model_flops(config: ml_collections.ConfigDict) -> int:

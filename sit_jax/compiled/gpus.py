@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from sit_jax.common.errors import InputError
 from sit_jax.compiled.chips import GIB, Chip, Target
-from sit_jax.errors import InputError
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 INSTALL = "pip install -r requirements-plan-gpu.txt"

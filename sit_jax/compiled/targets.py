@@ -4,9 +4,9 @@ import os
 
 import jax
 
+from sit_jax.common.errors import InputError
 from sit_jax.compiled import gpus, tpus
 from sit_jax.compiled.chips import Chip, Target
-from sit_jax.errors import InputError
 
 CPU = "cpu"
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from sit_jax.common.errors import InputError
 from sit_jax.compiled.chips import GIB, Chip, Target
-from sit_jax.errors import InputError
 
 LIBTPU = "libtpu==0.0.42.*"  # what jax 0.10.2 asks for; also in requirements-plan.txt
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

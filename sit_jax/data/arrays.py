@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.records import Records, Source
-from sit_jax.errors import InputError
 
 
 def open_digits() -> Source:

@@ -5,9 +5,9 @@ import functools
 import grain
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.load import Images
 from sit_jax.data.order import epoch_order
-from sit_jax.errors import InputError
 
 
 class Batches:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sit_jax.common.files import user_cache
 from sit_jax.data import decode
 from sit_jax.data.records import Records
-from sit_jax.folders import user_cache
 
 logger = logging.getLogger(__name__)
 

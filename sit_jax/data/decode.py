@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.records import Raw
-from sit_jax.errors import InputError
 
 # Part of the key to the cache of decoded images: raise it when `decode` gives other pixels.
 VERSION = 1

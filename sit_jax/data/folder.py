@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.records import Records, Source
-from sit_jax.errors import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # in any case
 TEST_NAMES = ("test", "val", "valid", "validation")

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_collections
 import numpy as np
 
+from sit_jax.common.console import with_progress
+from sit_jax.common.errors import InputError
 from sit_jax.data import cache
 from sit_jax.data.decode import decode
 from sit_jax.data.records import Records
-from sit_jax.errors import InputError
-from sit_jax.progress import with_progress
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.tfds_source import find_builder, has_array_records
-from sit_jax.errors import InputError
 
 
 def prepare(source: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:

@@ -1,8 +1,8 @@
 """From a SOURCE string, as in `data.source` and `--data`, to the data set."""
 
+from sit_jax.common.errors import InputError
 from sit_jax.data import arrays, folder, tfds_source, tiny_imagenet
 from sit_jax.data.records import Source
-from sit_jax.errors import InputError
 
 FORMS = "digits, folder:PATH, npz:PATH.npz, tfds:NAME, tiny_imagenet:PATH"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.records import Raw, Records, Source
-from sit_jax.errors import InputError
 
 UNLABELLED_SPLITS = ("unlabelled", "unlabeled")
 TEST_SPLITS = ("test", "validation")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.folder import file_records, list_images
 from sit_jax.data.records import Records, Source
-from sit_jax.errors import InputError
 
 
 def open_tiny_imagenet(path: str) -> Source:

@@ -6,11 +6,13 @@ import ml_collections
 import optax
 from flax import nnx
 
-from sit_jax.eval.features import CLASSIFIED
-from sit_jax.keys import named_key, row_keys
-from sit_jax.model import INIT, SIZES
+from sit_jax.common.keys import named_key, row_keys
+from sit_jax.model.build import make_graphdef
+from sit_jax.model.layers import INIT
+from sit_jax.model.vit import SIZES
+from sit_jax.probes.features import CLASSIFIED
 from sit_jax.train.optimizer import make_optimizer, make_schedule
-from sit_jax.train.state import TrainState, make_graphdef
+from sit_jax.train.state import TrainState
 from sit_jax.views import whole_images
 from sit_jax.views.classification import make_training_images
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from sit_jax.common.errors import InputError
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
-from sit_jax.errors import InputError
-from sit_jax.eval.labels import hold_out
+from sit_jax.data.split import hold_out
 
 TEST_SHARE = 0.1  # of the training images, where there is no labelled test split
 

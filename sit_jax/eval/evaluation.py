@@ -2,17 +2,17 @@
 
 import json
 import pathlib
-import shutil
 
-from sit_jax.errors import InputError
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_writable, write_json
 from sit_jax.eval import report as reports
 from sit_jax.eval.data import load_labelled, same_source, use_source
-from sit_jax.eval.features import CLASSIFIED
-from sit_jax.eval.labels import pick
-from sit_jax.eval.protocols import relevant_settings, run_units, short_hash, write_json
+from sit_jax.eval.protocols import relevant_settings, run_units, short_hash
 from sit_jax.eval.restore import restore
 from sit_jax.eval.settings import Settings
-from sit_jax.train.metrics import say
+from sit_jax.probes.features import CLASSIFIED
+from sit_jax.probes.labels import pick
 
 
 def check(settings: Settings) -> None:
@@ -96,32 +96,3 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
     reports.draw(report, path)
     write_json(path, report)
     return report, path
-
-
-def check_out(out: pathlib.Path, suffix: str) -> None:
-    """Raises InputError unless `--out` has this ending and can be written."""
-    if out.suffix != suffix:
-        raise InputError(f"--out={out}: the name must end in {suffix}")
-    check_writable(out, f"--out={out}: cannot be written ({{}}); choose another file")
-
-
-def check_writable(path: pathlib.Path, message: str) -> None:
-    """Raises InputError, `message` with the reason in it, unless a file can be written; its folder is made."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise InputError(message.format(error.strerror)) from error
-
-
-def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
-    """Copies a report with its pictures; nothing, where `out` is that report."""
-    if out.exists() and out.samefile(path):
-        return
-    shutil.copyfile(path, out)
-    for picture in path.parent.glob(f"{path.stem}.*.png"):
-        shutil.copyfile(picture, out.with_name(out.stem + picture.name.removeprefix(path.stem)))

@@ -3,25 +3,25 @@
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from sit_jax.compute import HOW
-from sit_jax.config import to_json
+from sit_jax.common.console import say
+from sit_jax.common.files import write_json
+from sit_jax.config.computation import HOW
+from sit_jax.config.saved import to_json
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.features import Encode, extract, make_encode
-from sit_jax.eval.knn import knn_votes
-from sit_jax.eval.labels import Amount, pick
-from sit_jax.eval.linear import linear_logits
-from sit_jax.eval.pixels import baselines, make_pixels
 from sit_jax.eval.report import PIXELS, encoder_name
 from sit_jax.eval.restore import Restored
-from sit_jax.eval.scores import score
 from sit_jax.eval.train_classifier import classifier_config, train_classifier
-from sit_jax.train.metrics import say
+from sit_jax.probes.features import Encode, extract, make_encode
+from sit_jax.probes.knn import knn_votes
+from sit_jax.probes.labels import Amount, pick
+from sit_jax.probes.linear import linear_logits
+from sit_jax.probes.pixels import baselines, make_pixels
+from sit_jax.probes.scores import score
 
 VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
 KS = (1, 5, 20, 200)
@@ -148,11 +148,3 @@ def make_encoders(restored: Restored, protocol: str, features: str, baseline: bo
         for pixels in baselines(config.model.image_size, LARGEST_PIXELS[protocol]):
             encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels, mesh))
     return encoders
-
-
-def write_json(path: pathlib.Path, values: dict) -> None:
-    """Writes JSON, whole or not at all, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)

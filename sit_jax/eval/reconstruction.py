@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from sit_jax.data.load import StreamedImages
-from sit_jax.model import unpatchify
-from sit_jax.train.state import make_graphdef
+from sit_jax.model.build import make_graphdef
+from sit_jax.model.vit import unpatchify
 from sit_jax.views import corrupt, whole_images
 
 BATCH = 32  # images at once, at most

@@ -1,13 +1,24 @@
 """From the results of an evaluation to its JSON, its table on screen and its pictures."""
 
 import pathlib
+import shutil
 
 import numpy as np
 
-from sit_jax import plots
-from sit_jax.errors import InputError
-from sit_jax.eval.intervals import compare, interval, line, unpack
-from sit_jax.eval.labels import Amount
+from sit_jax.common.errors import InputError
+from sit_jax.draw import plots
+from sit_jax.probes.intervals import compare, interval, line, unpack
+from sit_jax.probes.labels import Amount
+
+
+def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
+    """Copies a report with its pictures; nothing, where `out` is that report."""
+    if out.exists() and out.samefile(path):
+        return
+    shutil.copyfile(path, out)
+    for picture in path.parent.glob(f"{path.stem}.*.png"):
+        shutil.copyfile(picture, out.with_name(out.stem + picture.name.removeprefix(path.stem)))
+
 
 Results = dict[tuple[str, Amount, int], dict]  # by (encoder, amount of labels, repeat)
 ENCODERS = {"pretrained": "pre-trained", "random": "random weights", "pixels": "pixels"}

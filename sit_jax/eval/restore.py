@@ -12,17 +12,19 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh
 
-from sit_jax import checks, compute
-from sit_jax.config import defaults, read_saved
-from sit_jax.errors import InputError
-from sit_jax.keys import named_key
-from sit_jax.mesh import make_mesh, state_shardings
-from sit_jax.model import resize_position_embedding
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.keys import named_key
+from sit_jax.config import checks
+from sit_jax.config import computation as compute
+from sit_jax.config.saved import read_saved
+from sit_jax.config.schema import defaults
+from sit_jax.model.build import make_model
+from sit_jax.model.vit import resize_position_embedding
+from sit_jax.parallel.checksums import checksums
+from sit_jax.parallel.mesh import make_mesh, state_shardings
 from sit_jax.train.checkpoint import check_sums, saved_checksums, short_reason
-from sit_jax.train.checksums import checksums
-from sit_jax.train.metrics import say
 from sit_jax.train.shapes import check_shapes, saved_shapes
-from sit_jax.train.state import make_model
 
 # What an evaluation may change of the configuration of a run; all else is fixed by its weights.
 FREE = (

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from sit_jax.eval.labels import Amount
+from sit_jax.probes.labels import Amount
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,16 +8,17 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from sit_jax import checks
+from sit_jax.common.console import say
+from sit_jax.config import resolve as durations
 from sit_jax.data import Batches, Images, Subset
+from sit_jax.data.split import hold_out
 from sit_jax.eval.classifier import Classifier
-from sit_jax.eval.features import Encode, extract, make_encode
-from sit_jax.eval.labels import hold_out
-from sit_jax.eval.linear import Standardiser, cross_entropy
-from sit_jax.mesh import batch_sharding, local_rows, replicated, state_shardings
+from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_shardings
+from sit_jax.probes.features import Encode, extract, make_encode
+from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
 from sit_jax.train.loop import Run, Task
-from sit_jax.train.metrics import MetricsWriter, say
+from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import TrainState
 
 
@@ -99,7 +100,7 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) ->
     config.batch_size = max(min(config.batch_size, num_examples) // quantum, 1) * quantum
     if config.frozen:  # these rates are not scaled with the batch
         config.optim.base_learning_rate = max(config.learning_rates) * 512 / config.batch_size
-    config = checks.resolve(config, num_examples)
+    config = durations.resolve(config, num_examples)
     config.eval_every = config.checkpoint_every = max(1, config.steps // 10)
     config.log_every = max(1, config.steps // 20)
     return config

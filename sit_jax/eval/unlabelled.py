@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_writable, write_json
 from sit_jax.data import Images, image_options, load_images, open_source
-from sit_jax.errors import InputError
 from sit_jax.eval.data import image_hash, same_source, use_source
-from sit_jax.eval.evaluation import check_writable
-from sit_jax.eval.features import extract, make_encode
-from sit_jax.eval.instruments import make_measure, of_features, warnings
-from sit_jax.eval.monitors import kmeans_nmi
-from sit_jax.eval.protocols import short_hash, write_json
+from sit_jax.eval.protocols import short_hash
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.eval.settings import Settings
-from sit_jax.losses import tasks_on
-from sit_jax.train.metrics import say
+from sit_jax.model.tasks import tasks_on
+from sit_jax.probes.features import extract, make_encode
+from sit_jax.probes.instruments import make_measure, of_features, warnings
+from sit_jax.probes.monitors import kmeans_nmi
 
 VERSION = 2  # raise it when a figure is computed otherwise
 IMAGES = 2_000  # at most, drawn by the seed

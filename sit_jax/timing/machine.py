@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sit_jax.allocator import VARIABLES
+from sit_jax.common.allocator import VARIABLES
 from sit_jax.timing.clock import measure
 
 IMPORTED = time.perf_counter()

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sit_jax.keys import named_key, row_keys, view_rows
-from sit_jax.train.microbatches import stacked
+from sit_jax.common.keys import named_key, row_keys, view_rows
+from sit_jax.parallel.microbatches import stacked
 from sit_jax.train.state import Training, TrainState
 from sit_jax.train.step import combine, follow, forward, update
 from sit_jax.views import Views, augment, corrupt, make_views, random_rotation, rotate_and_corrupt

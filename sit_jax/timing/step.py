@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from sit_jax.compiled import costs, hlo, kernels
-from sit_jax.mesh import local_rows, make_mesh, put_batch
+from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from sit_jax.timing import parts
 from sit_jax.timing.clock import Time, measure
 from sit_jax.train.state import abstract_state, init_state, make_training
@@ -83,7 +83,7 @@ class Step:
 
         Times at least 5 * FILLING steps, however few are asked for: the queue fills up and empties over several.
         """
-        from sit_jax.data import Batches  # not at the top: the rest runs without grain
+        from sit_jax.data import Batches
 
         stream = Batches(self.source, self.config.batch_size, self.config.seed, self.rows).iterate()
         steps = max(steps, 5 * FILLING)

@@ -8,10 +8,10 @@ import jax
 import ml_collections
 from clu import parameter_overview
 
-from sit_jax.config import to_json
-from sit_jax.errors import InputError
-from sit_jax.hosts import wait_for_all
-from sit_jax.train.metrics import say
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.config.saved import to_json
+from sit_jax.parallel.hosts import wait_for_all
 
 
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

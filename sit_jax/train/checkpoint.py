@@ -12,16 +12,16 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from sit_jax.errors import InputError, SaveError
-from sit_jax.hosts import all_agree, several, wait_for_all
-from sit_jax.train.checksums import checksums
-from sit_jax.train.metrics import warn
+from sit_jax.common.console import warn
+from sit_jax.common.errors import InputError, SaveError
+from sit_jax.parallel.checksums import checksums
+from sit_jax.parallel.hosts import all_agree, several, wait_for_all
 from sit_jax.train.shapes import check_fits
 from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
 SAVE_SECONDS = 600
-# What tells the best checkpoints. Those of former versions, and of runs without the contrastive task, have the loss alone.
+# These metrics choose the best checkpoints. Former versions, and runs without the contrastive task, save the loss alone.
 BEHIND = 1e6  # above every loss: takes what has the loss alone behind what has progress
 BEST = PROGRESS, LOSS = "eval/contrastive_progress", "eval/loss"
 

@@ -9,19 +9,22 @@ import jax
 import ml_collections
 import numpy as np
 
-from sit_jax import checks
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError, NonFiniteError
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import resolve
+from sit_jax.config.workdir import check_workdir, keep_products
 from sit_jax.data import Batches, image_options, load_images, open_source
-from sit_jax.errors import InputError, NonFiniteError
-from sit_jax.hosts import several
-from sit_jax.losses import TASKS
-from sit_jax.mesh import local_rows, make_mesh, put_batch
+from sit_jax.model.tasks import TASKS
+from sit_jax.parallel.hosts import several
+from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch
+from sit_jax.parallel.stop import StopSignal
 from sit_jax.train.announce import announce, write_config
 from sit_jax.train.checkpoint import Checkpoints
-from sit_jax.train.evaluation import EvalData, Evaluation, load_eval_data
-from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_finite, progress_line, say
+from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_finite, progress_line
 from sit_jax.train.state import TrainState, abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
-from sit_jax.train.stop import StopSignal
+from sit_jax.train.validation import EvalData, Evaluation, load_eval_data
 
 IN_FLIGHT = 2  # steps that the host may be ahead of the device
 
@@ -33,14 +36,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     configuration, the data or the work directory, before any compilation; NonFiniteError if a loss stops being finite,
     with the last good checkpoint kept.
     """
-    checks.check_config(config, jax.device_count())
+    check_config(config, jax.device_count())
     mesh = make_mesh(**config.mesh)
     source = open_source(config.data.source)
     images = load_images(source.pretrain, **image_options(config))
     if len(images) < 2:
         raise InputError(f"{config.data.source}: has a single image, and views of others are needed; give two or more")
-    config = checks.resolve(checks.keep_products(config, workdir), len(images))
-    checks.check_workdir(workdir, config)
+    config = resolve(keep_products(config, workdir), len(images))
+    check_workdir(workdir, config)
     batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
     eval_data = load_eval_data(source, images, config)
     write_config(workdir, config)

@@ -5,15 +5,15 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from sit_jax.errors import NonFiniteError
-from sit_jax.pictures import save_png
+from sit_jax.common.console import format_seconds, warn
+from sit_jax.common.errors import NonFiniteError
+from sit_jax.draw.pictures import save_png
 from sit_jax.train.board import Board
 
 BRIEF = tuple(
@@ -162,21 +162,3 @@ def evaluation_line(step: int, metrics: dict[str, float]) -> str:
     """Returns the line that shows an evaluation: of many metrics those in BRIEF, the others are in the file."""
     shown = [name for name in BRIEF if name in metrics] or list(metrics)
     return "  ".join([f"step {step} evaluation", *(f"{name[5:]} {metrics[name]:.4g}" for name in shown)])
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a duration for people: "45 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def warn(line: str) -> None:
-    """Prints a line about something that is wrong and does not stop the run."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
-
-
-def say(line: str) -> None:
-    """Prints a line for the user, once and not once a host."""
-    if jax.process_index() == 0:
-        print(line, flush=True)

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import orbax.checkpoint as ocp
 
-from sit_jax.errors import InputError
+from sit_jax.common.errors import InputError
 from sit_jax.train.state import TrainState
 
 

@@ -10,10 +10,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from sit_jax.keys import named_key
-from sit_jax.losses import TASKS
-from sit_jax.mesh import state_shardings
-from sit_jax.model import SiT
+from sit_jax.common.keys import named_key
+from sit_jax.model.build import make_graphdef, make_model
+from sit_jax.model.tasks import TASKS
+from sit_jax.parallel.mesh import state_shardings
 from sit_jax.train.optimizer import make_optimizer
 
 
@@ -33,17 +33,6 @@ class Training(NamedTuple):
     graphdef: nnx.GraphDef
     head: nnx.GraphDef  # of the contrastive head, which sees the whole batch
     optimizer: optax.GradientTransformation
-
-
-def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
-    """Makes the model of a resolved configuration."""
-    return SiT(**config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(key))
-
-
-def make_graphdef(config: ml_collections.ConfigDict, part: str | None = None) -> nnx.GraphDef:
-    """Returns the static half of the model, or of its part `encoder`, `rotation`, `contrastive` or `reconstruction`."""
-    model = nnx.eval_shape(lambda: make_model(config, jax.random.key(0)))
-    return nnx.split(getattr(model, part) if part else model, nnx.Param)[0]
 
 
 def make_training(config: ml_collections.ConfigDict) -> Training:

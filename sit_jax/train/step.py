@@ -12,11 +12,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from sit_jax import losses
-from sit_jax.keys import named_key, row_keys, view_rows
-from sit_jax.mesh import batch_sharding, replicated
-from sit_jax.model import project, unpatchify
-from sit_jax.train.microbatches import join, split, stacked, value_and_grad
+from sit_jax.common.keys import named_key, row_keys, view_rows
+from sit_jax.model import losses, weighting
+from sit_jax.model.heads import project
+from sit_jax.model.vit import unpatchify
+from sit_jax.parallel.mesh import batch_sharding, replicated
+from sit_jax.parallel.microbatches import join, split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
@@ -77,8 +78,8 @@ def combine(
         "rotation": means["rotation"],
         "contrastive": losses.nt_xent(embedding, config.loss.temperature, config.views.count),
     }
-    floors = losses.floors(config.loss, len(embedding), config.views.count)
-    total = losses.total_loss(parts, params["log_var"], config.loss, floors)
+    floors = weighting.floors(config.loss, len(embedding), config.views.count)
+    total = weighting.total_loss(parts, params["log_var"], config.loss, floors)
     return total, ({"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}, statistics)
 
 
@@ -127,8 +128,8 @@ def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_col
         old = {key: head[name][key] for key in values}
         head[name] = head[name] | optax.incremental_update(values, old, STATISTICS_RATE)
     if config.loss.weighting == "closed_form":
-        floors = losses.floors(config.loss, config.views.count * config.batch_size, config.views.count)
-        log_vars = losses.closed_form(log_vars, metrics, floors, state.step)
+        floors = weighting.floors(config.loss, config.views.count * config.batch_size, config.views.count)
+        log_vars = weighting.closed_form(log_vars, metrics, floors, state.step)
     return {"model": state.params["model"] | {"contrastive": head}, "log_var": log_vars}
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from sit_jax.keys import named_key, view_rows
+from sit_jax.common.keys import named_key, view_rows
 from sit_jax.views.augment import augment, whole_images
 from sit_jax.views.corrupt import corrupt
 from sit_jax.views.rotate import random_rotation, rotate
@@ -31,8 +31,8 @@ def make_views(
 ) -> Views:
     """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
 
-    `rows` [B] are the global indices of the images where they are a part of a batch. Where `turn_key` is given, it draws
-    the rotations in place of `key`: views of several keys are then turned alike. Flip comes before rotation: an image
+    `rows` [B] are the global indices of the images where they are a part of a batch. Where `turn_key` is given, it
+    draws the rotations in place of `key`: views of several keys are then turned alike. Flip comes before rotation: an image
     and its mirror carry the same rotation class.
     """
     rows = view_rows(len(images) if rows is None else rows, config.views.count)

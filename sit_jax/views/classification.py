@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sit_jax.keys import named_key, row_keys
+from sit_jax.common.keys import named_key, row_keys
 from sit_jax.views.augment import normalise, random_resized_crop
 from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels
 from sit_jax.views.randaugment import randaugment

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sit_jax.keys import named_key, row_keys
+from sit_jax.common.keys import named_key, row_keys
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter

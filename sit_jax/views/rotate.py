@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sit_jax.keys import row_keys
+from sit_jax.common.keys import row_keys
 
 
 def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sit_jax.common.errors import InputError
 from sit_jax.data import Batches, Records, load_images, open_source
 from sit_jax.data.load import MemoryImages
 from sit_jax.data.order import epoch_order, raw_permutation
-from sit_jax.errors import InputError
 
 
 def numbered(total: int) -> MemoryImages:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sit_jax.common.errors import InputError
 from sit_jax.data.decode import decode
-from sit_jax.errors import InputError
 
 # Four flat quarters: every colour conversion is exact on them, and every rotation shows.
 QUARTERS = np.zeros((8, 8, 3), np.uint8)

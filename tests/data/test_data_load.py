@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import sit_jax.data.load as load
-from sit_jax import progress
+from sit_jax.common import console
+from sit_jax.common.errors import InputError
 from sit_jax.data import Records, load_images, open_source
-from sit_jax.errors import InputError
 
 
 @pytest.fixture
@@ -171,8 +171,8 @@ def test_memory_limit_decides(folder, tmp_path, decoded):
 
 
 def test_long_decoding_shows_progress(folder, tmp_path, monkeypatch, capsys):
-    real = progress.tqdm.tqdm
-    monkeypatch.setattr(progress.tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0, "mininterval": 0}))
+    real = console.tqdm.tqdm
+    monkeypatch.setattr(console.tqdm, "tqdm", lambda **options: real(**{**options, "delay": 0, "mininterval": 0}))
     load_images(records_of(folder[0]), 4, cache_dir=tmp_path / "cache")
     assert "decoding images: 100%" in capsys.readouterr().err
 

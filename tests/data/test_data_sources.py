@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sit_jax.common.errors import InputError
 from sit_jax.data import open_source
-from sit_jax.errors import InputError
 
 
 def write_images(root, *names, size=4):

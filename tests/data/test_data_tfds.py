@@ -9,8 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from sit_jax.common.errors import InputError
 from sit_jax.data import load_images, open_source, prepare
-from sit_jax.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3), np.uint8)
 

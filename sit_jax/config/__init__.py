@@ -1,0 +1,7 @@
+"""What a configuration file needs: the defaults, the arguments after the colon, the presets."""
+
+from sit_jax.config.arguments import parse_arg
+from sit_jax.config.presets import apply_args, paper, runlocal, set_variant
+from sit_jax.config.schema import defaults
+
+__all__ = ["apply_args", "defaults", "paper", "parse_arg", "runlocal", "set_variant"]

@@ -1,0 +1,32 @@
+"""The arguments of configuration files: what follows the colon of --config=FILE:name=value,flag."""
+
+from typing import Any
+
+import ml_collections
+
+from sit_jax.common.errors import InputError
+
+
+def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
+    """Parses what follows the colon of `--config=FILE:name=value,flag` by the types of the defaults in `spec`.
+
+    A bare name is True. Raises InputError for an unknown name or a value of the wrong type.
+    """
+    values = dict(spec)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in spec:
+            raise InputError(f"config argument {name!r} is unknown; known: {', '.join(spec)}")
+        values[name] = _parse_value(name, text if "=" in item else "true", type(spec[name]))
+    return ml_collections.ConfigDict(values)
+
+
+def _parse_value(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"config argument {name}={text} must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"config argument {name}={text} must be of type {kind.__name__}") from None

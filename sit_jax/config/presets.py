@@ -1,0 +1,71 @@
+"""Presets that every configuration file takes as arguments: the paper's recipe, a try-out, the size of the model."""
+
+import ml_collections
+
+from sit_jax.common.errors import InputError
+from sit_jax.config.arguments import parse_arg
+from sit_jax.config.schema import defaults
+
+
+def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+    """Applies the arguments that every configuration takes, and returns it.
+
+    `paper` sets the paper's recipe, `runlocal` shrinks all to a try-out on a laptop; then `variant=S/4`
+    (size/patch size) and `res=64` (image size in pixels) set the model. Raises InputError for anything else.
+    """
+    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False)
+    if args.paper:
+        paper(c)
+    if args.runlocal:
+        runlocal(c)
+    if args.variant:
+        set_variant(c, args.variant)
+    if args.res:
+        c.model.image_size = args.res
+    return c
+
+
+def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
+    """Sets size and patch size of the model from a name such as "S/4"."""
+    size, _, patch = variant.partition("/")
+    if not patch.isdigit():
+        raise InputError(f"config argument variant={variant} must be SIZE/PATCH, such as S/4")
+    c.model.update(size=size, patch_size=int(patch))
+
+
+def paper(c: ml_collections.ConfigDict) -> None:
+    """Sets the paper's recipe: ViT-B/16 at 224 px, its views, corruptions, losses, fine-tuning, batch 288, 501 epochs.
+
+    The first release repeats every image three times within a third of the data, an epoch, so that its 501 epochs draw
+    each image 501 times. Blocks and fractions are such that the corruptions cover the shares of the area that were
+    measured on the release, which cuts blocks at the lower and the right border (docs/paper.md).
+    """
+    base = defaults()
+    for section in ("views", "corrupt", "loss", "optim", "linear", "finetune"):
+        c[section] = base[section]
+    c.model.update(size="B", patch_size=16, image_size=224, drop_path=0.1, embedding_size=512)
+    c.model.update(projector_layers=1, projector_norm="none", stem="patches")
+    c.views.update(count=2, area=(0.08, 1.0), jitter=1.0, saturation=0.4, hue=0.0, grayscale=0.0)
+    c.views.update(turned=0.75, share_rotation=False)
+    c.corrupt.share = 1.0
+    for name, probability in (("grayscale", 1.0), ("blur", 1.0), ("recolour", 0.0)):
+        c.corrupt[name].probability = probability
+        c.corrupt[name].block = (0.05, 0.67)
+    c.corrupt.drop.update(fraction=(0.0, 0.275), noise_std=0.43)
+    c.corrupt.replace.fraction = (0.0, 0.275)
+    c.loss.update(weighting="gradient", subtract_floor=False)
+    c.loss.weights = dict.fromkeys(c.loss.weights, "learned")
+    c.batch_size = 288
+    c.epochs = 501.0
+    c.optim.update(warmup_epochs=5.0, clip_norm=0.0, ema=0.99996, log_var_rate=1.0)
+    c.finetune.epochs = 501.0
+
+
+def runlocal(c: ml_collections.ConfigDict) -> None:
+    """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 200 steps of 32 images."""
+    c.model.update(size="mu", patch_size=4, image_size=32)
+    c.data.image_size = min(c.data.image_size or 32, 32)
+    c.batch_size, c.steps = 32, 200
+    c.optim.update(warmup_steps=20, base_learning_rate=0.03)
+    c.eval.update(num_train=512, num_test=128)
+    c.update(log_every=20, eval_every=100, checkpoint_every=100)

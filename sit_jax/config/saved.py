@@ -1,0 +1,72 @@
+"""The configuration of a run as JSON: read, written and compared."""
+
+import functools
+import json
+import pathlib
+
+import ml_collections
+
+# Keys that may change between a run and its continuation: none changes the result by more than rounding.
+RESUMABLE = (
+    *(
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_latest",
+        "keep_best",
+        "mesh.",
+        "microbatches",
+        "model.attention",
+        "model.unroll",
+        "model.halves",
+        "eval.",
+        "linear.",
+        "finetune.",
+    ),
+    *("data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
+)
+
+
+# What runs did that were saved before these keys were there.
+FORMER = {
+    "views.count": 2,
+    "views.jitter": 1.0,
+    "views.blur": 0.0,
+    "views.turned": 0.75,
+    "views.share_rotation": False,
+    "corrupt.share": 1.0,
+    "corrupt.drop.noise_std": 1.0,
+    "model.stem": "patches",
+    "model.projector_width": None,
+    "model.projector_norm": "none",
+    "loss.weighting": "gradient",
+    "loss.subtract_floor": False,
+    "optim.log_var_rate": 1.0,
+}
+
+
+def read_saved(path: pathlib.Path) -> dict:
+    """Returns the configuration of a run from its `config.json`, with FORMER values where it has no key."""
+    saved = json.loads(path.read_text())
+    for name, value in FORMER.items():
+        *sections, key = name.split(".")
+        functools.reduce(dict.__getitem__, sections, saved).setdefault(key, value)
+    saved["model"].setdefault("products", saved["dtype"])
+    return saved
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict:
+    """Returns a configuration as plain JSON values (tuples become lists)."""
+    return json.loads(config.to_json_best_effort())
+
+
+def differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lists `key: old -> new` for each key of two JSON configurations whose change makes another run."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing_keys(a, b, f"{name}.")
+        elif a != b and not name.startswith(RESUMABLE):
+            lines.append(f"{name}: {a} -> {b}")
+    return lines

@@ -1,0 +1,52 @@
+"""Attention maps as a picture: from where in a photograph the two tokens read."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sit_jax.draw import pictures
+
+TOKENS_SHOWN = ("rotation", "contrastive")
+# From nothing to the most: black, violet, red, orange, pale yellow (after the colour map "inferno").
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32) / 127.5 - 1
+LARGEST_SIDE = 128  # pixels at which a picture is shown at most: a line holds one for each head
+OPACITY = 0.65  # of the map over the picture
+TITLE = "Attention of the last layer from each token to the patches. Each map is scaled to its own maximum."
+
+
+def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draws one block for each image: for both tokens the image, the mean over the heads, each head; [H, W, 3] uint8.
+
+    `images` is [B, s, s, 3] in [-1, 1]; `maps` [B, 2, heads, side, side] as from `attention_maps`.
+    """
+    headings = ["picture", "all heads", *(f"head {i + 1}" for i in range(maps.shape[2]))]
+    blocks = [pictures.text(TITLE)]
+    for image, both, name in zip(images, maps, names, strict=True):
+        rows = {}
+        for token, heads in zip(TOKENS_SHOWN, both, strict=True):
+            tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
+            rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
+        shares = zip(TOKENS_SHOWN, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
+        # What a file name may hold, such as a line break, cannot always be drawn.
+        caption = "".join(letter if letter.isprintable() else "?" for letter in name[-60:])
+        caption += f": {', '.join(f'{token} {share:.0%}' for token, share in shares)} on patches"
+        blocks.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows, headings)]))
+    return pictures.stack(blocks, gap=8 * pictures.GAP)
+
+
+def heat(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Lays weights [side, side], scaled to their maximum, as colours over an image [s, s, 3] in [-1, 1] made grey."""
+    patch_size = len(image) // len(weights)
+    scaled = weights / max(weights.max(), np.finfo(np.float32).tiny)
+    steps = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(scaled, steps, channel) for channel in HEAT.T], axis=-1)
+    colours = colours.repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+    return OPACITY * colours + (1 - OPACITY) * image.mean(axis=-1, keepdims=True)
+
+
+def at_most(images: np.ndarray, side: int) -> np.ndarray:
+    """Returns images [n, s, s, 3], larger ones resized to `side` pixels."""
+    if images.shape[1] <= side:
+        return images
+    return np.asarray(jax.image.resize(images, (len(images), side, side, 3), "linear"))

@@ -1,0 +1,27 @@
+"""Dense layers as the paper initialises them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+INIT = nnx.initializers.normal(0.02)
+
+
+def linear(
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype,
+    use_bias: bool = True,
+    init: nnx.initializers.Initializer = INIT,
+) -> nnx.Linear:
+    """Makes a dense layer with the paper's initialisation, a standard deviation of 0.02, and zero bias."""
+    return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def patch_init(patch_size: int) -> nnx.initializers.Initializer:
+    """Returns how layers to and from pixels start: uniform in +-1 / sqrt(3 P^2), as convolutions of PyTorch do."""
+    bound = 1 / math.sqrt(3 * patch_size**2)
+    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)

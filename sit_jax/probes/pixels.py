@@ -1,0 +1,45 @@
+"""Pixels as features: what an encoder has to beat, at no cost."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from sit_jax.parallel.mesh import replicated
+from sit_jax.probes.features import Encode
+from sit_jax.views import whole_images
+
+SHRUNK = 8  # pixels
+
+
+class Pixels(NamedTuple):
+    """One way to take pixels as features."""
+
+    name: str
+    side: int  # of the pixels that are features
+    block: int  # of how many pixels in a row each of them is the mean
+
+
+def baselines(image_size: int, largest: int) -> list[Pixels]:
+    """Returns the pixels of a protocol: raw ones at the image size of the model, at most `largest`, and 8 x 8 ones."""
+    raw = min(image_size, largest)
+    found = [Pixels("raw" if raw == image_size else f"{raw} x {raw}", raw, 1)]
+    if raw > SHRUNK:
+        found.append(Pixels(f"{SHRUNK} x {SHRUNK}", SHRUNK, image_size // SHRUNK))
+    return found
+
+
+def make_pixels(pixels: Pixels, mesh: Mesh) -> Encode:
+    """Returns `encode(params, images)` from [B, H, W, 3] uint8 to pixels [B, 1, side * side * 3] in [-1, 1].
+
+    They are not centred: 0 is the middle of the range. k-NN compares them by their cosine, as it does features.
+    """
+
+    def encode(params: dict, images: jax.Array) -> jax.Array:
+        del params
+        whole = whole_images(images, pixels.side * pixels.block)
+        shape = (len(images), pixels.side, pixels.block, pixels.side, pixels.block, 3)
+        return jnp.reshape(whole.reshape(shape).mean(axis=(2, 4)), (len(images), 1, -1))
+
+    return jax.jit(encode, out_shardings=replicated(mesh))

@@ -1,0 +1,161 @@
+"""The evaluation inside a training: the three tasks on unseen images, instruments and probes on frozen features."""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from sit_jax.common.console import warn
+from sit_jax.common.errors import InputError
+from sit_jax.data import Images, Source, image_options, load_images
+from sit_jax.draw.pictures import grid
+from sit_jax.model.tasks import tasks_on
+from sit_jax.probes.features import Encode, extract, make_encode, put_rows
+from sit_jax.probes.instruments import make_measure, of_features, warnings
+from sit_jax.probes.knn import knn_votes
+from sit_jax.probes.linear import UNCHOSEN_L2, linear_logits
+from sit_jax.probes.monitors import kmeans_nmi
+from sit_jax.probes.scores import score
+from sit_jax.train.metrics import MetricsWriter
+from sit_jax.train.state import TrainState
+from sit_jax.views import Views
+
+COLUMNS = 12  # images in the reconstruction picture
+METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
+
+
+class Labelled(NamedTuple):
+    """The training images of k-NN and of the linear probe, with their labels and those of the test images."""
+
+    train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
+    train_labels: np.ndarray  # [m] int32
+    test_labels: np.ndarray  # [n] int32
+
+
+class EvalData(NamedTuple):
+    """Images to evaluate on."""
+
+    test_images: np.ndarray  # [n, H, W, 3] uint8
+    labelled: Labelled | None  # None where k-NN is off or there are no labels
+
+
+def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
+    """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
+
+    `images` are those of `source.pretrain`.
+
+    Without a test split, a tenth of the training split (at most `eval.num_test`) takes its place, and k-NN votes with
+    the rest; the training has seen those images, without labels. Raises InputError if `eval.knn` is "on" and there are
+    no labels.
+    """
+    splits = [split for split in (source.train, source.test) if split is not None]
+    if config.eval.knn == "on" and any(split.label is None for split in splits):
+        raise InputError(
+            f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
+        )
+    train = images if source.train is source.pretrain else load_images(source.train, **image_options(config))
+    train_rows = np.random.default_rng([config.seed, 1]).permutation(len(train))
+    if source.test is None:
+        test, held_out = train, max(1, min(config.eval.num_test, len(train) // 10))
+        test_rows, train_rows = train_rows[:held_out], train_rows[held_out:]
+    else:
+        test = load_images(source.test, **image_options(config))
+        test_rows = np.random.default_rng([config.seed, 2]).permutation(len(test))[: config.eval.num_test]
+    test_images = test.gather(test_rows)
+    if config.eval.knn == "off" or train.labels is None or test.labels is None:
+        return EvalData(test_images, None)
+    train_rows = train_rows[: config.eval.num_train]
+    return EvalData(test_images, Labelled(train.gather(train_rows), train.labels[train_rows], test.labels[test_rows]))
+
+
+class Evaluation:
+    """Evaluates a state on fixed images; called in a training at step 0, at intervals and at the end."""
+
+    def __init__(
+        self,
+        data: EvalData,
+        eval_step: Callable,
+        config: ml_collections.ConfigDict,
+        mesh: Mesh,
+        workdir: pathlib.Path,
+    ):
+        self.data, self.eval_step, self.config, self.mesh, self.workdir = data, eval_step, config, mesh, workdir
+        self.encode: Encode = make_encode(config, mesh)
+        self.measure = make_measure(config, mesh)
+
+    def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
+        """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
+        metrics, picture = self.pretext_tasks(state.params)
+        model = state.params["model"]
+        test, found = self.features(model, self.data.test_images), {}
+        if len(self.data.test_images) > 1:  # a single one is told from no other
+            found = self.measure(model, self.data.test_images) | of_features(test)
+            lines = warnings(found, tasks_on(self.config.loss), trained=step > 0)
+            for line in lines if jax.process_index() == 0 else []:
+                warn(f"step {step}: {line}")
+        if self.data.labelled:
+            found |= self.probes(self.features(model, self.data.labelled.train_images), test, self.data.labelled)
+        metrics |= {f"eval/{name}": value for name, value in found.items()}
+        writer.write_image(step, "reconstructions", self.workdir / "reconstructions" / f"{step}.png", picture)
+        return metrics
+
+    def pretext_tasks(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
+        """Returns the mean metrics of the three tasks over whole batches of test images, and the picture.
+
+        The batch size is that of the training, which the contrastive loss depends on; fewer images than that are
+        repeated, and images beyond the last whole batch are left out.
+        """
+        images, size = self.data.test_images, self.config.batch_size
+        rows = np.arange(max(1, len(images) // size) * size) % len(images)
+        results = []
+        for index, start in enumerate(range(0, len(rows), size)):
+            batch = put_rows(images[rows[start : start + size]], self.mesh)
+            metrics, views, rebuilt = self.eval_step(params, batch, np.int32(index))
+            results.append(metrics)
+            if index == 0:
+                shown = corrupted_first(views, rebuilt, self.config.views.count)
+        fetched = jax.device_get(results)
+        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}
+        for name in fetched[0]["distances"]:
+            distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
+            if pixels:
+                metrics[f"eval/{name}"] = float(distances / pixels)
+        return metrics, grid(*shown)
+
+    def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
+        """Returns the two tokens of the frozen encoder of whole images, [n, 2, D]."""
+        size = self.config.batch_size // self.config.microbatches
+        return extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
+
+    def probes(self, train: np.ndarray, test: np.ndarray, labelled: Labelled) -> dict[str, float]:
+        """Returns the accuracies of k-NN and of a linear probe on features [n, 2, D], and the NMI of k-means."""
+        eval_config = self.config.eval
+        num_classes = int(max(labelled.train_labels.max(), labelled.test_labels.max())) + 1
+        k, temperature = eval_config.knn_k, eval_config.knn_temperature
+        votes = knn_votes(train, labelled.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
+        # One penalty, and nothing held out: a probe along the way is fitted once.
+        logits = linear_logits(train, labelled.train_labels, test, num_classes, (UNCHOSEN_L2,), 0.0, 0, self.mesh)[0]
+        flat = test.reshape(len(test), -1)
+        return {
+            "knn_top1": score(votes, labelled.test_labels)["top1"],
+            "linear_top1": score(logits, labelled.test_labels)["top1"],
+            "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels),
+        }
+
+
+def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
+    """Returns one view of each of some images, clean, corrupted and rebuilt, [n, s, s, 3]: the corrupted ones first.
+
+    Of `count` views an image, from what this host holds.
+    """
+    clean, corrupted, rebuilt_rows = (
+        np.concatenate([np.asarray(shard.data)[::count] for shard in images.addressable_shards])
+        for images in (views.clean, views.corrupted, rebuilt)
+    )
+    changed = np.any(clean != corrupted, axis=(1, 2, 3))
+    shown = np.argsort(~changed, kind="stable")[:COLUMNS]
+    return [images[shown] for images in (clean, corrupted, rebuilt_rows)]
