@@ -188,14 +188,14 @@ def test_weights_in_closed_form_have_no_gradient():
     assert all(value == 0 for value in gradient.values())
 
 
-@pytest.mark.parametrize("weighting", ["gradient", "closed_form"])
-def test_a_loss_below_its_floor_has_the_weight_of_a_small_one(weighting):
-    c = section(weighting, subtract_floor=True)
+@pytest.mark.parametrize("way", ["gradient", "closed_form"])
+def test_a_loss_below_its_floor_has_the_weight_of_a_small_one(way):
+    c = section(way, subtract_floor=True)
     parts, log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(3.0)), dict.fromkeys(tasks.TASKS, jnp.float32(0.4))
     floors = {"contrastive": 3.5}
     of_losses, of_weights = jax.grad(weighting.total_loss, (0, 1))(parts, log_vars, c, floors)
     np.testing.assert_allclose(of_losses["contrastive"], np.exp(-0.4), rtol=1e-6)
-    if weighting == "gradient":
+    if way == "gradient":
         np.testing.assert_allclose(of_weights["contrastive"], 0.5 - np.exp(-0.4) * weighting.SMALLEST_LOSS, rtol=1e-5)
     else:
         found = weighting.closed_form(log_vars, parts, floors, jnp.int32(0))["contrastive"]
