@@ -34,16 +34,16 @@ KINDS = ({"Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"}, {"BitOr", "BitA
 VIEWS = {  # by file of sit_jax/views: the tests that are about it; "views" alone is in the name of their file
     "augment": (
         "test_views",
-        "crop or views_have or flip or whole or colour_operations or view_depends or a_share_of_the_v",
+        "crop or views_have or flip or whole or colour_operations or view_depends or a_share_of_the_v or blur_of_a",
     ),
     "blocks": ("test_views", "block"),
     "blur": ("test_views", "blur or each_operation"),
     "color": ("test_views", "hue or solarize or grayscale or jitter or flip or each_operation"),
     "corrupt": (
         "test_views",
-        "each_operation or of_the_images or donor or neighbours or drop_fills or blur_by or target",
+        "each_operation or of_the_images or donor or neighbours or drop_fills or blur_by or target or groups",
     ),
-    "mix": ("test_classification_views", "erase or mix or devices"),
+    "mix": ("test_classification_views", "erase or mix or devices or partners or own_share"),
     "noise": ("test_views", "noise_is or drop_fills"),
     "randaugment": ("test_classification_views", "pillow or channels or flat or randaugment or magnitudes"),
     "rotate": ("test_views", "rotation or turn"),
