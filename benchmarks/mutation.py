@@ -39,13 +39,10 @@ VIEWS = {  # by file of sit_jax/views: the tests that are about it; "views" alon
     "blocks": ("test_views", "block"),
     "blur": ("test_views", "blur or each_operation"),
     "color": ("test_views", "hue or solarize or grayscale or jitter or flip or each_operation"),
-    "corrupt": (
-        "test_views",
-        "each_operation or of_the_images or donor or neighbours or drop_fills or blur_by or target or groups",
-    ),
+    "corrupt": ("test_views", "each_operation or 0.25-2 or donor or drop_fills or blur_by or groups"),
     "mix": ("test_classification_views", "erase or mix or devices or partners or own_share"),
     "noise": ("test_views", "noise_is or drop_fills"),
-    "randaugment": ("test_classification_views", "pillow or channels or flat or randaugment or magnitudes"),
+    "randaugment": ("test_classification_views", "pillow or channels or flat_pic or randaugment or magnitudes"),
     "rotate": ("test_views", "rotation or turn"),
 }
 # By name: the mutated files in sit_jax/, the file of tests and which of them (an expression of pytest -k).
