@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sit_jax.model.heads import projector_sizes
-from sit_jax.model.tasks import LIKELIHOOD_SCALE, TASKS
-from sit_jax.model.vit import SIZES, TOKENS
+from sit_jax.model.sizes import SIZES, TOKENS
+from sit_jax.model.tasks import TASKS
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -132,7 +132,7 @@ def losses(out: dict[str, Tensor], views, log_var: Tensor, config: dict) -> dict
     for i, task in enumerate(TASKS):
         weight = config["loss"]["weights"][task]
         if weight == "learned":
-            total = total + torch.exp(-LIKELIHOOD_SCALE[task] * log_var[i]) * parts[task] + 0.5 * log_var[i]
+            total = total + torch.exp(-TASKS[task].likelihood_scale * log_var[i]) * parts[task] + 0.5 * log_var[i]
         else:
             total = total + float(weight) * parts[task]
     return {"loss": total, **parts}

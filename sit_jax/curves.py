@@ -14,6 +14,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.config import cli
 from sit_jax.draw import plots
+from sit_jax.model.tasks import TASKS
 from sit_jax.train.metrics import parse_line
 
 
@@ -44,6 +45,16 @@ def default_label(path: pathlib.Path) -> str:
     return path.parent.name if path.is_file() else path.name
 
 
+def panels() -> dict[str, str]:
+    """Returns the metrics that have a panel, with their titles."""
+    return {f"train/{name}": task.label for name, task in TASKS.items()} | {
+        "eval/contrastive_progress": "contrastive progress, 0 at chance",
+        "eval/rotation_accuracy": "rotation accuracy",
+        "eval/knn_top1": "k-NN top-1 accuracy",
+        "eval/linear_top1": "linear top-1 accuracy",
+    }
+
+
 def command(argv: list[str]) -> bool:
     """Draws as the command line says, and prints the name of the file."""
     values = define_flags()
@@ -53,7 +64,8 @@ def command(argv: list[str]) -> bool:
     if len(labels) != len(paths):
         raise InputError(f"--labels has {len(labels)} names for {len(paths)} runs; give one for each")
     check_out(out, ".png")
-    plots.learning_curves(out, [read_run(path) for path in paths], labels)
+    lines = {f"train/log_var_{name}": (name, task.line) for name, task in TASKS.items()}
+    plots.learning_curves(out, [read_run(path) for path in paths], labels, panels(), lines)
     print(f"{out}: {len(paths)} runs")
     return True
 

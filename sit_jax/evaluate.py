@@ -25,9 +25,9 @@ from sit_jax.common.files import check_out
 from sit_jax.config import cli
 from sit_jax.eval import unlabelled
 from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.report import against, comparison_lines, copy_to, table, title
 from sit_jax.eval.settings import Settings
-from sit_jax.probes.features import CLASSIFIED
 from sit_jax.probes.intervals import line
 from sit_jax.probes.labels import parse_amounts
 
@@ -36,9 +36,10 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune", "unlabelled"], "What to do.", flag_values=values)
+    kinds = list(dict.fromkeys(kind for protocol in PROTOCOLS.values() for kind in protocol.features))
+    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "How to evaluate.", flag_values=values)
     flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
-    flags.DEFINE_enum("features", "tokens", list(CLASSIFIED), "What is classified.", flag_values=values)
+    flags.DEFINE_enum("features", "tokens", kinds, "What is scored.", flag_values=values)
     flags.DEFINE_list("labels", [], "Shares of the labels to learn from.", flag_values=values)
     flags.DEFINE_list("labels_per_class", [], "Numbers of labels a class to learn from.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Draws of the labels.", flag_values=values)
@@ -69,28 +70,38 @@ def command(argv: list[str]) -> bool:
     out = pathlib.Path(values.out) if values.out else None
     if out:
         check_out(out, ".json")
-    if settings.protocol == "unlabelled":
-        check_unlabelled(values)
-        report, path = unlabelled.evaluate(settings)
-        print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
-        if out:
-            copy_to(path, out)
-        return True
-    other = read_report(pathlib.Path(values.against)) if values.against else None
+    if PROTOCOLS[settings.protocol].labels:
+        done = with_labels(settings, values.against)
+    else:
+        check_without_labels(values)
+        done = without_labels(settings)
+    if done and out:
+        copy_to(done, out)
+    return done is not None
+
+
+def with_labels(settings: Settings, other_path: str | None) -> pathlib.Path | None:
+    """Evaluates with labels, prints the report, and returns its file; None if a signal stopped it."""
+    other = read_report(pathlib.Path(other_path)) if other_path else None
     done = evaluate(settings, other)
     if done is None:
-        return False
+        return None
     report, path = done
     print(f"\n{title(report)}\n\n{table(report)}\n\n{comparison_lines(report)}")
     if other:
-        print(line(f"this run - {values.against}", against(report, other)))
+        print(line(f"this run - {other_path}", against(report, other)))
     print(f"\n{path}")
-    if out:
-        copy_to(path, out)
-    return True
+    return path
 
 
-def check_unlabelled(values: flags.FlagValues) -> None:
+def without_labels(settings: Settings) -> pathlib.Path:
+    """Evaluates without labels, prints the report, and returns its file."""
+    report, path = unlabelled.evaluate(settings)
+    print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
+    return path
+
+
+def check_without_labels(values: flags.FlagValues) -> None:
     """Raises InputError for a flag that asks the protocol without labels for something about labels."""
     for name in ("labels", "labels_per_class", "against", "repeats", "features"):
         if values[name].value != values[name].default:

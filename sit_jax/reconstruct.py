@@ -31,9 +31,9 @@ from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.views import whole_images
+from sit_jax.views.corrupt import OPERATIONS
 
 MOST_WITH_ATTENTION = 8  # pictures: each takes two lines
-FRACTIONS, PROBABILITIES = ("drop", "replace"), ("grayscale", "blur", "recolour")
 
 
 class Group(NamedTuple):
@@ -53,10 +53,10 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("data", None, "Their data set: a SOURCE; default: that of the run.", flag_values=values)
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the images and the corruptions.", lower_bound=0, flag_values=values)
-    for names, meaning in ((FRACTIONS, "Share of each image for"), (PROBABILITIES, "Probability of")):
-        for name in names:
-            text = f"{meaning} the corruption '{name}'; default: as in the training."
-            flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
+    for name, row in OPERATIONS.items():
+        meaning = "Share of each image for" if "fraction" in row.section else "Probability of"
+        text = f"{meaning} the corruption '{name}'; default: as in the training."
+        flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
     flags.DEFINE_boolean("attention", False, "Draw attention maps instead.", flag_values=values)
     return values
 
@@ -88,7 +88,7 @@ def check(values: flags.FlagValues) -> None:
         raise InputError("there is nothing to draw; give --images='FOLDER/*.jpg', --train=8 or --test=8")
     if values.data and not (values.train or values.test):
         raise InputError("--data needs --train=8 or --test=8: how many of its images to draw")
-    given = [name for name in FRACTIONS + PROBABILITIES if values[name].value is not None]
+    given = [name for name in OPERATIONS if values[name].value is not None]
     if values.attention and given:
         raise InputError(f"--{given[0]} and --attention exclude each other: attention is on whole images")
 
@@ -129,12 +129,9 @@ def draw_records(split: str, records: Records | None, count: int, seed: int) -> 
 
 def set_corruption(config: ml_collections.ConfigDict, values: flags.FlagValues) -> None:
     """Sets the section `corrupt` to what the flags say."""
-    for name in FRACTIONS:
-        if (share := values[name].value) is not None:
-            config[name].fraction = (share, share)
-    for name in PROBABILITIES:
-        if (probability := values[name].value) is not None:
-            config[name].probability = probability
+    for name, row in OPERATIONS.items():
+        if (value := values[name].value) is not None:
+            config[name].update({"fraction": (value, value)} if "fraction" in row.section else {"probability": value})
 
 
 def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> np.ndarray:

@@ -9,12 +9,14 @@ import sys
 
 from absl import flags
 
+from sit_jax.common import console
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, write_json
 from sit_jax.config import cli
 from sit_jax.draw import plots
 from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.report import short_name, with_interval
 from sit_jax.eval.restore import load_config
 from sit_jax.eval.settings import Settings
@@ -26,7 +28,8 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     flags.DEFINE_list("workdirs", [], "Work directories of two runs or more.", flag_values=values)
-    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
+    protocols = [name for name, protocol in PROTOCOLS.items() if protocol.labels]
+    flags.DEFINE_enum("protocol", None, protocols, "How to evaluate.", flag_values=values)
     flags.DEFINE_list("data", [], "SOURCEs to evaluate on; default: those of the runs.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of the classifiers.", flag_values=values)
     flags.DEFINE_string("out", None, "The .json file to write.", flag_values=values)
@@ -45,8 +48,7 @@ def command(argv: list[str]) -> bool:
     sources = [load_config(workdir, overrides).data.source for workdir in workdirs]
     columns = values.data or list(dict.fromkeys(sources))
     names = [f"{source} ({workdir.name})" for workdir, source in zip(workdirs, sources, strict=True)]
-    nothing = (NOTHING,) if values.protocol == "finetune" else (NOTHING, PIXELS)
-    grid: dict[str, dict[str, dict]] = {name: {} for name in (*nothing, *names)}
+    grid: dict[str, dict[str, dict]] = {name: {} for name in (NOTHING, PIXELS, *names)}
     for data in columns:
         for name, workdir in zip(names, workdirs, strict=True):
             say(f"{name}, evaluated on {data}")
@@ -68,6 +70,8 @@ def command(argv: list[str]) -> bool:
                 grid[NOTHING][data] = cell(report["baseline"], path)
                 if report["pixels"]:
                     grid[PIXELS][data] = cell(report["pixels"], path)
+    grid = {name: row for name, row in grid.items() if row}  # not every protocol has pixels as a baseline
+    nothing = [name for name in grid if name not in names]
     write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
     top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
     shown = [*nothing, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
@@ -86,8 +90,7 @@ def table(grid: dict[str, dict[str, dict]], columns: list[str]) -> str:
     """Returns the grid for the screen."""
     rows = [["pre-trained on", *(f"on {column}" for column in columns)]]
     rows += [[name, *(with_interval({**row[column], "std": None}) for column in columns)] for name, row in grid.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return console.table(rows)
 
 
 def main(argv: list[str]) -> int:

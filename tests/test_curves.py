@@ -9,16 +9,15 @@ from PIL import Image
 from sit_jax import curves
 from sit_jax.config import cli
 from sit_jax.draw import plots
+from sit_jax.model.tasks import TASKS
 
 
 def write_run(folder, decay, knn=True):
     """A run of ten epochs: a training line each, and evaluations at its begin and end."""
     rows = [{"step": 0, "epoch": 0.0, "eval/rotation_accuracy": 0.25} | ({"eval/knn_top1": 0.1} if knn else {})]
     for epoch in range(1, 11):
-        losses = {f"train/{task}": decay**epoch for task in plots.TASKS}
-        rows.append(
-            {"step": epoch, "epoch": float(epoch), **losses, **{f"train/log_var_{t}": 1.0 for t in plots.TASKS}}
-        )
+        losses = {f"train/{task}": decay**epoch for task in TASKS}
+        rows.append({"step": epoch, "epoch": float(epoch), **losses, **{f"train/log_var_{t}": 1.0 for t in TASKS}})
     rows.append({"step": 10, "epoch": 10.0, "eval/rotation_accuracy": 0.5} | ({"eval/knn_top1": 0.3} if knn else {}))
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -366,7 +366,7 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
         (["--workdir=ROOT/run", "--protocol=knn", "--out=ROOT/out.txt"], "must end in .json"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"], "no such key: 'siz' Did you mean"),
-        (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "fine-tuning is on the two tokens"),
+        (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "--protocol=finetune takes tokens"),
         (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
         (
             ["--workdir=ROOT/run", "--protocol=finetune", "--config.finetune.augment.flip=2."],

@@ -9,9 +9,13 @@ from flax import nnx
 
 from sit_jax.config import presets, schema
 from sit_jax.config.resolve import resolve
+from sit_jax.model.build import make_compute
+from sit_jax.model.fast import attention as fast_attention
 from sit_jax.model.fast.gelu import gelu
 from sit_jax.model.heads import project
-from sit_jax.model.vit import SIZES, SiT, patchify, resize_position_embedding, unpatchify
+from sit_jax.model.patches import patchify, unpatchify
+from sit_jax.model.sizes import SIZES
+from sit_jax.model.vit import SiT, resize_position_embedding
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import make_state, make_training
 
@@ -29,8 +33,14 @@ PARAMETERS = {
 }
 
 
-def make(size="mu", patch_size=4, image_size=16, **kwargs):
-    return SiT(size, patch_size, image_size, rngs=nnx.Rngs(0), **kwargs)
+def make(size="mu", patch_size=4, image_size=16, dtype="float32", **changes):
+    """A model with the contrastive head of the paper, one layer, unless `changes` of the section `model` say more."""
+    c = schema.defaults()
+    c.dtype = dtype
+    c.model.update(projector_layers=1, projector_width=None, projector_norm="none", embedding_size=512)
+    c.model.update(attention="xla", products="float32", unroll=False, halves=False)
+    c.model.update(size=size, patch_size=patch_size, image_size=image_size, **changes)
+    return SiT(c.model, make_compute(c), rngs=nnx.Rngs(0))
 
 
 def test_every_size_has_a_golden_number():
@@ -49,7 +59,7 @@ def test_number_of_parameters(size):
 
 
 def test_output_shapes_and_types():
-    out = make(dtype=jnp.bfloat16)(jnp.zeros((6, 16, 16, 3)))
+    out = make(dtype="bfloat16")(jnp.zeros((6, 16, 16, 3)))
     assert {name: (x.shape, x.dtype.name) for name, x in out.items()} == {
         "rotation": ((6, 4), "float32"),
         "token": ((6, 32), "float32"),
@@ -59,7 +69,7 @@ def test_output_shapes_and_types():
 
 def test_bfloat16_is_close_to_float32():
     images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3), minval=-1)
-    exact, rounded = make()(images), make(dtype=jnp.bfloat16)(images)
+    exact, rounded = make()(images), make(dtype="bfloat16")(images)
     for name in exact:
         error = jnp.linalg.norm(exact[name] - rounded[name]) / jnp.linalg.norm(exact[name])
         assert error < 0.02, name
@@ -83,8 +93,8 @@ def test_queries_keys_and_values_of_a_product_each_are_those_of_one():
     attention = nnx.merge(*first_attention(make("Ti", 4, 16).encoder))
     attention.qkv.bias[...] = jnp.arange(3.0 * 192)
     x = jax.random.normal(jax.random.key(1), (2, 18, 192))
-    expected = attention.project(x).swapaxes(2, 3)
-    for part, right in zip(attention.project_apart(x), expected, strict=True):
+    expected = fast_attention.project(attention.qkv, x, 3).swapaxes(2, 3)
+    for part, right in zip(fast_attention.project_apart(attention.qkv, x, 3), expected, strict=True):
         np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-4)
 
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from benchmarks.mask_statistics import statistics
 from configs import cifar10
+from sit_jax.config import presets, schema
 from sit_jax.config.resolve import resolve
-from sit_jax.model.vit import SiT
+from sit_jax.model.build import make_model
 from sit_jax.views.corrupt import corrupt
 
 # Shares of the area that were measured on 3,000 masks of the first release at 224 px.
@@ -56,7 +56,10 @@ def test_recipe_of_the_release(config):
 
 def test_weights_start_as_in_the_release():
     """A normal distribution of 0.02, and +-1 / sqrt(3 P^2), uniform, to and from pixels."""
-    model = SiT("Ti", 16, 32, rngs=nnx.Rngs(0))
+    c = schema.defaults()
+    presets.paper(c)
+    c.model.update(size="Ti", image_size=32)
+    model = make_model(resolve(c, 1000), jax.random.key(0))
     for kernel in (
         model.encoder.blocks.attention.qkv.kernel,
         model.encoder.blocks.mlp_in.kernel,

@@ -17,13 +17,13 @@ from sit_jax.data import open_source
 from sit_jax.draw.pictures import GAP, LINE, labelled_grid, text_width
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import ROWS, make_rebuild
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
 from sit_jax.views import whole_images
-from sit_jax.views.corrupt import replace
+from sit_jax.views.corrupt import Donors, replace
 
 TILE = 64 + 2 * GAP  # a model of 16 px is shown at 64
 LABELS = max(map(text_width, ROWS))
@@ -133,7 +133,7 @@ def test_drop_covers_the_share_that_is_asked_for(workdir, images, tmp_path):
 
 def test_a_single_picture_has_nothing_to_be_replaced_by(config):
     twice = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3)).repeat(2, axis=0)
-    picked = replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace, twice)
+    picked = replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace, Donors(twice, 2))
     np.testing.assert_array_equal(picked, twice)
 
 
@@ -154,7 +154,7 @@ def test_rebuilt_rows_are_the_output_of_the_model(config, state):
     params = state.params["model"]
     clean, corrupted, rebuilt = make_rebuild(config)(params, images, jax.random.key(0))
     np.testing.assert_array_equal(clean, whole_images(jnp.asarray(images), 16))
-    patches = nnx.merge(make_graphdef(config), params)(corrupted)["patches"]
+    patches = nnx.merge(make_graphdefs(config)["model"], params)(corrupted)["patches"]
     expected = np.asarray(patches).reshape(5, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(5, 16, 16, 3)
     np.testing.assert_allclose(rebuilt, expected, rtol=1e-4, atol=1e-5)
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.protocols import make_unit
+from sit_jax.eval.protocols import PROTOCOLS
+from sit_jax.eval.protocols.protocol import Subject, Unit
 from sit_jax.eval.restore import Restored, init_params
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.probes.features import Encode, make_encode
@@ -34,10 +35,11 @@ def of_encoder(restored: Restored, data: Labelled, params: dict) -> dict[str, Sc
 
 def scores_of(restored: Restored, data: Labelled, params: dict, encode: Encode) -> dict[str, Score]:
     """Returns the two protocols on the features that `encode` computes with `params`."""
-    rows = np.arange(len(data.train_labels))
+    unit = Unit(np.arange(len(data.train_labels)), 0, pathlib.Path())
+    subject = Subject(restored, data, params, encode, "tokens")
 
     def top1(protocol: str) -> float:
-        result = make_unit(restored, data, protocol, "tokens", params, encode)(rows, 0, pathlib.Path())
+        result = PROTOCOLS[protocol].score(subject, unit)
         assert result is not None  # only trainings of classifiers are stopped by signals
         return result["top1"]
 

@@ -1,7 +1,7 @@
 """Lines for the user: messages, warnings, tables, the progress of long work."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -30,6 +30,18 @@ def format_seconds(seconds: float) -> str:
 def warn(line: str) -> None:
     """Prints a line about something that is wrong and does not stop the run."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Lays rows of cells out as a table: two spaces between columns, those with an index in `right` right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def say(line: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from sit_jax.compiled.hlo import Computation, Instruction
 from sit_jax.compiled.libraries import library_flops, precision
-from sit_jax.model.heads import projector_sizes
+from sit_jax.model.sizes import SIZES, patch_count, token_count
 from sit_jax.model.stem import stem_sizes
-from sit_jax.model.vit import SIZES, TOKENS
+from sit_jax.model.tasks import TASKS
 
 
 def model_flops(config: ml_collections.ConfigDict) -> int:
@@ -22,20 +22,18 @@ def model_flops(config: ml_collections.ConfigDict) -> int:
     """
     model, views = config.model, config.views.count * config.batch_size
     width, depth, mlp, _ = SIZES[model.size]
-    pixels, patches = 3 * model.patch_size**2, (model.image_size // model.patch_size) ** 2
-    tokens = patches + TOKENS
+    tokens = token_count(model.image_size, model.patch_size)
     layer = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
-    projector = projector_sizes(width, model.projector_layers, model.projector_width, model.embedding_size)
-    heads = width * 4 + sum(inputs * outputs for inputs, outputs in projector) + patches * width * pixels
-    similarity = views**2 * model.embedding_size
+    tasks = sum(task.multiplications(model, width, views) for task in TASKS.values())
     # The backward pass takes two products for each, but for the first: nothing wants the gradient of an image.
-    return 2 * (views * (3 * depth * layer + 3 * heads + _embedding(model, patches, pixels, width)) + 3 * similarity)
+    return 2 * (3 * views * depth * layer + 3 * tasks + views * _embedding(model, width))
 
 
-def _embedding(model: ml_collections.ConfigDict, patches: int, pixels: int, width: int) -> int:
+def _embedding(model: ml_collections.ConfigDict, width: int) -> int:
     """Returns the multiplications from an image to its tokens, forward and backward."""
+    patches = patch_count(model)
     if model.stem == "patches":
-        return 2 * patches * pixels * width
+        return 2 * patches * 3 * model.patch_size**2 * width
     sizes = stem_sizes(width, model.patch_size)
     products = [patches * 4 ** (len(sizes) - 1 - i) * 9 * inputs * outputs for i, (inputs, outputs) in enumerate(sizes)]
     return 2 * products[0] + 3 * (sum(products[1:]) + patches * width**2)

@@ -7,7 +7,7 @@ import ml_collections
 
 from sit_jax.common.errors import InputError
 from sit_jax.model.fast import matrix_unit
-from sit_jax.model.vit import token_count
+from sit_jax.model.sizes import token_count
 
 # Keys of the section `model` that change how the same function is computed, and its result by no more than rounding.
 HOW = ("attention", "remat", "unroll", "halves")

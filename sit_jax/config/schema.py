@@ -3,6 +3,9 @@
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from sit_jax.model.tasks import TASKS
+from sit_jax.views.corrupt import OPERATIONS
+
 
 def defaults() -> ml_collections.ConfigDict:
     """Returns the configuration that every file in `configs/` starts from; `data.source` is for the file to set."""
@@ -47,22 +50,9 @@ def defaults() -> ml_collections.ConfigDict:
     c.views.turned = 0.3  # probability that a view is turned; 0.75 makes the four rotations equally likely
     c.views.share_rotation = True  # turn all views of an image alike
 
-    # Blocks are shares of the side of the image; fractions are shares of its area.
-    c.corrupt = ml_collections.ConfigDict()
+    # One section for each corruption, see OPERATIONS in views/corrupt.py.
+    c.corrupt = ml_collections.ConfigDict({name: dict(row.section) for name, row in OPERATIONS.items()})
     c.corrupt.share = 0.25  # of the images: theirs are corrupted, in steps of an eighth and at least one of eight; or 0
-    c.corrupt.grayscale = {"probability": 0.3, "block": (0.05, 1.0)}
-    c.corrupt.blur = {"probability": 0.3, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
-    c.corrupt.recolour = {
-        "probability": 0.3,
-        "block": (0.05, 1.0),
-        "brightness": 0.8,
-        "contrast": 0.8,
-        "saturation": 0.8,
-        "hue": 0.2,
-    }
-    # The fill is noise, zeros or mean; images are in [-1, 1], and photographs have a standard deviation of about 0.5.
-    c.corrupt.drop = {"fraction": (0.0, 0.1), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0}
-    c.corrupt.replace = {"fraction": (0.0, 0.1), "block": (0.05, 0.25)}
 
     c.model = ml_collections.ConfigDict()
     c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
@@ -75,7 +65,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.projector_width = 1024  # of the hidden layers
     c.model.projector_norm = "batch"  # batch normalisation after each of these layers, over the global batch; or none
     c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
-    # How the layers are computed; what is open is chosen by the device that the step is for (sit_jax/compute.py).
+    # How the layers are computed; sit_jax/config/computation.py sets what is open, by the device of the step.
     # Compile each layer for itself instead of a loop over them. None: on CPUs and GPUs, unless there is remat.
     c.model.unroll = placeholder(bool)
     # Two halves of the rows side by side in training on one device. None: on CPUs with unrolled layers.
@@ -94,7 +84,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.loss.subtract_floor = False  # take the floor of NT-Xent from it, in the weighting alone
     c.loss.log_var_init = 1.0
     # "learned", or a fixed weight as text. "0" switches the task off.
-    c.loss.weights = {"reconstruction": "1", "rotation": "0.3", "contrastive": "1"}
+    c.loss.weights = {name: task.weight for name, task in TASKS.items()}
     # Rebuild the corrupted pixels only.
     c.loss.corrupted_only = False
 

@@ -1,5 +1,6 @@
 """Plots of results, by matplotlib (the plotting library that everyone has), imported when one is drawn."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -78,38 +79,37 @@ def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], colum
     save(figure, path)
 
 
-# Panels of learning curves: title and metric.
-PANELS: list[tuple[str, str]] = [
-    ("reconstruction, L1", "train/reconstruction"),
-    ("rotation, cross-entropy", "train/rotation"),
-    ("contrastive, NT-Xent", "train/contrastive"),
-    ("contrastive progress, 0 at chance", "eval/contrastive_progress"),
-    ("rotation accuracy", "eval/rotation_accuracy"),
-    ("k-NN top-1 accuracy", "eval/knn_top1"),
-    ("linear top-1 accuracy", "eval/linear_top1"),
-]
 LEGEND_CHARACTERS = 210  # that fit below the panels
-TASKS = {"reconstruction": "-", "rotation": "--", "contrastive": ":"}
+COLUMNS = 4  # panels in a row
 
 
-def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str]) -> None:
+def learning_curves(
+    path: pathlib.Path,
+    runs: list[list[dict]],
+    labels: list[str],
+    panels: dict[str, str],
+    log_variances: dict[str, tuple[str, str]],
+) -> None:
     """Draws the metrics of runs against the epochs, a colour for each run, and writes it as PNG.
 
-    `runs` are lists of lines of `metrics.jsonl`. Panels: the losses, accuracies, log-variances; what a run did not
-    measure is left out.
+    `runs` are lists of lines of `metrics.jsonl`. `panels` maps metrics to titles. The last panel shows log variances:
+    `log_variances` maps metrics to (label, line style). A metric that a run did not measure is left out.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15.0, 6.5), layout="constrained")
-    panels = figure.subplots(2, 4).flat
+    rows = math.ceil((len(panels) + 1) / COLUMNS)
+    figure = Figure(figsize=(15.0, 3.25 * rows), layout="constrained")
+    axes_of = figure.subplots(rows, COLUMNS).flat
     colours = [f"C{i % 10}" for i in range(len(runs))]
-    for axes, (title, name) in zip(panels, PANELS, strict=False):
-        for rows, label, colour in zip(runs, labels, colours, strict=True):
-            axes.plot(*series(rows, name), color=colour, label=label)
+    for axes, (name, title) in zip(axes_of, panels.items(), strict=False):
+        for lines, label, colour in zip(runs, labels, colours, strict=True):
+            axes.plot(*series(lines, name), color=colour, label=label)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    draw_log_variances(list(figure.axes)[-1], runs, colours)
-    for axes in figure.axes[4:]:
+    draw_log_variances(figure.axes[len(panels)], runs, colours, log_variances)
+    for axes in figure.axes[len(panels) + 1 :]:
+        axes.set_axis_off()
+    for axes in figure.axes[-COLUMNS:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name
@@ -117,19 +117,21 @@ def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str
     save(figure, path)
 
 
-def draw_log_variances(axes, runs: list[list[dict]], colours: list[str]) -> None:
-    """Draws the log-variances of the tasks, where any of them changes: with fixed weights the panel stays empty."""
+def draw_log_variances(
+    axes, runs: list[list[dict]], colours: list[str], log_variances: dict[str, tuple[str, str]]
+) -> None:
+    """Draws the log variances of the tasks, if any of them changes: with fixed weights the panel stays empty."""
     for rows, colour in zip(runs, colours, strict=True):
-        for task, style in TASKS.items():
-            epochs, values = series(rows, f"train/log_var_{task}")
+        for metric, (_, style) in log_variances.items():
+            epochs, values = series(rows, metric)
             if len(set(values)) > 1:
                 axes.plot(epochs, values, style, color=colour)
     if not axes.lines:
         axes.set_axis_off()
         return
-    for task, style in TASKS.items():
-        axes.plot([], [], style, color="0.3", label=task)
-    axes.set_title("log-variances of the tasks", fontsize=10)
+    for label, style in log_variances.values():
+        axes.plot([], [], style, color="0.3", label=label)
+    axes.set_title("log variances of the tasks", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 

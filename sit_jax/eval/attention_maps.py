@@ -5,8 +5,8 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from sit_jax.model.build import make_graphdef
-from sit_jax.model.vit import TOKENS
+from sit_jax.model.build import make_graphdefs
+from sit_jax.model.sizes import TOKENS
 from sit_jax.views import whole_images
 
 
@@ -16,7 +16,7 @@ def attention_maps(params: dict, images: np.ndarray, config: ml_collections.Conf
     `images` is [B, H, W, 3] uint8, `params` holds `encoder`. The result is float32 [B, 2, heads, side, side]; each map
     [side, side] sums to at most 1, the rest is what the token reads from the two tokens.
     """
-    graphdef = make_graphdef(config, "encoder")
+    graphdef = make_graphdefs(config)["encoder"]
     side = config.model.image_size // config.model.patch_size
 
     @jax.jit

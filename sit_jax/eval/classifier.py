@@ -7,9 +7,9 @@ import optax
 from flax import nnx
 
 from sit_jax.common.keys import named_key, row_keys
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.layers import INIT
-from sit_jax.model.vit import SIZES
+from sit_jax.model.sizes import SIZES
 from sit_jax.probes.features import CLASSIFIED
 from sit_jax.train.optimizer import make_optimizer, make_schedule
 from sit_jax.train.state import TrainState
@@ -27,7 +27,7 @@ class Classifier:
 
     def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
         self.config, self.num_classes = config, num_classes
-        self.encoder = make_graphdef(config, "encoder")
+        self.encoder = make_graphdefs(config)["encoder"]
         self.schedule = make_schedule(config)
         self.optimizer = self._linear_optimizer() if config.frozen else make_optimizer(config)
 

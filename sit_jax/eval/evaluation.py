@@ -8,10 +8,10 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable, write_json
 from sit_jax.eval import report as reports
 from sit_jax.eval.data import load_labelled, same_source, use_source
-from sit_jax.eval.protocols import relevant_settings, run_units, short_hash
+from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.restore import restore
 from sit_jax.eval.settings import Settings
-from sit_jax.probes.features import CLASSIFIED
+from sit_jax.eval.units import relevant_settings, run_units, short_hash
 from sit_jax.probes.labels import pick
 
 
@@ -21,10 +21,9 @@ def check(settings: Settings) -> None:
         raise InputError(f"--repeats={settings.repeats} must be at least 1")
     if settings.seed < 0:
         raise InputError(f"--seed={settings.seed} must be 0 or more")
-    if settings.features not in CLASSIFIED:
-        raise InputError(f"--features={settings.features} must be one of {', '.join(CLASSIFIED)}")
-    if settings.protocol == "finetune" and settings.features != "tokens":
-        raise InputError(f"--features={settings.features}: fine-tuning is on the two tokens; leave it out")
+    kinds = PROTOCOLS[settings.protocol].features
+    if settings.features not in kinds:
+        raise InputError(f"--features={settings.features}: --protocol={settings.protocol} takes {', '.join(kinds)}")
 
 
 def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathlib.Path] | None:

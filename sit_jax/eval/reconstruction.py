@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from sit_jax.data.load import StreamedImages
-from sit_jax.model.build import make_graphdef
-from sit_jax.model.vit import unpatchify
+from sit_jax.model.build import make_graphdefs
+from sit_jax.model.patches import unpatchify
 from sit_jax.views import corrupt, whole_images
 
 BATCH = 32  # images at once, at most
@@ -24,7 +24,7 @@ def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
 
     All images are corrupted, upright, as the section `corrupt` says; values are in [-1, 1], rebuilt ones about so.
     """
-    graphdef = make_graphdef(config)
+    graphdef = make_graphdefs(config)["model"]
     section = config.corrupt.copy_and_resolve_references()
     section.share = 1.0
 

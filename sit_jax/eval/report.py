@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 
+from sit_jax.common import console
 from sit_jax.common.errors import InputError
 from sit_jax.draw import plots
 from sit_jax.probes.intervals import compare, interval, line, unpack
@@ -159,8 +160,7 @@ def table(report: dict) -> str:
         else:
             pairs = [(with_interval(row[e]), percent({"top1": row[e]["top5"], "std": None})) for e in encoders]
             rows.append([*start, *(cell for pair in pairs for cell in pair)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return console.table(rows, right=range(len(header)))
 
 
 def percent(values: dict) -> str:

@@ -17,7 +17,7 @@ from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_
 from sit_jax.probes.features import Encode, extract, make_encode
 from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
-from sit_jax.train.loop import Run, Task
+from sit_jax.train.loop import Run, Trainable
 from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import TrainState
 
@@ -71,9 +71,9 @@ def train_classifier(
     classifier = Classifier(config, num_classes)
     predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):
-        run = Run(config, workdir, mesh, batches, make_task(classifier, predict, encoder, fitted, watched, mesh))
+        run = Run(config, workdir, mesh, batches, make_trainable(classifier, predict, encoder, fitted, watched, mesh))
         say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
-        if not run.loop():
+        if not run.train():
             return None
         entropies = [loss for loss, _ in held_out_scores(predict, run.state.params, watched, config, mesh)]
         logits = extract(predict, run.state.params, test.gather, len(test), config.batch_size, mesh)
@@ -114,9 +114,9 @@ def feature_statistics(encoder: dict, images: Subset, config: ml_collections.Con
     return {"mean": np.stack([s.mean for s in scales]), "std": np.stack([s.scale for s in scales])}
 
 
-def make_task(
+def make_trainable(
     classifier: Classifier, predict: Encode, encoder: dict, fitted: Subset, watched: Subset, mesh: Mesh
-) -> Task:
+) -> Trainable:
     """Returns what the loop trains; its evaluation looks at the held-out images `watched`, where there are some."""
     # Without equal scales of the features, SGD on a frozen encoder would take many times the steps.
     statistics = feature_statistics(encoder, fitted, classifier.config, mesh) if classifier.config.frozen else None
@@ -140,7 +140,7 @@ def make_task(
     def init() -> TrainState:
         return jax.jit(classifier.make_state, out_shardings=shardings)(encoder, statistics)
 
-    return Task(abstract, init, train_step, watch if len(watched) else None, ())
+    return Trainable(abstract, init, train_step, watch if len(watched) else None, ())
 
 
 def held_out_scores(

@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from flax import nnx
 
 from sit_jax.model.fast.gelu import gelu
@@ -32,6 +33,12 @@ class ReconstructionHead(nnx.Module):
 def projector_sizes(width: int, layers: int, hidden: int | None, embedding_size: int) -> list[tuple[int, int]]:
     """Returns (inputs, outputs) of each dense layer of the contrastive head."""
     return list(itertools.pairwise([width, *[hidden or PROJECTOR_RATIO * width] * (layers - 1), embedding_size]))
+
+
+def projector_products(model: ml_collections.ConfigDict, width: int) -> int:
+    """Returns the multiplications of the contrastive head for one view; `model` is the section of a configuration."""
+    sizes = projector_sizes(width, model.projector_layers, model.projector_width, model.embedding_size)
+    return sum(inputs * outputs for inputs, outputs in sizes)
 
 
 class BatchNorm(nnx.Module):
@@ -85,6 +92,20 @@ class Projector(nnx.Module):
                 x, statistics[f"norm{index}"] = getattr(self, f"norm{index}")(x, training)
             x = gelu(x) if index < self.layers - 1 else x
         return x, statistics
+
+
+def make_projector(
+    model: ml_collections.ConfigDict, width: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> "nnx.Linear | Projector":
+    """Makes the contrastive head: one dense layer in the paper, or a Projector.
+
+    Of the section `model`, `projector_layers` counts the dense layers, `projector_width` is the width of the hidden
+    ones (None: four times the width of the tokens), `projector_norm` is "none" or "batch".
+    """
+    if model.projector_layers == 1 and model.projector_norm == "none":
+        return linear(width, model.embedding_size, rngs, dtype)
+    hidden, norm = model.projector_width, model.projector_norm
+    return Projector(width, model.projector_layers, hidden, norm, model.embedding_size, dtype, rngs)
 
 
 def project(

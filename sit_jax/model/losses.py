@@ -25,9 +25,9 @@ def distances(
     """Returns L1 distances to the clean images as (sum over pixels, number of pixels), by where they are taken.
 
     Images are [V, s, s, 3], masks [V, s, s] bool by operation. A pixel counts as replaced or dropped by its last
-    change, and as untouched without one. `reconstruction_dropped`, `_replaced` and `_untouched` measure the rebuilt images
-    there. `copy_dropped`, `_replaced` and `_untouched` measure the corrupted images: the score of copying the input.
-    `copy` measures them on the pixels of the loss: all, or with `corrupted_only` the changed ones.
+    change, and as untouched without one. `reconstruction_dropped`, `_replaced` and `_untouched` measure the rebuilt
+    images there. `copy_dropped`, `_replaced` and `_untouched` measure the corrupted images: the score of copying the
+    input. `copy` measures them on the pixels of the loss: all, or with `corrupted_only` the changed ones.
     """
     nothing = jnp.zeros(clean.shape[:3], bool)
     replaced, dropped = masks.get("replace", nothing), masks.get("drop", nothing)

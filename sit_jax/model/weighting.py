@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sit_jax.model.losses import nt_xent_floor
-from sit_jax.model.tasks import LIKELIHOOD_SCALE, TASKS
+from sit_jax.model.tasks import TASKS
 
 AVERAGE_DECAY = 0.99  # of the losses whose averages give the weights in closed form
 SMALLEST_LOSS = 1e-3  # no learned weight is that of a smaller loss
 
 
 def floors(config: ml_collections.ConfigDict, rows: int, views: int) -> dict[str, float]:
-    """Returns what the weighting takes from the losses of `rows` views, by task: nothing, or the floor of NT-Xent."""
-    return {"contrastive": nt_xent_floor(rows, config.temperature, views)} if config.subtract_floor else {}
+    """Returns what the weighting subtracts from the losses of `rows` views, by task; `config` is the section `loss`."""
+    if not config.subtract_floor:
+        return {}
+    return {name: task.floor(rows, config.temperature, views) for name, task in TASKS.items() if task.floor}
 
 
 def total_loss(
@@ -35,7 +36,7 @@ def total_loss(
             excess = losses[task] - floors.get(task, 0.0)
             # Below the floor s would run away. The gradient of the model stays.
             excess += jax.lax.stop_gradient(jnp.maximum(SMALLEST_LOSS - excess, 0))
-            total += jnp.exp(-LIKELIHOOD_SCALE[task] * s) * excess + 0.5 * s
+            total += jnp.exp(-TASKS[task].likelihood_scale * s) * excess + 0.5 * s
         elif float(config.weights[task]):
             total += float(config.weights[task]) * losses[task]
     return total
@@ -50,7 +51,7 @@ def closed_form(
     """
     new = {}
     for task, s in log_vars.items():
-        scale = LIKELIHOOD_SCALE[task]
+        scale = TASKS[task].likelihood_scale
         loss = jnp.maximum(losses[task] - floors.get(task, 0.0), SMALLEST_LOSS)
         average = jnp.exp(scale * s) / (2 * scale)
         average = jnp.where(step == 0, loss, AVERAGE_DECAY * average + (1 - AVERAGE_DECAY) * loss)

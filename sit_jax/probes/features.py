@@ -11,9 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax.common.console import with_progress
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.heads import project
-from sit_jax.model.vit import TOKENS
+from sit_jax.model.sizes import TOKENS
 from sit_jax.parallel.mesh import batch_sharding, replicated
 from sit_jax.views import whole_images
 
@@ -36,13 +36,13 @@ def make_encode(config: ml_collections.ConfigDict, mesh: Mesh, kind: str = "toke
     The kinds of CLASSIFIED give [B, K, F], rotation token first; `projection` gives the contrastive embedding [B, 1, E]
     and needs its head; `patches` gives the grid [B, side, side, D].
     """
-    encoder_def, contrastive_def = make_graphdef(config, "encoder"), make_graphdef(config, "contrastive")
+    graphdefs = make_graphdefs(config)
 
     def encode(params: dict, images: jax.Array) -> jax.Array:
-        encoder = nnx.merge(encoder_def, params["encoder"])
+        encoder = nnx.merge(graphdefs["encoder"], params["encoder"])
         tokens = encoder(whole_images(images, config.model.image_size))
         if kind == "projection":
-            features = project(nnx.merge(contrastive_def, params["contrastive"]), tokens[:, 1])[0][:, None]
+            features = project(nnx.merge(graphdefs["contrastive"], params["contrastive"]), tokens[:, 1])[0][:, None]
         elif kind == "patches":
             side = config.model.image_size // config.model.patch_size
             features = einops.rearrange(tokens[:, TOKENS:], "b (h w) d -> b h w d", h=side)

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key
 from sit_jax.model import losses, tasks
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.heads import project
+from sit_jax.model.sizes import TOKEN_NAMES
 from sit_jax.parallel.mesh import batch_sharding, replicated
 from sit_jax.probes import monitors
 from sit_jax.probes.features import put_rows
@@ -20,7 +21,6 @@ from sit_jax.views import make_views
 
 IMAGES = 256  # the most images that views are drawn of
 VIEWS = 10  # the fewest views of an image: LiDAR needs more than two
-TOKEN_NAMES = ("rotation", "contrastive")
 COLLAPSED = 0.005  # a token_std below is a collapse; random weights have a few hundredths
 FEW_SHARED = 0.1  # a shared variance below means that two views have hardly anything in common
 Measure = Callable[[dict, np.ndarray], dict[str, float]]
@@ -34,7 +34,7 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
     `contrastive_progress`, `alignment`, `uniformity` and `negative_cosine` are of the embedding, `lidar` and
     `shared_variance` of the contrastive token. Without the contrastive task there is no `contrastive_progress`.
     """
-    encoder_def, head_def = make_graphdef(config, "encoder"), make_graphdef(config, "contrastive")
+    graphdefs = make_graphdefs(config)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     seed_key = named_key(jax.random.key(config.seed), "instruments")
     views, temperature = config.views.count, config.loss.temperature
@@ -42,10 +42,10 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
     def encode(params: dict, images: jax.Array, rows: jax.Array, draw: np.integer) -> jax.Array:
         key = jax.random.fold_in(seed_key, draw)
         drawn = make_views(key, images, config, rows, seed_key if config.views.share_rotation else key)
-        return nnx.merge(encoder_def, params)(drawn.corrupted)[:, 1].astype(jnp.float32)
+        return nnx.merge(graphdefs["encoder"], params)(drawn.corrupted)[:, 1].astype(jnp.float32)
 
     def embed(params: dict, token: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        embedding = project(nnx.merge(head_def, params), jnp.asarray(token), training=True)[0]
+        embedding = project(nnx.merge(graphdefs["contrastive"], params), jnp.asarray(token), training=True)[0]
         return embedding, losses.nt_xent(embedding, temperature, views)
 
     encode = jax.jit(encode, in_shardings=(None, batch, batch, None), out_shardings=whole)

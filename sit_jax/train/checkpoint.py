@@ -21,7 +21,7 @@ from sit_jax.train.state import TrainState
 
 # How long a host waits for the others to finish a save, before it takes it for failed.
 SAVE_SECONDS = 600
-# These metrics choose the best checkpoints. Former versions, and runs without the contrastive task, save the loss alone.
+# These metrics choose the best checkpoints. Former versions and runs without the contrastive task save the loss alone.
 BEHIND = 1e6  # above every loss: takes what has the loss alone behind what has progress
 BEST = PROGRESS, LOSS = "eval/contrastive_progress", "eval/loss"
 

@@ -50,10 +50,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     with jax.set_mesh(mesh):
         run = Run(config, workdir, mesh, batches, pretraining(config, workdir, mesh, eval_data))
         announce(config, run.state.params, run.start, workdir)
-        return run.loop()
+        return run.train()
 
 
-class Task(NamedTuple):
+class Trainable(NamedTuple):
     """What a run trains: the loop is the same for pre-training and for classifiers."""
 
     abstract: TrainState  # shapes, dtypes and shardings of the state
@@ -65,13 +65,13 @@ class Task(NamedTuple):
 
 def pretraining(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh, eval_data: EvalData
-) -> Task:
+) -> Trainable:
     """Returns the three tasks of SiT as what to train."""
     training = make_training(config)
     abstract = abstract_state(config, training, mesh)
     train_step, eval_step = compile_steps(training, config, abstract, mesh)
     evaluation = Evaluation(eval_data, eval_step, config, mesh, workdir)
-    return Task(abstract, lambda: init_state(config, training, mesh), train_step, evaluation, TASKS)
+    return Trainable(abstract, lambda: init_state(config, training, mesh), train_step, evaluation, tuple(TASKS))
 
 
 class Run:
@@ -83,23 +83,23 @@ class Run:
         workdir: pathlib.Path,
         mesh: jax.sharding.Mesh,
         batches: Batches,
-        task: Task,
+        trainable: Trainable,
     ):
-        self.config, self.batches, self.task, self.mesh = config, batches, task, mesh
+        self.config, self.batches, self.trainable, self.mesh = config, batches, trainable, mesh
         self.checkpoints = Checkpoints(workdir, config.keep_latest, config.keep_best)
-        restored = self.checkpoints.restore_latest(task.abstract)
-        self.state, self.start = restored or (task.init(), 0)
+        restored = self.checkpoints.restore_latest(trainable.abstract)
+        self.state, self.start = restored or (trainable.init(), 0)
         self.already_evaluated = restored is not None and self.checkpoints.was_evaluated(self.start)
         self.writer = MetricsWriter(workdir, self.start, self.already_evaluated)
         self.clock = Clock()
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last look at them
 
-    def loop(self) -> bool:
+    def train(self) -> bool:
         """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
         stream = self.batches.iterate(self.start)
         with StopSignal() as stop:
             try:
-                finished = self.run(stream, stop)
+                finished = self._steps(stream, stop)
                 self.checkpoints.finish()
                 return finished
             except BaseException as error:
@@ -111,7 +111,7 @@ class Run:
                 self.writer.close()
                 stream.close()
 
-    def run(self, stream: Iterator[dict[str, np.ndarray]], stop: StopSignal) -> bool:
+    def _steps(self, stream: Iterator[dict[str, np.ndarray]], stop: StopSignal) -> bool:
         """Goes through the steps; the order matters: a checkpoint holds nothing of the batch that comes after it."""
         config = self.config
         for step in range(self.start, config.steps + 1):
@@ -125,7 +125,7 @@ class Run:
             if last or stopping:
                 return last
             try:
-                self.step(stream)
+                self._step(stream)
             except InputError:  # an image that cannot be read; of several hosts the others do not know of it
                 if not several() and step > self.start and step != self.checkpoints.requested:
                     self.save(step, None)
@@ -136,15 +136,15 @@ class Run:
 
     def evaluated(self, step: int) -> bool:
         """Tells whether there is nothing to evaluate at `step`: the run that this one continues may have done it."""
-        return self.task.evaluation is None or (step == self.start and self.already_evaluated)
+        return self.trainable.evaluation is None or (step == self.start and self.already_evaluated)
 
-    def step(self, stream: Iterator[dict[str, np.ndarray]]) -> None:
+    def _step(self, stream: Iterator[dict[str, np.ndarray]]) -> None:
         """Takes the next batch and starts a step; waits only for a step further back, or for the compilation."""
         begin = time.perf_counter()
         batch = {name: self._put(rows) for name, rows in next(stream).items()}
         self.clock.waited += time.perf_counter() - begin
         with jax.transfer_guard("disallow"):
-            self.state, metrics = self.task.train_step(self.state, batch)
+            self.state, metrics = self.trainable.train_step(self.state, batch)
         self.pending.append(metrics)
         if self.clock.compiling:
             jax.block_until_ready(metrics)
@@ -160,20 +160,20 @@ class Run:
     def check(self, step: int) -> dict[str, float] | None:
         """Fetches the metrics of the steps up to `step`; raises NonFiniteError if one is not finite."""
         pending, self.pending = self.pending, []
-        return fetch_finite(step - len(pending) + 1, pending, self.task.losses) if pending else None
+        return fetch_finite(step - len(pending) + 1, pending, self.trainable.losses) if pending else None
 
     def log(self, step: int) -> None:
         """Reports the metrics of the update that led to `step`."""
         metrics = {f"train/{name}": value for name, value in (self.check(step) or {}).items()}
         metrics |= self.clock.measure(self.config.batch_size)
         self.writer.write(step, self.epoch(step), metrics)
-        say(progress_line(step, self.config.steps, self.task.losses, metrics, self.clock))
+        say(progress_line(step, self.config.steps, self.trainable.losses, metrics, self.clock))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluates the weights after `step` updates and reports it; see Evaluation."""
         begin = self.drain()
-        assert self.task.evaluation is not None
-        metrics = self.task.evaluation(self.state, step, self.writer)
+        assert self.trainable.evaluation is not None
+        metrics = self.trainable.evaluation(self.state, step, self.writer)
         self.writer.write(step, self.epoch(step), metrics)
         say(evaluation_line(step, metrics))
         self.clock.pause(time.perf_counter() - begin)

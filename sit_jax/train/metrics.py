@@ -14,15 +14,10 @@ import numpy as np
 from sit_jax.common.console import format_seconds, warn
 from sit_jax.common.errors import NonFiniteError
 from sit_jax.draw.pictures import save_png
+from sit_jax.model.tasks import TASKS
 from sit_jax.train.board import Board
 
-BRIEF = tuple(
-    f"eval/{name}"
-    for name in (
-        *("reconstruction", "copy", "rotation_accuracy", "contrastive", "contrastive_progress", "rank_me"),
-        *("knn_top1", "linear_top1"),
-    )
-)
+PROBED = ("rank_me", "knn_top1", "linear_top1")  # shown on screen beside the metrics of the tasks
 
 
 class MetricsWriter:
@@ -159,6 +154,7 @@ def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[
 
 
 def evaluation_line(step: int, metrics: dict[str, float]) -> str:
-    """Returns the line that shows an evaluation: of many metrics those in BRIEF, the others are in the file."""
-    shown = [name for name in BRIEF if name in metrics] or list(metrics)
+    """Returns the line that shows an evaluation: some of the metrics; the file has all."""
+    brief = [*(name for task in TASKS.values() for name in task.shown), *PROBED]
+    shown = [f"eval/{name}" for name in brief if f"eval/{name}" in metrics] or list(metrics)
     return "  ".join([f"step {step} evaluation", *(f"{name[5:]} {metrics[name]:.4g}" for name in shown)])

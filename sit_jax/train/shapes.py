@@ -5,6 +5,7 @@ import pathlib
 import jax
 import orbax.checkpoint as ocp
 
+from sit_jax.common.console import table
 from sit_jax.common.errors import InputError
 from sit_jax.train.state import TrainState
 
@@ -26,11 +27,9 @@ def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
     if differing:
         rows = [("array", "in the checkpoint", "in the model")]
         rows += [(name, str(in_file.get(name, "absent")), str(in_model.get(name, "absent"))) for name in differing]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         raise InputError(
             f"{path} is of another model than its configuration says, {len(differing)} arrays differ; "
-            f"choose another --workdir\n{table}"
+            f"choose another --workdir\n{table(rows)}"
         )
 
 

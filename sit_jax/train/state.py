@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key
-from sit_jax.model.build import make_graphdef, make_model
+from sit_jax.model.build import make_graphdefs, make_model
 from sit_jax.model.tasks import TASKS
 from sit_jax.parallel.mesh import state_shardings
 from sit_jax.train.optimizer import make_optimizer
@@ -30,14 +30,13 @@ class TrainState:
 class Training(NamedTuple):
     """The static half of a training: what turns a state into a step."""
 
-    graphdef: nnx.GraphDef
-    head: nnx.GraphDef  # of the contrastive head, which sees the whole batch
+    graphdefs: dict[str, nnx.GraphDef]  # of the model and of the head of each task
     optimizer: optax.GradientTransformation
 
 
 def make_training(config: ml_collections.ConfigDict) -> Training:
     """Returns the static half of the training that a resolved configuration describes."""
-    return Training(make_graphdef(config), make_graphdef(config, "contrastive"), make_optimizer(config))
+    return Training(make_graphdefs(config), make_optimizer(config))
 
 
 def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:

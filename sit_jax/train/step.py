@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key, row_keys, view_rows
 from sit_jax.model import losses, weighting
-from sit_jax.model.heads import project
-from sit_jax.model.vit import unpatchify
+from sit_jax.model.patches import unpatchify
+from sit_jax.model.tasks import TASKS
 from sit_jax.parallel.mesh import batch_sharding, replicated
-from sit_jax.parallel.microbatches import join, split, stacked, value_and_grad
+from sit_jax.parallel.microbatches import split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
@@ -33,54 +33,38 @@ class Chunk(NamedTuple):
     rows: jax.Array  # [b] int32: their indices in the batch
 
 
-class Outputs(NamedTuple):
-    """What the losses need of a chunk; everything else of it is forgotten. Stacked, the fields have one axis more."""
-
-    means: Metrics  # means over the chunk: reconstruction, rotation, rotation_accuracy
-    pixels: jax.Array  # []: how many pixels the reconstruction is the mean of
-    token: jax.Array  # [m * b, D]: what the contrastive head takes
+Outputs = dict[str, Metrics]  # by task: what its loss needs of a chunk; stacked, the arrays have one axis more
 
 
 def forward(
     params: dict, training: Training, views: Views, keys: jax.Array | None, config: ml_collections.ConfigDict
-) -> tuple[Outputs, jax.Array]:
-    """Runs the network on views, and returns (what the losses need, the rebuilt views [V, s, s, 3]).
+) -> tuple[Outputs, Metrics]:
+    """Runs the network on views, and returns (what the losses need, what the model returned).
 
     `keys` [V] turn stochastic depth on; None is evaluation.
     """
-    out = nnx.merge(training.graphdef, params["model"])(views.corrupted, keys)
-    rebuilt = unpatchify(out["patches"], config.model.patch_size)
-    mask, pixels = None, jnp.float32(1)
-    if config.loss.corrupted_only:
-        mask = jnp.any(jnp.stack(list(views.masks.values())), axis=0)
-        pixels = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
-    means = {
-        "reconstruction": losses.reconstruction_loss(views.clean, rebuilt, mask),
-        "rotation": losses.rotation_loss(out["rotation"], views.rotation),
-        "rotation_accuracy": jnp.mean(out["rotation"].argmax(axis=1) == views.rotation),
-    }
-    return Outputs(means, pixels, out["token"]), rebuilt
+    out = nnx.merge(training.graphdefs["model"], params["model"])(views.corrupted, keys)
+    return {name: task.of_chunk(out[task.output], views, config) for name, task in TASKS.items()}, out
 
 
 def combine(
     outputs: Outputs, params: dict, training: Training, config: ml_collections.ConfigDict
 ) -> tuple[jax.Array, tuple[Metrics, dict]]:
-    """Returns (the weighted sum of the three losses of the whole batch, (its parts, what batch norms saw)).
+    """Returns (the weighted sum of the losses of the whole batch, (all metrics, the statistics of batch norms)).
 
-    The contrastive head is here, and not in `forward`, as a batch normalisation in it is over the whole batch.
+    `outputs` are stacked over the chunks. The statistics are by task and by the name of the normalisation.
     """
-    head = nnx.merge(training.head, params["model"]["contrastive"])
-    embedding, statistics = project(head, join(outputs.token), training=True)
-    means = {name: values.mean() for name, values in outputs.means.items()}
-    share = outputs.pixels / outputs.pixels.sum()
-    parts = {
-        "reconstruction": jnp.sum(outputs.means["reconstruction"] * share),
-        "rotation": means["rotation"],
-        "contrastive": losses.nt_xent(embedding, config.loss.temperature, config.views.count),
-    }
-    floors = weighting.floors(config.loss, len(embedding), config.views.count)
+    found = {}
+    for name, task in TASKS.items():
+        head = nnx.merge(training.graphdefs[name], params["model"][name])
+        found[name] = task.of_batch(head, outputs[name], config)
+    parts = {name: result.loss for name, result in found.items()}
+    floors = weighting.floors(config.loss, config.views.count * config.batch_size, config.views.count)
     total = weighting.total_loss(parts, params["log_var"], config.loss, floors)
-    return total, ({"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}, statistics)
+    metrics = {"loss": total, **parts}
+    for result in found.values():
+        metrics |= result.metrics
+    return total, (metrics, {name: result.statistics for name, result in found.items()})
 
 
 def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
@@ -119,18 +103,20 @@ def make_train_step(
 
 
 def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_collections.ConfigDict) -> dict:
-    """Returns the parameters in which what has no gradient follows the step: running averages, weights in closed form.
+    """Returns the parameters after the updates without a gradient: running averages, weights in closed form.
 
-    `statistics` are those of the batch normalisations of the contrastive head, by their names.
+    `statistics` of the batch normalisations are by task and by the name of the normalisation.
     """
-    head, log_vars = dict(state.params["model"]["contrastive"]), state.params["log_var"]
-    for name, values in statistics.items():
-        old = {key: head[name][key] for key in values}
-        head[name] = head[name] | optax.incremental_update(values, old, STATISTICS_RATE)
+    model, log_vars = dict(state.params["model"]), state.params["log_var"]
+    for task, of_head in statistics.items():
+        for name, values in of_head.items():
+            layer = model[task][name]
+            averages = optax.incremental_update(values, {key: layer[key] for key in values}, STATISTICS_RATE)
+            model[task] = model[task] | {name: layer | averages}
     if config.loss.weighting == "closed_form":
         floors = weighting.floors(config.loss, config.views.count * config.batch_size, config.views.count)
         log_vars = weighting.closed_form(log_vars, metrics, floors, state.step)
-    return {"model": state.params["model"] | {"contrastive": head}, "log_var": log_vars}
+    return {"model": model, "log_var": log_vars}
 
 
 def update(state: TrainState, grads: dict, training: Training, config: ml_collections.ConfigDict) -> TrainState:
@@ -157,7 +143,8 @@ def make_eval_step(
 
         def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array]]:
             views = make_test_views(key, chunk.images, config, chunk.rows)
-            outputs, rebuilt = forward(params, training, views, None, config)
+            outputs, out = forward(params, training, views, None, config)
+            rebuilt = unpatchify(out["patches"], config.model.patch_size)
             distances = losses.distances(views.clean, views.corrupted, rebuilt, views.masks, config.loss.corrupted_only)
             return (outputs, distances), (views, rebuilt)
 

@@ -13,7 +13,7 @@ from sit_jax.common.console import warn
 from sit_jax.common.errors import InputError
 from sit_jax.data import Images, Source, image_options, load_images
 from sit_jax.draw.pictures import grid
-from sit_jax.model.tasks import tasks_on
+from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.probes.features import Encode, extract, make_encode, put_rows
 from sit_jax.probes.instruments import make_measure, of_features, warnings
 from sit_jax.probes.knn import knn_votes
@@ -25,7 +25,6 @@ from sit_jax.train.state import TrainState
 from sit_jax.views import Views
 
 COLUMNS = 12  # images in the reconstruction picture
-METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
 
 
 class Labelled(NamedTuple):
@@ -119,7 +118,7 @@ class Evaluation:
             if index == 0:
                 shown = corrupted_first(views, rebuilt, self.config.views.count)
         fetched = jax.device_get(results)
-        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}
+        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in task_metrics()}
         for name in fetched[0]["distances"]:
             distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
             if pixels:
@@ -145,6 +144,11 @@ class Evaluation:
             "linear_top1": score(logits, labelled.test_labels)["top1"],
             "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels),
         }
+
+
+def task_metrics() -> list[str]:
+    """Returns the names of what the step measures of the tasks."""
+    return ["loss", *TASKS, *(name for task in TASKS.values() for name in task.metrics)]
 
 
 def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:

@@ -32,8 +32,8 @@ def make_views(
     """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
 
     `rows` [B] are the global indices of the images where they are a part of a batch. Where `turn_key` is given, it
-    draws the rotations in place of `key`: views of several keys are then turned alike. Flip comes before rotation: an image
-    and its mirror carry the same rotation class.
+    draws the rotations in place of `key`: views of several keys are then turned alike. Flip comes before rotation:
+    an image and its mirror carry the same rotation class.
     """
     rows = view_rows(len(images) if rows is None else rows, config.views.count)
     views = augment(named_key(key, "augment"), images, config.model.image_size, config.views, rows)

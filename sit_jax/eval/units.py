@@ -1,0 +1,97 @@
+"""The units of an evaluation: each encoder, with each amount of labels, in each repeat, scored by a protocol."""
+
+import hashlib
+import json
+import pathlib
+
+from sit_jax.common.console import say
+from sit_jax.common.files import write_json
+from sit_jax.config.computation import HOW
+from sit_jax.config.saved import to_json
+from sit_jax.eval.data import Labelled
+from sit_jax.eval.protocols import PROTOCOLS
+from sit_jax.eval.protocols.protocol import Subject, Unit
+from sit_jax.eval.report import PIXELS, encoder_name
+from sit_jax.eval.restore import Restored
+from sit_jax.probes.features import Encode, make_encode
+from sit_jax.probes.labels import Amount, pick
+from sit_jax.probes.pixels import baselines, make_pixels
+
+VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
+
+
+def relevant_settings(restored: Restored, data: Labelled, protocol: str, features: str, seed: int) -> dict:
+    """Returns all that the scores of a protocol depend on, beside the amount of labels, as JSON values."""
+    config = to_json(restored.config)
+    return {
+        "version": VERSION,
+        "protocol": protocol,
+        "features": features,
+        "seed": seed,
+        "run_seed": config["seed"],
+        "weights": restored.fingerprint(),
+        "data": data.fingerprint,
+        "model": {key: value for key, value in config["model"].items() if key not in HOW},
+        "dtype": config["dtype"],
+        "settings": PROTOCOLS[protocol].settings(config),
+    }
+
+
+def short_hash(values: object) -> str:
+    """Returns a hash of JSON values, for the name of a file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_units(
+    restored: Restored,
+    data: Labelled,
+    protocol: str,
+    features: str,
+    seed: int,
+    amounts: list[Amount],
+    repeats: int,
+    baseline: bool,
+    folder: pathlib.Path,
+) -> dict[tuple[str, Amount, int], dict] | None:
+    """Returns the result of each (encoder, amount of labels, repeat); None if a signal stopped it.
+
+    The encoders are those of `make_encoders`. Each result is stored in `folder` when it is there, and not computed
+    again.
+    """
+    results: dict[tuple[str, Amount, int], dict] = {}
+    encoders = make_encoders(restored, protocol, features, baseline)
+    total = len(encoders) * len(amounts) * repeats
+    for encoder, (params, encode) in encoders.items():
+        subject = Subject(restored, data, params, encode, features)
+        for amount in amounts:
+            for repeat in range(repeats):
+                name = f"{encoder}-{amount}-{repeat}".replace(" ", "-")
+                path = folder / f"{name}.json"
+                if not path.exists():
+                    done, what = len(results) + 1, encoder_name(encoder)
+                    say(f"[{done}/{total}] {protocol}, {what}, labels {amount}, repeat {repeat}")
+                    rows = pick(data.train_labels, amount, seed, repeat)
+                    unit = Unit(rows, seed + 1000 * repeat, folder / name)
+                    result = PROTOCOLS[protocol].score(subject, unit)
+                    if result is None:
+                        return None
+                    write_json(path, result | {"num_train": len(rows)})
+                results[encoder, amount, repeat] = json.loads(path.read_text())
+    return results
+
+
+def make_encoders(restored: Restored, protocol: str, features: str, baseline: bool) -> dict[str, tuple[dict, Encode]]:
+    """Returns what is scored, by name, as (weights, encode): the encoder, its random weights, and pixels.
+
+    With `baseline`, `random` is there. The protocol tells whether pixels are.
+    """
+    config, mesh = restored.config, restored.mesh
+    encode = make_encode(config, mesh, features)
+    encoders = {"pretrained": (restored.params, encode)}
+    if baseline:
+        encoders["random"] = (restored.random_params, encode)
+    largest = PROTOCOLS[protocol].pixels(config)
+    if largest:
+        for pixels in baselines(config.model.image_size, largest):
+            encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels, mesh))
+    return encoders
