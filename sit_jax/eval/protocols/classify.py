@@ -6,7 +6,7 @@ from sit_jax.probes.scores import score
 
 
 def classify(section: str, subject: Subject, unit: Unit) -> dict | None:
-    """Trains a classifier as the section `linear` or `finetune` says; returns its scores, None if a signal stopped it."""
+    """Trains a classifier by the section `linear` or `finetune`; returns its scores, None if a signal stopped it."""
     restored, data = subject.restored, subject.data
     config = classifier_config(restored.config, section, subject.kind, unit.seed)
     train, encoder = data.train.take(unit.rows), subject.params["encoder"]
