@@ -90,6 +90,7 @@ class Contender:
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     flags.DEFINE_list("peers", ["torch"], "torch, library, or both.", flag_values=values)
     flags.DEFINE_enum(
         "data", "synthetic", ["synthetic", "source"], "Random images, or data.source.", flag_values=values

@@ -8,6 +8,7 @@ import functools
 import pathlib
 import sys
 
+from sit_jax.common import commands
 from sit_jax.config import checks, cli, resolve
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -53,6 +54,7 @@ def measure(config: ml_collections.ConfigDict, images: np.ndarray, draws: int) -
 def command(argv: list[str]) -> bool:
     """Measures as the command line says, and prints the table."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     flags.DEFINE_integer("images", 200, "Photographs to measure on, at most.", BATCH, flag_values=values)
     flags.DEFINE_integer("draws", 10, "Steps whose views are measured.", 1, flag_values=values)
     config = cli.parse_config(values, argv, ("config",), __doc__ or "")
@@ -69,4 +71,4 @@ def command(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command, sys.argv))
+    sys.exit(commands.run(command, sys.argv))

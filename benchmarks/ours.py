@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.equality import write_exchange
 from benchmarks.images import endless, load_images
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
-from sit_jax.config import checks, cli, resolve
+from sit_jax.config import checks, resolve
 from sit_jax.config.saved import to_json
 from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train.state import abstract_state, init_state, make_training
@@ -28,7 +29,7 @@ class Ours:
         Returns the resolved configuration, the number of parameters, the losses on the views that were written, the
         device and the seconds up to the end of the first step. Raises InputError where there are several GPUs.
         """
-        cli.run_steps_one_by_one()
+        commands.run_steps_one_by_one()
         if jax.default_backend() == "gpu" and jax.device_count() > 1:
             raise InputError(f"the peers use one of the {jax.device_count()} GPUs; set CUDA_VISIBLE_DEVICES=0")
         begin = time.perf_counter()

@@ -4,11 +4,6 @@ Measures the training step on the devices that are here: source images per secon
 memory, and the share of what the machine can do, which is measured in the same run. Run it on a quiet machine.
 """
 
-if __name__ == "__main__":
-    from sit_jax.common.allocator import restart_with_settings
-
-    restart_with_settings()
-
 import json
 import pathlib
 import shlex
@@ -19,6 +14,7 @@ import jax
 import ml_collections
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.config import checks, cli, resolve
 from sit_jax.timing import machine
@@ -31,6 +27,7 @@ from sit_jax.timing.step import Step
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     random = "Train on so many random images in memory instead of data.source."
     flags.DEFINE_integer("random_images", None, random, lower_bound=1, flag_values=values)
     flags.DEFINE_integer("repeats", 10, "How often each program is timed.", lower_bound=2, flag_values=values)
@@ -85,7 +82,7 @@ def main(argv: list[str]) -> int:
             pathlib.Path(values.out).write_text(json.dumps(result, indent=2) + "\n")
         return True
 
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

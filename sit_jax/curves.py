@@ -10,9 +10,9 @@ import sys
 
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
-from sit_jax.config import cli
 from sit_jax.draw import plots
 from sit_jax.model.tasks import TASKS
 from sit_jax.train.metrics import parse_line
@@ -20,8 +20,7 @@ from sit_jax.train.metrics import parse_line
 
 def define_flags() -> flags.FlagValues:
     """Returns the flags of the command."""
-    values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    values = commands.new_flags()
     flags.DEFINE_list("runs", [], "Work directories, or files like metrics.jsonl.", flag_values=values)
     flags.DEFINE_list("labels", [], "A name for each run; default: its folder.", flag_values=values)
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
@@ -58,7 +57,7 @@ def panels() -> dict[str, str]:
 def command(argv: list[str]) -> bool:
     """Draws as the command line says, and prints the name of the file."""
     values = define_flags()
-    cli.parse(values, argv, ("runs", "out"), __doc__ or "")
+    commands.parse(values, argv, ("runs", "out"), __doc__ or "")
     paths, out = [pathlib.Path(run).expanduser() for run in values.runs], pathlib.Path(values.out)
     labels = values.labels or [default_label(path) for path in paths]
     if len(labels) != len(paths):
@@ -71,4 +70,4 @@ def command(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command, sys.argv))
+    sys.exit(commands.run(command, sys.argv))

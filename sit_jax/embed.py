@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
@@ -48,7 +49,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Embeds as the command line says, and prints what was written."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
     out, kind = pathlib.Path(values.out), values.features
     check_out(out, ".npz")
     records, class_names = open_images(values.images)
@@ -158,7 +159,7 @@ def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tu
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,13 @@ unlabelled needs no labels: it says how far the contrastive task has come, and w
 The result is a table, and JSON and pictures in WORKDIR/eval.
 """
 
-if __name__ == "__main__":
-    from sit_jax.common.allocator import restart_with_settings
-
-    restart_with_settings()
-
 import json
 import pathlib
 import sys
 
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.config import cli
@@ -53,7 +49,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Evaluates as the command line says, and prints the table; returns whether it came to its end."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
     settings = Settings(
         workdir=pathlib.Path(values.workdir),
         protocol=values.protocol,
@@ -123,7 +119,7 @@ def read_report(path: pathlib.Path) -> dict:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from jax.sharding import Mesh
 
-from sit_jax.common import errors
+from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
 from sit_jax.compiled import collectives, costs, hlo
 from sit_jax.compiled import tables as report
@@ -44,6 +44,7 @@ NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     flags.DEFINE_string("topology", None, TOPOLOGY, flag_values=values)
     return values
 
@@ -184,7 +185,7 @@ def main(argv: list[str]) -> int:
             pathlib.Path(out).write_text(json.dumps(plan, indent=2) + "\n")
         return True
 
-    code = cli.run(command, argv)
+    code = commands.run(command, argv)
     return errors.FAILED if code == errors.DONE and not fits else code
 
 

@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
@@ -64,7 +65,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Draws as the command line says, and prints the errors and the file."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "out"), __doc__ or "")
     check(values)
     paths = find_pictures(values.images) if values.images else []
     out = pathlib.Path(values.out)
@@ -165,7 +166,7 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 
 from absl import flags
 
-from sit_jax.common import console
+from sit_jax.common import commands, console
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, write_json
@@ -39,7 +39,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Fills the grid, prints and draws it; returns whether it came to its end."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdirs", "protocol", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdirs", "protocol", "out"), __doc__ or "")
     workdirs, overrides = [pathlib.Path(text) for text in values.workdirs], cli.overrides(values)
     out = pathlib.Path(values.out)
     check_out(out, ".json")
@@ -95,7 +95,7 @@ def table(grid: dict[str, dict[str, dict]], columns: list[str]) -> str:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_a_restarted_command_has_the_settings_of_this_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     code = """
 import json, os, pathlib
-from sit_jax import allocator
+from sit_jax.common import allocator
 allocator.restart_with_settings()
 maps = pathlib.Path("/proc/self/maps")
 kept = maps.exists() and "libjemalloc" in maps.read_text()
@@ -191,8 +191,8 @@ print(json.dumps([{name: os.environ[name] for name in allocator.VARIABLES if nam
 def test_a_step_on_cpu_ends_before_the_next_one_starts():
     code = """
 import jax, jax.numpy as jnp
-from sit_jax import cli
-cli.run_steps_one_by_one()
+from sit_jax.common import commands
+commands.run_steps_one_by_one()
 array = jnp.ones((1500, 1500))
 step = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda i, b: b @ a / 1500, a))
 jax.block_until_ready(step(array))

@@ -209,9 +209,9 @@ def test_a_tpu_program_is_read():
     found = collectives.find_collectives(program, {"slice": 2, "data": 4, "fsdp": 1}, 4)
     summary = {(one.kind, one.axes, one.times, one.bytes, one.source) for one in found}
     assert summary == {
-        ("all-gather", "data", 12, 64 * 128 * 2, "sit_jax/model.py:91"),
-        ("reduce-scatter", "data", 1, 256 * 128 * 4, "sit_jax/model.py:91"),
-        ("all-reduce", "slice", 1, 64 * 128 * 4, "sit_jax/model.py:91"),
+        ("all-gather", "data", 12, 64 * 128 * 2, "sit_jax/model/vit.py:91"),
+        ("reduce-scatter", "data", 1, 256 * 128 * 4, "sit_jax/model/vit.py:91"),
+        ("all-reduce", "slice", 1, 64 * 128 * 4, "sit_jax/model/vit.py:91"),
         ("collective-permute", "data", 1, 64 * 64 * 4, ""),
     }
     (between,) = [one for one in found if one.slices == 2]

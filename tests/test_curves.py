@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sit_jax import curves
-from sit_jax.config import cli
+from sit_jax.common import commands
 from sit_jax.draw import plots
 from sit_jax.model.tasks import TASKS
 
@@ -25,7 +25,7 @@ def write_run(folder, decay, knn=True):
 
 
 def draw(*options):
-    return cli.run(curves.command, ["curves", *options])
+    return commands.run(curves.command, ["curves", *options])
 
 
 def coloured(path):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from configs import digits
 from sit_jax import embed
-from sit_jax.config import cli, resolve
+from sit_jax.common import commands
+from sit_jax.config import resolve
 from sit_jax.data.decode import decode
 from sit_jax.eval.restore import restore
 from sit_jax.parallel.mesh import make_mesh
@@ -53,7 +54,9 @@ def classes(tmp_path_factory):
 
 
 def run(workdir, images, out, *options):
-    return cli.run(embed.command, ["embed", f"--workdir={workdir}", f"--images={images}", f"--out={out}", *options])
+    return commands.run(
+        embed.command, ["embed", f"--workdir={workdir}", f"--images={images}", f"--out={out}", *options]
+    )
 
 
 def load(workdir, images, out, *options):

@@ -11,8 +11,9 @@ from PIL import Image
 
 from configs import digits
 from sit_jax import reconstruct
+from sit_jax.common import commands
 from sit_jax.common.keys import row_keys
-from sit_jax.config import cli, resolve
+from sit_jax.config import resolve
 from sit_jax.data import open_source
 from sit_jax.draw.pictures import GAP, LINE, labelled_grid, text_width
 from sit_jax.eval.attention_maps import attention_maps
@@ -73,7 +74,7 @@ def images(tmp_path_factory):
 
 
 def run(workdir, out, *options):
-    return cli.run(reconstruct.command, ["reconstruct", f"--workdir={workdir}", f"--out={out}", *options])
+    return commands.run(reconstruct.command, ["reconstruct", f"--workdir={workdir}", f"--out={out}", *options])
 
 
 def draw(workdir, out, *options):

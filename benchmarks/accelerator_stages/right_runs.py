@@ -26,7 +26,7 @@ TRAINING = (
 )
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RESTART = """
-from sit_jax.allocator import restart_with_settings
+from sit_jax.common.allocator import restart_with_settings
 restart_with_settings()
 import os, jax
 jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))))

@@ -1,5 +1,6 @@
 """Memory between the steps: kept where jemalloc is installed, otherwise in huge pages where the system offers them."""
 
+import itertools
 import os
 import pathlib
 import platform
@@ -26,11 +27,15 @@ def settings() -> dict[str, str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}
 
 
-def restart_with_settings() -> None:
-    """Starts this command anew in the same process where there are `settings`, which are read only at a start.
+def restart_command(*names: str) -> None:
+    """Restarts with settings if this process is `python -m sit_jax.NAME` with one of the names."""
+    modules = {f"sit_jax.{name}" for name in names}
+    if any(option == "-m" and module in modules for option, module in itertools.pairwise(sys.orig_argv)):
+        restart_with_settings()
 
-    To be called before anything else.
-    """
+
+def restart_with_settings() -> None:
+    """Restarts this command in the same process if there are `settings`, which are read at a start alone."""
     found = settings()
     if found:
         os.environ.update(found)

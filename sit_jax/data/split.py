@@ -2,6 +2,17 @@
 
 import numpy as np
 
+STAND_IN_SHARE = 0.1  # of the training images
+
+
+def stand_in(count: int, labels: np.ndarray | None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the rows of `count` training images into (kept, test rows) where there is no test split; see `hold_out`.
+
+    The evaluation in a training takes the default seed, as `sit_jax.evaluate` does: both score the same images, and
+    runs of several seeds can be compared image by image. Without `labels` all images count as one class.
+    """
+    return hold_out(np.zeros(count, np.int32) if labels is None else labels, STAND_IN_SHARE, seed)
+
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows into (kept, held out), both sorted, int64: the same share of each class, a function of the seed.

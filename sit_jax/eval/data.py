@@ -10,9 +10,7 @@ import numpy as np
 from sit_jax.common.errors import InputError
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
-from sit_jax.data.split import hold_out
-
-TEST_SHARE = 0.1  # of the training images, where there is no labelled test split
+from sit_jax.data.split import stand_in
 
 
 class Labelled(NamedTuple):
@@ -51,7 +49,7 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         test_labels = test.labels
         assert test_labels is not None
     else:
-        train_rows, test_rows = hold_out(labels, TEST_SHARE, seed)
+        train_rows, test_rows = stand_in(len(labels), labels, seed)
         test, test_labels, split = train, labels, "a tenth of the training images (there is no labelled test split)"
     if not len(test_rows):
         raise InputError(f"{name}: every class has a single image, which leaves none to test on; add images")
