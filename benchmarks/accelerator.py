@@ -28,6 +28,7 @@ import time
 from typing import Any, NamedTuple, NoReturn
 
 from sit_jax.common import errors
+from sit_jax.common.files import write_json
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -196,12 +197,12 @@ class Measurement:
             self.results["rows"].append(row | {"file": lines.name})
             say(f"[{self.left():4.0f} s left] {report.line(row)}")
         if rows[known:]:
-            report.write_json(self.out / "results.json", self.results)
+            write_json(self.out / "results.json", self.results)
         return bool(rows[known:])
 
     def bring_home(self) -> None:
         """Writes the report, and copies what the training has to show so far."""
-        report.write_json(self.out / "results.json", self.results)
+        write_json(self.out / "results.json", self.results)
         report.write(self.out, self.results)
         if "learn" in {ended["stage"] for ended in self.results["stages"]}:
             run = training.folder(WORK, self.values.train, self.values.dry_run)

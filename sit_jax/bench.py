@@ -4,7 +4,6 @@ Measures the training step on the devices that are here: source images per secon
 memory, and the share of what the machine can do, which is measured in the same run. Run it on a quiet machine.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -16,6 +15,7 @@ from absl import flags
 
 from sit_jax.common import commands
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.config import checks, cli, resolve
 from sit_jax.timing import machine
 from sit_jax.timing import tables as report
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
         result = bench(config, values) | {"command": shlex.join(["python", "-m", "sit_jax.bench", *argv[1:]])}
         print(report.text(result))
         if values.out:
-            pathlib.Path(values.out).write_text(json.dumps(result, indent=2) + "\n")
+            write_json(pathlib.Path(values.out), result)
         return True
 
     return commands.run(command, argv)

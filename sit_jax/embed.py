@@ -6,7 +6,6 @@ of `class_names` where class folders give them, else -1) and `class_names`. --fe
 [N, F]; patches is the grid [N, side, side, D]. The folder may be of any size: images and features are streamed.
 """
 
-import os
 import pathlib
 import sys
 import zipfile
@@ -20,7 +19,7 @@ from absl import flags
 from sit_jax.common import commands
 from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import check_out
+from sit_jax.common.files import check_out, replacing
 from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.decode import decode
@@ -129,19 +128,15 @@ def write_npz(
         "labels": records.labels,
         "class_names": np.array(class_names, np.str_),
     }
-    temporary = out.with_name(f"{out.name}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as file:
+        with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as file:
             with file.open("features.npy", "w", force_zip64=True) as member:
                 shape = write_rows(member, batches, len(records))
             for name, array in others.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        os.replace(temporary, out)
     except OSError as error:
         raise InputError(f"--out={out}: cannot be written ({error.strerror or error}); choose another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return shape
 
 

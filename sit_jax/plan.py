@@ -6,7 +6,6 @@ Reports what one of them holds, computes and sends, and how fast it is at best. 
 """
 
 import importlib.metadata
-import json
 import pathlib
 import sys
 import time
@@ -21,6 +20,7 @@ from jax.sharding import Mesh
 
 from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.compiled import collectives, costs, hlo
 from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
@@ -182,7 +182,7 @@ def main(argv: list[str]) -> int:
         fits = plan["fits"]
         print(report.text(plan))
         if out:
-            pathlib.Path(out).write_text(json.dumps(plan, indent=2) + "\n")
+            write_json(pathlib.Path(out), plan)
         return True
 
     code = commands.run(command, argv)

@@ -27,7 +27,7 @@ from sit_jax.data import Records, image_options, open_source
 from sit_jax.data.folder import file_records
 from sit_jax.data.load import StreamedImages
 from sit_jax.draw import pictures
-from sit_jax.draw.attention_maps import attention_picture
+from sit_jax.draw.heatmaps import attention_picture
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore

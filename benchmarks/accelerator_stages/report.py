@@ -1,7 +1,5 @@
 """What the measurements say: a line for the screen, tables in Markdown, and the JSON file."""
 
-import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -100,10 +98,3 @@ def write(out: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes report.md and report.png."""
     (out / "report.md").write_text(markdown(results))
     drawing.draw(out / "report.png", results)
-
-
-def write_json(path: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Writes all results, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)

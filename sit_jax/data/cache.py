@@ -3,13 +3,12 @@
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from sit_jax.common.files import user_cache
+from sit_jax.common.files import replacing, user_cache
 from sit_jax.data import decode
 from sit_jax.data.records import Records
 
@@ -76,11 +75,5 @@ def _write(folder: Path, key: str, array: np.ndarray, rows: np.ndarray, total: i
 
 
 def _write_file(path: Path, array: np.ndarray) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
-            np.save(file, array)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

@@ -1,7 +1,6 @@
 """What a run says and writes about itself at its start."""
 
 import json
-import os
 import pathlib
 
 import jax
@@ -10,6 +9,7 @@ from clu import parameter_overview
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.config.saved import to_json
 from sit_jax.parallel.hosts import wait_for_all
 
@@ -22,10 +22,7 @@ def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     path = workdir / "config.json"
     if jax.process_index() == 0:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            temporary = workdir / "config.json.tmp"
-            temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-            os.replace(temporary, path)
+            write_json(path, to_json(config))
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --workdir") from error
     wait_for_all("the configuration is written")

@@ -13,6 +13,7 @@ import numpy as np
 
 from sit_jax.common.console import format_seconds, warn
 from sit_jax.common.errors import NonFiniteError
+from sit_jax.common.files import replacing
 from sit_jax.draw.pictures import save_png
 from sit_jax.model.tasks import TASKS
 from sit_jax.train.board import Board
@@ -45,9 +46,8 @@ class MetricsWriter:
         rows = [row for row in map(parse_line, lines) if row and row["step"] <= start_step]
         if not already_evaluated:
             rows = [row for row in rows if row["step"] < start_step or "eval/loss" not in row]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         """Writes one line; `metrics` are host floats by their full names, such as "train/loss"."""
