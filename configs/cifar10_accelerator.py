@@ -1,8 +1,8 @@
-"""SiT on CIFAR-10 in some minutes of one GPU: the views of the laptop configuration on all 50,000 images.
+"""SiT on CIFAR-10 in a few minutes of one GPU: the views of the laptop configuration on all 50,000 images.
 
 Paper: arXiv 2104.03602, which pre-trains and evaluates on this data set (configs/cifar10.py).
-Hardware and hours: not measured; benchmarks/accelerator.py sets the number of steps from the rate that it measures.
-Expected score: not measured. Short runs on CPUs learned more with a temperature of 0.2 than with the paper's 0.5.
+Hardware and hours: not measured; benchmarks/accelerator.py sets the number of steps from the measured rate.
+Expected score: not measured. Short runs on CPUs learned more with temperature 0.2 than with the paper's 0.5.
 Command: python benchmarks/accelerator.py --minutes=10 --out=DIR --stages=learn
 Data: an array file, runs/accelerator/cifar10.npz
 """

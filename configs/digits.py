@@ -1,9 +1,9 @@
-"""SiT on handwritten digits, the data that scikit-learn ships: a first run that needs nothing but a laptop.
+"""SiT on the handwritten digits of scikit-learn: a first run on a laptop, without a download.
 
 Paper: arXiv 2104.03602 (not a data set of the paper).
 Hardware and hours: 1 CPU core, 4.3 minutes with start-up.
-Expected score: of three seeds (docs/runs/digits*), k-NN top-1 89.9 +- 1.6 % on the test images (random weights: 37.9 %,
-raw pixels: 97.2 %), linear 97.2 +- 0.3 % (86.3 %, 96.9 %), with ten labels 59.6 +- 4.7 % (18.0 %, 47.7 %).
+Expected score: mean of three seeds (docs/runs/digits*), k-NN top-1 89.9 +- 1.6 % on the test images (random weights:
+37.9 %, raw pixels: 97.2 %), linear 97.2 +- 0.3 % (86.3 %, 96.9 %), with ten labels 59.6 +- 4.7 % (18.0 %, 47.7 %).
 Command: python -m sit_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Pre-trains on a Slurm cluster: submits itself as a job that goes on after a preemption or time limit; see --help.
+# Pre-trains on a Slurm cluster: submits itself as a job that resumes after a preemption or time limit; see --help.
 set -euo pipefail
 
 MAX_REQUEUES=${MAX_REQUEUES:-100}
 SAVE_SECONDS=${SAVE_SECONDS:-120}
 PYTHON=${PYTHON:-python}
-WAIT_SECONDS=300 # how long the other processes may take to end after the first
-PREEMPTED=75     # the exit code of a training that was stopped by a signal and has saved
+WAIT_SECONDS=300 # time for the other processes to end after the first
+PREEMPTED=75     # exit code of a training that a signal stopped and that has saved
 
 usage() {
   cat <<'EOF'
@@ -56,7 +56,7 @@ show() { # prints a command as it would be typed
   echo "${line% }"
 }
 
-check_number() { # NAME VALUE LEAST: wrong input unless VALUE is a whole number from LEAST
+check_number() { # NAME VALUE LEAST: fails unless VALUE is a whole number from LEAST
   if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then fail "$1 must be a whole number from $3, not '$2'"; fi
 }
 
@@ -85,13 +85,13 @@ parse() {
 check_arguments() {
   ((${#args[@]})) || fail "the arguments of the training are missing; give them after --: --config=... --workdir=..."
   require config "such as --config=configs/stl10.py"
-  # Its default is in this project's folder, which need not be where the nodes should write.
+  # The default is in this project's folder, which may be the wrong place for the nodes to write.
   require workdir "give a folder that all nodes share: --workdir=/shared/..."
   check_number MAX_REQUEUES "$MAX_REQUEUES" 0
   check_number SAVE_SECONDS "$SAVE_SECONDS" 1
 }
 
-require() { # FLAG REMEDY: wrong input unless the arguments of the training have the flag
+require() { # FLAG REMEDY: fails unless the arguments of the training have the flag
   local arg
   for arg in "${args[@]}"; do
     case $arg in --"$1" | --"$1"=?* | -"$1" | -"$1"=?*) return ;; esac
@@ -101,25 +101,25 @@ require() { # FLAG REMEDY: wrong input unless the arguments of the training have
 
 build_submission() { # FOLDER: sets command
   command=(sbatch "--job-name=$job_name" "--nodes=$nodes")
-  # One process for each GPU: under Slurm, JAX gives process I of a node the I-th GPU that it sees, and no other.
+  # One process per GPU: under Slurm, JAX gives process I of a node only the I-th GPU that it sees.
   if ((gpus)); then
     command+=("--ntasks-per-node=$gpus" "--gpus-per-node=$gpus")
   else
     command+=(--ntasks-per-node=1)
   fi
   [[ -z $cpus ]] || command+=("--cpus-per-task=$cpus")
-  # The signal goes to the processes, not to this script (that would be B:TERM): they save and end, and this script,
-  # which waits for srun, sees their exit code. It comes well before the time limit because after the limit Slurm
-  # kills whatever is left when KillWait (usually 30 s) is over, which may be too short to save.
+  # The signal goes to the processes, not to this script (that would be B:TERM). They save and end, and this script,
+  # which waits for srun, gets their exit code. The signal comes well before the time limit: after the limit, Slurm
+  # kills the processes when KillWait (usually 30 s) is over, which may be too short to save.
   command+=(--requeue --open-mode=append "--signal=TERM@$SAVE_SECONDS" "--chdir=$PWD" "--output=$1/slurm-%j.out")
   command+=("${options[@]}" launch/slurm.sh --in-job -- "${args[@]}")
 }
 
 build_step() { # CPUS GPUS: sets command
-  # The others save while the first ends, so its exit code must not have them killed at once; but none may stay behind.
+  # When the first process ends, the others still save: its exit code must not kill them at once, but none may remain.
   command=(srun --kill-on-bad-exit=0 "--wait=$WAIT_SECONDS")
-  [[ -z $1 ]] || command+=("--cpus-per-task=$1") # srun does not take it over from sbatch
-  # Every process must see all GPUs of its node, from which JAX chooses; bound ones would all be number 0.
+  [[ -z $1 ]] || command+=("--cpus-per-task=$1") # srun does not inherit it from sbatch
+  # JAX chooses from the GPUs of the node, so every process must see all of them; a bound GPU would always be number 0.
   [[ -z $2 || $2 == 0 ]] || command+=(--gpu-bind=none)
   command+=("$PYTHON" -m sit_jax.main "${args[@]}")
 }
@@ -141,8 +141,8 @@ submit() { # FOLDER
 run_in_job() {
   local code=0 restarts=${SLURM_RESTART_COUNT:-0}
   build_step "${SLURM_CPUS_PER_TASK:-}" "${SLURM_GPUS_PER_NODE:-}"
-  export PYTHONUNBUFFERED=1 # so that the log has what a process printed before it was killed
-  # No signal is trapped here: scancel signals this script too, so that it ends and cannot requeue the job.
+  export PYTHONUNBUFFERED=1 # so that the log has the output before a kill
+  # No signal is trapped here: scancel also signals this script, which then ends and cannot requeue the job.
   "${command[@]}" || code=$?
   ((code == PREEMPTED)) || exit "$code"
   if ((restarts >= MAX_REQUEUES)); then
@@ -159,7 +159,7 @@ main() {
   check_arguments
   if ((in_job)); then
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "--in-job is for the job that this script submits"
-    run_in_job # in the folder of --chdir: Slurm runs a copy of this script that lies elsewhere
+    run_in_job # in the folder of --chdir: Slurm runs a copy of this script from elsewhere
   else
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     submit "$folder"

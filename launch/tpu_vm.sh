@@ -4,12 +4,12 @@ set -euo pipefail
 
 POLL_SECONDS=${POLL_SECONDS:-30}
 MAX_RESTARTS=${MAX_RESTARTS:-100}
-PREEMPTED=75     # the exit code of a training that was stopped by a signal and has saved
-SAVE_SECONDS=300 # how long the workers may take to save and end
+PREEMPTED=75     # exit code of a training that a signal stopped and that has saved
+SAVE_SECONDS=300 # time for the workers to save and end
 REMOTE=sit_jax   # the project on each worker, in the home folder
-TRIES=3          # of what fails although the machine is there
-PATIENCE=120     # tries once gcloud has worked: then it is the network of this machine, which may be away for an hour
-tries=$TRIES     # of questions to gcloud
+TRIES=3          # of a command that fails although the machine exists
+PATIENCE=120     # tries after gcloud has worked once: this machine's network may be away for an hour
+tries=$TRIES     # of gcloud queries
 
 usage() {
   cat <<'EOF'
@@ -129,7 +129,7 @@ check_input() {
   ((dry_run)) || type -P gcloud > /dev/null || fail "there is no gcloud here; install the Google Cloud CLI"
 }
 
-check_type() { # also sets version where it is not given
+check_type() { # also sets version if it is not given
   [[ -n $type ]] || fail "--type is missing, such as --type=v5litepod-16"
   [[ -z $version ]] || return 0
   case $type in
@@ -170,7 +170,7 @@ tpu() { # WORD... : one gcloud command on the TPU, run or printed
 }
 
 remote() { # WORKER COMMAND: runs a shell command on a worker, or on all
-  # A machine that is taken away closes no connection: without signs of life ssh must give up by itself.
+  # A machine that is taken away does not close the connection, so ssh must time out by itself.
   tpu tpu-vm ssh "$name" "--worker=$1" --ssh-flag=-oServerAliveInterval=30 "--command=$2"
 }
 
@@ -180,11 +180,11 @@ on_worker() { # WORKER WORD... : runs a command of the last part of this script 
   remote "$worker" "bash $REMOTE/launch/tpu_vm.sh on-worker $(quote "$@")"
 }
 
-find_state() { # TEXT: sets state to the one in what gcloud printed, which may also hold warnings
+find_state() { # TEXT: sets state from the output of gcloud, which may also contain warnings
   [[ $'\n'$1$'\n' =~ $'\n'([A-Z_]+)$'\n' ]] && state=${BASH_REMATCH[1]}
 }
 
-get_state() { # sets state: that of the queued resource, or MISSING
+get_state() { # sets state to the state of the queued resource, or MISSING
   local output try
   state=''
   if ((dry_run)); then
@@ -201,7 +201,7 @@ get_state() { # sets state: that of the queued resource, or MISSING
   die "the state of $name cannot be asked for; what gcloud says is above"
 }
 
-is_gone() { # tells whether the machine was taken away, which its queued resource may not know yet
+is_gone() { # true if the machine was taken away; its queued resource may not know yet
   local output
   get_state
   [[ $state == ACTIVE ]] || return 0
@@ -221,7 +221,7 @@ create() {
   wait_until_active
 }
 
-wait_until_active() { # or until it was taken away
+wait_until_active() { # or until it is taken away
   local last='' start=$SECONDS
   get_state
   while ((!dry_run)); do
@@ -242,7 +242,7 @@ delete() {
 
 setup() {
   local archive=build/$REMOTE-$name.tar.gz
-  local end=$'\n' # of the mount, which may end in a semicolon or a comment
+  local end=$'\n' # ends the mount command, which may end in a semicolon or a comment
   local unpack="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   run mkdir -p build &&
     run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements.txt &&
@@ -266,7 +266,7 @@ follow() { # shows the output of worker 0; sets code to the exit code of the tra
   code=''
   trap 'leave_it_running' INT
   while [[ -z $code ]]; do
-    on_worker 0 logs || true # how this ends may be due to the connection as well
+    on_worker 0 logs || true # its exit code may come from the connection
     if ((dry_run)); then
       on_worker 0 code
       code=0
@@ -282,7 +282,7 @@ follow() { # shows the output of worker 0; sets code to the exit code of the tra
     fi
   done
   trap - INT
-  [[ $code == gone ]] || on_worker all end "$SAVE_SECONDS" || true # the others save, and none stays behind
+  [[ $code == gone ]] || on_worker all end "$SAVE_SECONDS" || true # the other workers save and end too
 }
 
 leave_it_running() {
@@ -302,7 +302,7 @@ report() { # ends with the exit code of the training
   exit "$code"
 }
 
-ensure_active() { # leaves a TPU that can be used, or one that has just been taken away
+ensure_active() { # ends with a usable TPU, or one that was just taken away
   get_state
   while [[ $state == SUSPENDING || $state == DELETING ]]; do sleep "$POLL_SECONDS" && get_state; done
   [[ -z $lost || $state != ACTIVE ]] || state=SUSPENDED
@@ -318,7 +318,7 @@ ensure_active() { # leaves a TPU that can be used, or one that has just been tak
   esac
 }
 
-is_running() { # tells whether the training runs on worker 0 already
+is_running() { # true if the training already runs on worker 0
   local answer
   answer=$(on_worker 0 code 2> /dev/null) && [[ $answer == running ]]
 }
@@ -353,7 +353,7 @@ up() {
   done
 }
 
-show_up() { # what up does when nothing exists yet
+show_up() { # the commands of up if nothing exists yet
   get_state
   create
   setup
@@ -364,7 +364,7 @@ show_up() { # what up does when nothing exists yet
   echo "# and from the second line on again, otherwise from the start of the training on"
 }
 
-# --- on the worker: this script again, from the copy that setup has made there ---
+# --- on the worker: this script again, from the copy that setup made there ---
 
 worker() { # COMMAND...
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -375,7 +375,7 @@ worker() { # COMMAND...
 }
 
 worker_setup() {
-  # The Python of the machine is too old; uv brings one, and needs no system packages.
+  # The machine's Python is too old; uv installs one and needs no system packages.
   PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
   python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]'
@@ -383,11 +383,11 @@ worker_setup() {
 
 worker_running() { [[ -e run.pid ]] && kill -0 "$(cat run.pid)" 2> /dev/null; }
 
-worker_start() { # ARGS: detached, so that it outlives the connection
+worker_start() { # ARGS: detached, to outlive the connection
   local request
   request=$(quote "$@")
   if worker_running; then
-    # gcloud repeats a command when the connection fails in its middle.
+    # If the connection fails during a command, gcloud repeats the command.
     [[ $(cat run.args) == "$request" ]] || die "another training runs on $(hostname); end it first with stop"
     return 0
   fi
@@ -400,7 +400,7 @@ worker_start() { # ARGS: detached, so that it outlives the connection
 
 worker_train() { # ARGS: runs the training and keeps its exit code
   local code=0
-  trap : TERM # the signal is for the training, which gets it too; this waits for it
+  trap : TERM # the training gets the signal too; this script waits for it
   PYTHONUNBUFFERED=1 "${PYTHON:-.venv/bin/python}" -m sit_jax.main "$@" || code=$?
   echo "$code" > run.exit.new
   mv run.exit.new run.exit
@@ -420,13 +420,13 @@ worker_state() {
 
 worker_stop() { worker_end 0; }
 
-worker_end() { # SECONDS: lets the training end by itself for so long, then has it save and end, then kills it
+worker_end() { # SECONDS: waits that long for the training to end, then makes it save and end, then kills it
   worker_running || return 0
   worker_wait "$1" || kill -TERM -- "-$(cat run.pid)" 2> /dev/null || true
   worker_wait "$SAVE_SECONDS" || kill -KILL -- "-$(cat run.pid)" 2> /dev/null || true
 }
 
-worker_wait() { # SECONDS: tells whether the training has ended by then
+worker_wait() { # SECONDS: true if the training ends within this time
   local end=$((SECONDS + $1))
   while worker_running; do
     ((SECONDS < end)) || return 1
