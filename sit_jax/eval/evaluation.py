@@ -7,9 +7,9 @@ from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable, write_json
 from sit_jax.eval import report as reports
-from sit_jax.eval.data import load_labelled, same_source, use_source
+from sit_jax.eval.data import Labelled, load_labelled, same_source, use_source
 from sit_jax.eval.protocols import PROTOCOLS
-from sit_jax.eval.restore import restore
+from sit_jax.eval.restore import Restored, restore
 from sit_jax.eval.settings import Settings
 from sit_jax.eval.units import relevant_settings, run_units, short_hash
 from sit_jax.probes.labels import pick
@@ -44,7 +44,7 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         labels = settings.amounts[-1].as_json()
         mine = (settings.protocol, data.fingerprint, len(data.test_labels), labels, settings.repeats, settings.seed)
         reports.check_same(reports.what_is_measured(*mine), reports.measured(other))
-    what = relevant_settings(restored, data, settings.protocol, settings.features, settings.seed)
+    what = relevant_settings(restored, data, settings)
     folder = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}"
     amounts = [str(amount) for amount in settings.amounts]
     path = folder.with_name(
@@ -55,23 +55,22 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         return json.loads(path.read_text()), path
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     say(f"results go to {path}")
-    results = run_units(
-        restored,
-        data,
-        settings.protocol,
-        settings.features,
-        settings.seed,
-        list(settings.amounts),
-        settings.repeats,
-        settings.baseline,
-        folder,
-    )
+    results = run_units(restored, data, settings, folder)
     if results is None:
         return None
+    report = make_report(restored, data, settings, what, results)
+    reports.draw(report, path)
+    write_json(path, report)
+    return report, path
+
+
+def make_report(restored: Restored, data: Labelled, settings: Settings, what: dict, results: reports.Results) -> dict:
+    """Returns the report of finished results, as JSON values; `what` are those of `relevant_settings`."""
+    config = restored.config
     summary = reports.summarise(results)
     for row in summary:
         row["comparisons"] = reports.comparisons(row, len(data.test_labels))
-    report = {
+    return {
         "protocol": settings.protocol,
         "data": data.name,
         "pretrained_on": config.data.source,
@@ -92,6 +91,3 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         "results": summary,
         "settings": what,
     }
-    reports.draw(report, path)
-    write_json(path, report)
-    return report, path

@@ -13,6 +13,7 @@ from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.protocols.protocol import Subject, Unit
 from sit_jax.eval.report import PIXELS, encoder_name
 from sit_jax.eval.restore import Restored
+from sit_jax.eval.settings import Settings
 from sit_jax.probes.features import Encode, make_encode
 from sit_jax.probes.labels import Amount, pick
 from sit_jax.probes.pixels import baselines, make_pixels
@@ -20,20 +21,20 @@ from sit_jax.probes.pixels import baselines, make_pixels
 VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
 
 
-def relevant_settings(restored: Restored, data: Labelled, protocol: str, features: str, seed: int) -> dict:
+def relevant_settings(restored: Restored, data: Labelled, settings: Settings) -> dict:
     """Returns all that the scores of a protocol depend on, beside the amount of labels, as JSON values."""
     config = to_json(restored.config)
     return {
         "version": VERSION,
-        "protocol": protocol,
-        "features": features,
-        "seed": seed,
+        "protocol": settings.protocol,
+        "features": settings.features,
+        "seed": settings.seed,
         "run_seed": config["seed"],
         "weights": restored.fingerprint(),
         "data": data.fingerprint,
         "model": {key: value for key, value in config["model"].items() if key not in HOW},
         "dtype": config["dtype"],
-        "settings": PROTOCOLS[protocol].settings(config),
+        "settings": PROTOCOLS[settings.protocol].settings(config),
     }
 
 
@@ -43,36 +44,27 @@ def short_hash(values: object) -> str:
 
 
 def run_units(
-    restored: Restored,
-    data: Labelled,
-    protocol: str,
-    features: str,
-    seed: int,
-    amounts: list[Amount],
-    repeats: int,
-    baseline: bool,
-    folder: pathlib.Path,
+    restored: Restored, data: Labelled, settings: Settings, folder: pathlib.Path
 ) -> dict[tuple[str, Amount, int], dict] | None:
     """Returns the result of each (encoder, amount of labels, repeat); None if a signal stopped it.
 
-    The encoders are those of `make_encoders`. Each result is stored in `folder` when it is there, and not computed
-    again.
+    `make_encoders` names the encoders. `folder` stores each finished result, which is not computed again.
     """
     results: dict[tuple[str, Amount, int], dict] = {}
-    encoders = make_encoders(restored, protocol, features, baseline)
-    total = len(encoders) * len(amounts) * repeats
+    encoders = make_encoders(restored, settings)
+    total = len(encoders) * len(settings.amounts) * settings.repeats
     for encoder, (params, encode) in encoders.items():
-        subject = Subject(restored, data, params, encode, features)
-        for amount in amounts:
-            for repeat in range(repeats):
+        subject = Subject(restored, data, params, encode, settings.features)
+        for amount in settings.amounts:
+            for repeat in range(settings.repeats):
                 name = f"{encoder}-{amount}-{repeat}".replace(" ", "-")
                 path = folder / f"{name}.json"
                 if not path.exists():
                     done, what = len(results) + 1, encoder_name(encoder)
-                    say(f"[{done}/{total}] {protocol}, {what}, labels {amount}, repeat {repeat}")
-                    rows = pick(data.train_labels, amount, seed, repeat)
-                    unit = Unit(rows, seed + 1000 * repeat, folder / name)
-                    result = PROTOCOLS[protocol].score(subject, unit)
+                    say(f"[{done}/{total}] {settings.protocol}, {what}, labels {amount}, repeat {repeat}")
+                    rows = pick(data.train_labels, amount, settings.seed, repeat)
+                    unit = Unit(rows, settings.seed + 1000 * repeat, folder / name)
+                    result = PROTOCOLS[settings.protocol].score(subject, unit)
                     if result is None:
                         return None
                     write_json(path, result | {"num_train": len(rows)})
@@ -80,17 +72,17 @@ def run_units(
     return results
 
 
-def make_encoders(restored: Restored, protocol: str, features: str, baseline: bool) -> dict[str, tuple[dict, Encode]]:
-    """Returns what is scored, by name, as (weights, encode): the encoder, its random weights, and pixels.
+def make_encoders(restored: Restored, settings: Settings) -> dict[str, tuple[dict, Encode]]:
+    """Returns the subjects of an evaluation by name, as (weights, encode): the encoder and its baselines.
 
-    With `baseline`, `random` is there. The protocol tells whether pixels are.
+    `random` has the weights of step 0, unless the settings leave it out. The protocol tells whether pixels are there.
     """
     config, mesh = restored.config, restored.mesh
-    encode = make_encode(config, mesh, features)
+    encode = make_encode(config, mesh, settings.features)
     encoders = {"pretrained": (restored.params, encode)}
-    if baseline:
+    if settings.baseline:
         encoders["random"] = (restored.random_params, encode)
-    largest = PROTOCOLS[protocol].pixels(config)
+    largest = PROTOCOLS[settings.protocol].pixels(config)
     if largest:
         for pixels in baselines(config.model.image_size, largest):
             encoders[f"{PIXELS}{pixels.name}"] = ({}, make_pixels(pixels, mesh))
