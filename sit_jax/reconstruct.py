@@ -29,6 +29,7 @@ from sit_jax.data.load import StreamedImages
 from sit_jax.draw import pictures
 from sit_jax.draw.heatmaps import attention_picture
 from sit_jax.eval.attention_maps import attention_maps
+from sit_jax.eval.data import use_source
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.views import whole_images
@@ -107,9 +108,8 @@ def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collectio
     """Returns the groups that the flags ask for; their images are decoded when they are drawn."""
     groups, size = [], config.model.image_size
     if values.train or values.test:
-        source = open_source(values.data or config.data.source)
-        is_other = values.data not in (None, config.data.source)
-        data_size = size if is_other else image_options(config)["image_size"]
+        source = open_source(use_source(config, values.data, cli.overrides(values)))
+        data_size = image_options(config)["image_size"]
         for split, records in (("train", source.pretrain), ("test", source.test)):
             if count := values[split].value:
                 drawn = draw_records(split, records, count, values.seed)
