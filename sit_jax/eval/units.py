@@ -1,4 +1,4 @@
-"""The units of an evaluation: each encoder, with each amount of labels, in each repeat, scored by a protocol."""
+"""The units of an evaluation: a protocol scores each encoder with each amount of labels in each repeat."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from sit_jax.probes.features import Encode, make_encode
 from sit_jax.probes.labels import Amount, pick
 from sit_jax.probes.pixels import baselines, make_pixels
 
-VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
+VERSION = 4  # raise it when a protocol gives other numbers: stored results are then recomputed
 
 
 def relevant_settings(restored: Restored, data: Labelled, protocol: str, features: str, seed: int) -> dict:
-    """Returns all that the scores of a protocol depend on, beside the amount of labels, as JSON values."""
+    """Returns everything that the scores depend on, except the amount of labels, as JSON values."""
     config = to_json(restored.config)
     return {
         "version": VERSION,
@@ -38,7 +38,7 @@ def relevant_settings(restored: Restored, data: Labelled, protocol: str, feature
 
 
 def short_hash(values: object) -> str:
-    """Returns a hash of JSON values, for the name of a file."""
+    """Returns a hash of JSON values, for a file name."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -55,8 +55,7 @@ def run_units(
 ) -> dict[tuple[str, Amount, int], dict] | None:
     """Returns the result of each (encoder, amount of labels, repeat); None if a signal stopped it.
 
-    The encoders are those of `make_encoders`. Each result is stored in `folder` when it is there, and not computed
-    again.
+    The encoders come from `make_encoders`. Each result is stored in `folder` and not computed again.
     """
     results: dict[tuple[str, Amount, int], dict] = {}
     encoders = make_encoders(restored, protocol, features, baseline)
@@ -81,9 +80,9 @@ def run_units(
 
 
 def make_encoders(restored: Restored, protocol: str, features: str, baseline: bool) -> dict[str, tuple[dict, Encode]]:
-    """Returns what is scored, by name, as (weights, encode): the encoder, its random weights, and pixels.
+    """Returns (weights, encode) by name: the pre-trained encoder, its random weights, and pixels.
 
-    With `baseline`, `random` is there. The protocol tells whether pixels are.
+    `baseline` adds `random`. The protocol decides on pixels.
     """
     config, mesh = restored.config, restored.mesh
     encode = make_encode(config, mesh, features)
