@@ -171,7 +171,7 @@ def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, caps
         patch.setattr("orbax.checkpoint.StandardCheckpointHandler.async_save", full_disk)
         checkpoints.save(make_state(2), 2, None)
     line = "warning: the checkpoint of step 2 could not be saved (No space left on device); older ones are kept"
-    assert capsys.readouterr().err == f"{line}: the newest is that of step 1\n"
+    assert capsys.readouterr().err == f"{line}: the newest is of step 1\n"
     assert checkpoints.steps() == [1]
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
