@@ -90,7 +90,7 @@ def check(values: flags.FlagValues) -> None:
     if not (values.images or values.train or values.test):
         raise InputError("there is nothing to draw; give --images='FOLDER/*.jpg', --train=8 or --test=8")
     if values.data and not (values.train or values.test):
-        raise InputError("--data needs --train=8 or --test=8: how many of its images to draw")
+        raise InputError("--data needs the number of images to draw; add --train=8 or --test=8")
     given = [name for name in OPERATIONS if values[name].value is not None]
     if values.attention and given:
         raise InputError(f"--{given[0]} and --attention exclude each other: attention maps show uncorrupted images")
@@ -126,7 +126,7 @@ def draw_records(split: str, records: Records | None, count: int, seed: int) -> 
     """Returns `count` random images of a split, a function of the seed; raises InputError if it has fewer."""
     available = len(records) if records is not None else 0
     if records is None or count > available:
-        raise InputError(f"--{split}={count}: the data set has {available} images for it")
+        raise InputError(f"--{split}={count}: the data set has {available} images in this split")
     return records.take(np.random.default_rng([seed, len(split)]).permutation(available)[:count])
 
 

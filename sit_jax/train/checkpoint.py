@@ -142,7 +142,7 @@ class Checkpoints:
             try:
                 state = self._restore(step, abstract)
             except DamageError as error:
-                warn(f"checkpoint {step} is damaged, trying the one before: {error}")
+                warn(f"checkpoint {step} is damaged, trying the previous checkpoint: {error}")
                 damaged.append(step)
                 continue
             self._set_aside(damaged)
@@ -187,7 +187,7 @@ def set_damaged_metrics_aside(directory: pathlib.Path) -> None:
     if jax.process_index() == 0:
         for path in directory.glob("*/metrics/metrics"):
             if not can_be_compared(path):
-                warn(f"{path} is damaged; the checkpoint is evaluated anew")
+                warn(f"{path} is damaged; the checkpoint is evaluated again")
                 path.parent.rename(path.parents[1] / "damaged-metrics")
     wait_for_all("metrics are checked")
 
