@@ -1,8 +1,7 @@
 """Draws learning curves: `python -m sit_jax.curves --runs=DIR[,DIR...] --out=curves.png`.
 
-Of each work directory, or of each `metrics.jsonl`: the three losses, the learned log-variances, the accuracy of the
-rotations and of k-NN, against the epochs. A run whose metrics were copied elsewhere can be drawn as well as one that is
-still going.
+--runs takes work directories or `metrics.jsonl` files, also of unfinished runs. The curves show the three losses, the
+learned log-variances, contrastive progress, and the accuracies of rotation, k-NN and the linear probe against epochs.
 """
 
 import pathlib
@@ -21,14 +20,14 @@ from sit_jax.train.metrics import parse_line
 def define_flags() -> flags.FlagValues:
     """Returns the flags of the command."""
     values = commands.new_flags()
-    flags.DEFINE_list("runs", [], "Work directories, or files like metrics.jsonl.", flag_values=values)
-    flags.DEFINE_list("labels", [], "A name for each run; default: its folder.", flag_values=values)
+    flags.DEFINE_list("runs", [], "Work directories or metrics.jsonl files.", flag_values=values)
+    flags.DEFINE_list("labels", [], "A name for each run. Default: the name of its folder.", flag_values=values)
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
     return values
 
 
 def read_run(path: pathlib.Path) -> list[dict]:
-    """Returns the lines of the metrics of a run; raises InputError if there are none."""
+    """Returns the metrics lines of a run; raises InputError if there are none."""
     file = path / "metrics.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"--runs: there is no {file}; give the work directory of a run")
@@ -39,13 +38,13 @@ def read_run(path: pathlib.Path) -> list[dict]:
 
 
 def default_label(path: pathlib.Path) -> str:
-    """Returns the name of the folder of a run."""
+    """Returns the folder name of a run."""
     path = path.resolve()
     return path.parent.name if path.is_file() else path.name
 
 
 def panels() -> dict[str, str]:
-    """Returns the metrics that have a panel, with their titles."""
+    """Returns the titles of the panels by metric."""
     return {f"train/{name}": task.label for name, task in TASKS.items()} | {
         "eval/contrastive_progress": "contrastive progress, 0 at chance",
         "eval/rotation_accuracy": "rotation accuracy",
@@ -55,7 +54,7 @@ def panels() -> dict[str, str]:
 
 
 def command(argv: list[str]) -> bool:
-    """Draws as the command line says, and prints the name of the file."""
+    """Draws the curves and prints the name of the file."""
     values = define_flags()
     commands.parse(values, argv, ("runs", "out"), __doc__ or "")
     paths, out = [pathlib.Path(run).expanduser() for run in values.runs], pathlib.Path(values.out)

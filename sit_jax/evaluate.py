@@ -1,12 +1,12 @@
 """Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune|unlabelled [options]`.
 
-The encoder of a checkpoint beside the same one with random weights and beside pixels, on the data set of its training
-or another:
+Compares the encoder of a checkpoint with random weights and with pixels, on the data set of the run or another:
   --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
   --against=OTHER.json for a paired test against another run on the same images;
-  --config.linear.epochs=50 for linear classifiers on augmented images; --config.finetune.epochs=100.
-unlabelled needs no labels: it says how far the contrastive task has come, and whether the features have collapsed.
-The result is a table, and JSON and pictures in WORKDIR/eval.
+  --config.linear.epochs=50 for linear classifiers on augmented images;
+  --config.finetune.epochs=100 for the length of fine-tuning.
+--protocol=unlabelled needs no labels: it reports contrastive progress and collapse of the features.
+Prints a table and writes JSON and pictures to WORKDIR/eval.
 """
 
 import json
@@ -33,21 +33,23 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
     kinds = list(dict.fromkeys(kind for protocol in PROTOCOLS.values() for kind in protocol.features))
-    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "How to evaluate.", flag_values=values)
-    flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
-    flags.DEFINE_enum("features", "tokens", kinds, "What is scored.", flag_values=values)
-    flags.DEFINE_list("labels", [], "Shares of the labels to learn from.", flag_values=values)
-    flags.DEFINE_list("labels_per_class", [], "Numbers of labels a class to learn from.", flag_values=values)
-    flags.DEFINE_integer("repeats", 1, "Draws of the labels.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of the labels drawn and the classifiers.", flag_values=values)
-    flags.DEFINE_boolean("baseline", True, "Also with random weights.", flag_values=values)
-    flags.DEFINE_string("against", None, "The .json of another run: compare on the same images.", flag_values=values)
+    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "The evaluation protocol.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "A SOURCE such as tfds:cifar100. Default: the data set of the run.", flag_values=values
+    )
+    flags.DEFINE_enum("features", "tokens", kinds, "The features to score.", flag_values=values)
+    flags.DEFINE_list("labels", [], "Shares of the labels to learn from. Default: all.", flag_values=values)
+    flags.DEFINE_list("labels_per_class", [], "Numbers of labels per class to learn from.", flag_values=values)
+    flags.DEFINE_integer("repeats", 1, "Number of label draws.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the splits, label draws and classifiers.", flag_values=values)
+    flags.DEFINE_boolean("baseline", True, "Also evaluate random weights.", flag_values=values)
+    flags.DEFINE_string("against", None, "The .json report of another run to compare with.", flag_values=values)
     flags.DEFINE_string("out", None, "A .json file to copy the result to.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Evaluates as the command line says, and prints the table; returns whether it came to its end."""
+    """Evaluates and prints the table; returns False if a signal stopped it."""
     values = define_flags(argv)
     commands.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
     settings = Settings(
@@ -77,7 +79,7 @@ def command(argv: list[str]) -> bool:
 
 
 def with_labels(settings: Settings, other_path: str | None) -> pathlib.Path | None:
-    """Evaluates with labels, prints the report, and returns its file; None if a signal stopped it."""
+    """Evaluates with labels, prints the report and returns its path; None if a signal stopped it."""
     other = read_report(pathlib.Path(other_path)) if other_path else None
     done = evaluate(settings, other)
     if done is None:
@@ -91,21 +93,21 @@ def with_labels(settings: Settings, other_path: str | None) -> pathlib.Path | No
 
 
 def without_labels(settings: Settings) -> pathlib.Path:
-    """Evaluates without labels, prints the report, and returns its file."""
+    """Evaluates without labels, prints the report and returns its path."""
     report, path = unlabelled.evaluate(settings)
     print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
     return path
 
 
 def check_without_labels(values: flags.FlagValues) -> None:
-    """Raises InputError for a flag that asks the protocol without labels for something about labels."""
+    """Raises InputError if a flag needs a protocol with labels."""
     for name in ("labels", "labels_per_class", "against", "repeats", "features"):
         if values[name].value != values[name].default:
-            raise InputError(f"--{name} is for protocols with labels; leave it out, or take --protocol=linear")
+            raise InputError(f"--{name} is for protocols with labels; leave it out, or use --protocol=linear")
 
 
 def read_report(path: pathlib.Path) -> dict:
-    """Reads the report of another run; raises InputError where there is none."""
+    """Reads the report of another run; raises InputError if the file is not a current report."""
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -113,7 +115,9 @@ def read_report(path: pathlib.Path) -> dict:
             f"--against={path}: cannot be read as JSON ({error}); give a report of sit_jax.evaluate"
         ) from error
     if not isinstance(report, dict) or "comparisons" not in report:
-        raise InputError(f"--against={path}: is no report of sit_jax.evaluate, or an old one; evaluate that run again")
+        raise InputError(
+            f"--against={path}: is not a report of sit_jax.evaluate, or an old one; evaluate that run again"
+        )
     return report
 
 

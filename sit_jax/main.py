@@ -1,13 +1,13 @@
 """Pre-trains: `python -m sit_jax.main --config=configs/stl10.py[:args] [--workdir=DIR] [--config.a.b=value]`.
 
-The same command resumes. sit_jax/config/schema.py explains all keys of a configuration.
+The same command resumes a stopped run. sit_jax/config/schema.py explains all configuration keys.
 """
 
 import signal
 
 if __name__ == "__main__":
-    # From before the imports, which take seconds, until the end of `hosts.connect`: a SIGTERM waits. A process that
-    # ended here alone would leave the other processes of its run waiting for it.
+    # SIGTERM is blocked from here, before the slow imports, until the end of `hosts.connect`. If a process ended alone
+    # in between, the other processes of its run would wait for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 import pathlib
@@ -28,17 +28,17 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     values = cli.make_config_flags(argv)
     flags.DEFINE_string("workdir", None, "The folder of the run. Default: runs/NAME.", flag_values=values)
     flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0, in a run of several processes.", flag_values=values
+        "coordinator", None, "HOST:PORT of process 0, for a run of several processes.", flag_values=values
     )
     flags.DEFINE_integer(
-        "num_processes", None, "Their number. Default: from Slurm, Open MPI or Cloud TPU.", flag_values=values
+        "num_processes", None, "Number of processes. Default: from Slurm, Open MPI or Cloud TPU.", flag_values=values
     )
     flags.DEFINE_integer("process_id", None, "The index of this process, from 0.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Trains as the command line says; returns whether it reached the end."""
+    """Trains; returns whether the run reached its end."""
     values = define_flags(argv)
     config = cli.parse_config(values, argv, (), __doc__ or "")
     hosts.connect(values.coordinator, values.num_processes, values.process_id)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         if not hosts.connected():
             raise
         traceback.print_exc()
-        print("error: this process failed, or another one of the run, whose message says why", file=sys.stderr)
+        print("error: this process or another process of the run failed; its message says why", file=sys.stderr)
         code = FAILED
     if hosts.connected() and code not in (DONE, PREEMPTED):
         hosts.leave(code)
@@ -62,5 +62,5 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that comes while Python ends must not change the exit code
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while Python ends, SIGTERM must not change the exit code
     sys.exit(code)

@@ -403,7 +403,7 @@ def test_help_lists_the_options(capsys):
         command.main(["evaluate", "--help"])
     printed = capsys.readouterr().out
     assert done.value.code == 0
-    assert "--labels_per_class" in printed and "that of the run" in printed and len(printed.splitlines()) < 60
+    assert "--labels_per_class" in printed and "the data set of the run" in printed and len(printed.splitlines()) < 60
 
 
 def test_transfer_fills_the_grid(root, run, tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(undisturbed, tmp_path, numb
     assert (tmp_path / "config.json").exists()
     finished = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from the checkpoint of step" in finished.stdout
+    assert "resuming from the checkpoint of step" in finished.stdout
     assert metrics_of(tmp_path) == metrics_of(undisturbed)
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(undisturbed))
 
@@ -195,7 +195,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(undisturbe
     done = subprocess.run(command(run), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "checkpoint 20 is damaged" in done.stderr
-    assert "going on from the checkpoint of step 18" in done.stdout
+    assert "resuming from the checkpoint of step 18" in done.stdout
     assert metrics_of(run) == metrics_of(undisturbed)
     assert (run / "checkpoints" / "damaged-20-0").is_dir()
     jax.tree.map(np.testing.assert_array_equal, final_state(run), final_state(undisturbed))
@@ -328,7 +328,7 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch,
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full_disk)
     for step in (2, 3):
         writer.write(step, 0.1 * step, {"train/loss": 1.0})
-    assert capsys.readouterr().err.count("cannot be written (No space left on device); the training goes on") == 1
+    assert capsys.readouterr().err.count("cannot be written (No space left on device); the training continues") == 1
     writer.file.room = 10**9
     monkeypatch.undo()
     writer.write(4, 0.4, {"train/loss": 4.0})

@@ -1,4 +1,4 @@
-"""An evaluation from a work directory to its report, stored there and not computed twice."""
+"""Evaluates a run with labels; a report stored in the work directory is not computed again."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from sit_jax.probes.labels import pick
 
 
 def check(settings: Settings) -> None:
-    """Raises InputError for what is wrong with the settings alone."""
+    """Raises InputError if the settings are invalid on their own."""
     if settings.repeats < 1:
         raise InputError(f"--repeats={settings.repeats} must be at least 1")
     if settings.seed < 0:
@@ -27,18 +27,18 @@ def check(settings: Settings) -> None:
 
 
 def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathlib.Path] | None:
-    """Evaluates, and returns the report with the file it is in; None if a signal stopped it after storing what is done.
+    """Evaluates and returns (report, path); None if a signal stopped it, after finished results are stored.
 
-    The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures beside it; where it is there already, it is
-    returned. `other` is a report that the user compares with: it has to measure the same. Raises InputError for what
-    the user gave wrong, before the first computation.
+    The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures in the same folder. If it exists, it is returned.
+    `other` is a report to compare with; it must measure the same. Raises InputError for wrong input, before the first
+    computation.
     """
     check(settings)
     overrides = dict(settings.overrides)
     restored = restore(settings.workdir, settings.step, settings.weights, overrides)
     config = restored.config
     data = load_labelled(use_source(config, settings.data, overrides), config, settings.seed)
-    for amount in settings.amounts:  # a class with too few images is found now
+    for amount in settings.amounts:  # raises now if a class has too few images
         pick(data.train_labels, amount, settings.seed, 0)
     if other:
         labels = settings.amounts[-1].as_json()

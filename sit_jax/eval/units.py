@@ -1,4 +1,4 @@
-"""The units of an evaluation: each encoder, with each amount of labels, in each repeat, scored by a protocol."""
+"""The units of an evaluation: a protocol scores each encoder with each amount of labels in each repeat."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from sit_jax.probes.features import Encode, make_encode
 from sit_jax.probes.labels import Amount, pick
 from sit_jax.probes.pixels import baselines, make_pixels
 
-VERSION = 4  # raise it when a protocol gives other numbers: stored results are then computed anew
+VERSION = 4  # raise it when a protocol gives other numbers: stored results are then recomputed
 
 
 def relevant_settings(restored: Restored, data: Labelled, settings: Settings) -> dict:
@@ -39,7 +39,7 @@ def relevant_settings(restored: Restored, data: Labelled, settings: Settings) ->
 
 
 def short_hash(values: object) -> str:
-    """Returns a hash of JSON values, for the name of a file."""
+    """Returns a hash of JSON values, for a file name."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 

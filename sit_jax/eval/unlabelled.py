@@ -1,4 +1,4 @@
-"""An evaluation without labels: a protocol measures an encoder, and the same encoder with random weights."""
+"""Evaluates a run without labels: measures its encoder, and the same encoder with random weights."""
 
 import json
 import pathlib
@@ -18,14 +18,15 @@ from sit_jax.eval.units import short_hash
 from sit_jax.model.tasks import tasks_on
 from sit_jax.probes.instruments import warnings
 
-VERSION = 2  # raise it when a figure is computed otherwise
-IMAGES = 2_000  # at most, drawn by the seed
+VERSION = 2  # raise it when the computation of a figure changes
+IMAGES = 2_000  # maximum; the seed draws them
 
 
 def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
-    """Measures the encoder and its random weights, and returns the report with the file it is in.
+    """Measures the encoder and its random weights; returns (report, path).
 
-    The images are of the test split of the data set, where there is one, and else those of the pre-training.
+    The images come from the test split, or from the pre-training images if there is no test split. Raises InputError
+    for wrong input.
     """
     restored = restore(settings.workdir, settings.step, settings.weights, dict(settings.overrides), with_heads=True)
     config = restored.config
@@ -48,7 +49,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     images, labels = draw(load_images(records, **options), settings.seed)
     if len(images) < 2:
-        raise InputError(f"{name}: has a single image, and the instruments tell images apart; give two or more")
+        raise InputError(f"{name}: has a single image, and the instruments compare images; give two or more")
     say(f"{len(images)} images of {name}")
     measure = PROTOCOLS[settings.protocol].score(restored)
     report = {
@@ -70,13 +71,13 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
 
 
 def draw(images: Images, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns at most IMAGES of the images, [n, H, W, 3] uint8, and their labels, None where there are none."""
+    """Returns at most IMAGES images [n, H, W, 3] uint8, and their labels [n] or None."""
     rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(images))[:IMAGES])
     return images.gather(rows), None if images.labels is None else images.labels[rows]
 
 
 def table(report: dict) -> str:
-    """Returns the table for the screen, with what is wrong below it."""
+    """Returns the table as text, with warnings below it."""
     baseline = report["baseline"] or {}
     rows = [("", "pre-trained", "random weights", "how to read it")]
     for name, reading in (PROTOCOLS[report["protocol"]].reading or {}).items():
@@ -88,7 +89,7 @@ def table(report: dict) -> str:
 
 
 def title(report: dict) -> str:
-    """Returns in two lines what was measured."""
+    """Returns two lines that describe the measurement."""
     seen = ", transductive: the encoder was pre-trained on them" if report["transductive"] else ""
     return (
         f"{report['protocol']} on {report['data']}, {report['num_test']} images{seen}\n"

@@ -1,4 +1,4 @@
-"""The names and shapes of the arrays of a checkpoint, compared with those of a model."""
+"""Compares the names and shapes of the arrays of a checkpoint with a model."""
 
 import pathlib
 
@@ -11,12 +11,12 @@ from sit_jax.train.state import TrainState
 
 
 def check_fits(path: pathlib.Path, abstract: TrainState) -> None:
-    """Raises InputError, with names and shapes, if the arrays at `path` are other parameters than in `abstract`."""
+    """Raises InputError, with names and shapes, if the parameters at `path` differ from `abstract`."""
     check_shapes(path, saved_shapes(path)["params"], abstract.params)
 
 
 def saved_shapes(path: pathlib.Path) -> dict:
-    """Returns the tree of the arrays at `path`, with their shapes at the leaves."""
+    """Returns the tree of the arrays at `path`, with shapes at the leaves."""
     return ocp.StandardCheckpointer().metadata(path).item_metadata.tree
 
 
@@ -28,12 +28,12 @@ def check_shapes(path: pathlib.Path, saved: dict, wanted: dict) -> None:
         rows = [("array", "in the checkpoint", "in the model")]
         rows += [(name, str(in_file.get(name, "absent")), str(in_model.get(name, "absent"))) for name in differing]
         raise InputError(
-            f"{path} is of another model than its configuration says, {len(differing)} arrays differ; "
+            f"{path} is of another model than its configuration: {len(differing)} arrays differ; "
             f"choose another --workdir\n{table(rows)}"
         )
 
 
 def shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a nested dictionary of arrays by their joined names."""
+    """Returns the shapes in a nested dictionary of arrays, by joined names."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {"/".join(key.key for key in path): tuple(leaf.shape) for path, leaf in leaves}

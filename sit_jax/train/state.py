@@ -1,4 +1,4 @@
-"""The state of a training: a step and plain dictionaries of arrays, nothing random."""
+"""The state of a training: a step and plain dictionaries of arrays, without random state."""
 
 from typing import NamedTuple
 
@@ -19,28 +19,28 @@ from sit_jax.train.optimizer import make_optimizer
 
 @flax.struct.dataclass
 class TrainState:
-    """What a step changes, and all that a checkpoint holds."""
+    """Everything that a step changes and a checkpoint holds."""
 
     step: jax.Array  # [] int32: updates done
     params: dict  # {"model": the encoder and the heads, "log_var": {task: []}}, float32
     opt_state: optax.OptState
-    ema: dict | None  # running average of params, where config.optim.ema is set
+    ema: dict | None  # running average of params, if config.optim.ema is set
 
 
 class Training(NamedTuple):
-    """The static half of a training: what turns a state into a step."""
+    """The static part of a training."""
 
     graphdefs: dict[str, nnx.GraphDef]  # of the model and of the head of each task
     optimizer: optax.GradientTransformation
 
 
 def make_training(config: ml_collections.ConfigDict) -> Training:
-    """Returns the static half of the training that a resolved configuration describes."""
+    """Returns the static part of a training from a resolved configuration."""
     return Training(make_graphdefs(config), make_optimizer(config))
 
 
 def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state at step 0, a function of `config.seed`; to be called under `jit` or `eval_shape`."""
+    """Returns the state at step 0, a function of `config.seed`; call it under `jit` or `eval_shape`."""
     model = make_model(config, named_key(jax.random.key(config.seed), "init"))
     log_vars = {task: jnp.float32(config.loss.log_var_init) for task in TASKS}
     params = {"model": nnx.to_pure_dict(nnx.state(model, nnx.Param)), "log_var": log_vars}
@@ -50,13 +50,13 @@ def make_state(config: ml_collections.ConfigDict, optimizer: optax.GradientTrans
 
 
 def abstract_state(config: ml_collections.ConfigDict, training: Training, mesh: Mesh) -> TrainState:
-    """Returns shapes, dtypes and shardings of the state, without making an array."""
+    """Returns shapes, dtypes and shardings of the state without making arrays."""
     shapes = jax.eval_shape(lambda: make_state(config, training.optimizer))
     shardings = state_shardings(shapes, mesh)
     return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
 
 
 def init_state(config: ml_collections.ConfigDict, training: Training, mesh: Mesh) -> TrainState:
-    """Returns the state at step 0, made on the devices in its shards: no array is ever whole on one of them."""
+    """Returns the state at step 0, made on the devices directly in its shardings."""
     shardings = jax.tree.map(lambda s: s.sharding, abstract_state(config, training, mesh))
     return jax.jit(lambda: make_state(config, training.optimizer), out_shardings=shardings)()

@@ -1,4 +1,4 @@
-"""One step of pre-training: views, losses, gradients, update; a pure function of (state, batch)."""
+"""One pre-training step: views, losses, gradients, update; a pure function of (state, batch)."""
 
 import dataclasses
 import functools
@@ -23,25 +23,25 @@ from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
 
 Metrics = dict[str, jax.Array]
-STATISTICS_RATE = 0.1  # of the running averages of batch normalisations, as PyTorch has it
+STATISTICS_RATE = 0.1  # update rate of the running averages of batch normalisations, as in PyTorch
 
 
 class Chunk(NamedTuple):
-    """A part of a batch, with all devices at work on it; all of the batch without gradient accumulation."""
+    """A part of a batch that all devices compute together; without gradient accumulation, the whole batch."""
 
-    images: jax.Array  # [b, H, W, 3] uint8
-    rows: jax.Array  # [b] int32: their indices in the batch
+    images: jax.Array  # [b, H, W, 3] uint8, b = B / microbatches
+    rows: jax.Array  # [b] int32: indices in the batch
 
 
-Outputs = dict[str, Metrics]  # by task: what its loss needs of a chunk; stacked, the arrays have one axis more
+Outputs = dict[str, Metrics]  # by task: the inputs of its loss from a chunk; stacked arrays have one more axis
 
 
 def forward(
     params: dict, training: Training, views: Views, keys: jax.Array | None, config: ml_collections.ConfigDict
 ) -> tuple[Outputs, Metrics]:
-    """Runs the network on views, and returns (what the losses need, what the model returned).
+    """Runs the network on views; returns (inputs of the losses, outputs of the model).
 
-    `keys` [V] turn stochastic depth on; None is evaluation.
+    `keys` [V] turn on stochastic depth; None is evaluation.
     """
     out = nnx.merge(training.graphdefs["model"], params["model"])(views.corrupted, keys)
     return {name: task.of_chunk(out[task.output], views, config) for name, task in TASKS.items()}, out
@@ -50,9 +50,9 @@ def forward(
 def combine(
     outputs: Outputs, params: dict, training: Training, config: ml_collections.ConfigDict
 ) -> tuple[jax.Array, tuple[Metrics, dict]]:
-    """Returns (the weighted sum of the losses of the whole batch, (all metrics, the statistics of batch norms)).
+    """Returns (weighted sum of the losses of the whole batch, (all metrics, statistics of batch normalisations)).
 
-    `outputs` are stacked over the chunks. The statistics are by task and by the name of the normalisation.
+    `outputs` are stacked over the chunks. Statistics are by task and by name of the normalisation.
     """
     found = {}
     for name, task in TASKS.items():
@@ -68,7 +68,7 @@ def combine(
 
 
 def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
-    """Cuts a batch into `config.microbatches` chunks, stacked."""
+    """Cuts a batch into `config.microbatches` stacked chunks."""
     rows = jnp.arange(len(images))
     return Chunk(*(split(x, config.microbatches) for x in (images, rows)))
 
@@ -78,7 +78,7 @@ def make_train_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """Returns `train_step(state, batch) -> (state, metrics)`; `batch["image"]` is [B, H, W, 3] uint8.
 
-    All that is random in it follows from (config.seed, state.step, global row). The metrics are float32 scalars.
+    Random numbers depend on (config.seed, state.step, global row) only. The metrics are float32 scalars.
     """
     schedule = make_schedule(config)
 
@@ -103,9 +103,9 @@ def make_train_step(
 
 
 def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_collections.ConfigDict) -> dict:
-    """Returns the parameters after the updates without a gradient: running averages, weights in closed form.
+    """Returns the parameters after the updates without gradients: running averages, and log-variances in closed form.
 
-    `statistics` of the batch normalisations are by task and by the name of the normalisation.
+    `statistics` of batch normalisations are by task and by name of the normalisation.
     """
     model, log_vars = dict(state.params["model"]), state.params["log_var"]
     for task, of_head in statistics.items():
@@ -120,7 +120,7 @@ def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_col
 
 
 def update(state: TrainState, grads: dict, training: Training, config: ml_collections.ConfigDict) -> TrainState:
-    """Returns the state after one update by the gradients."""
+    """Returns the state after one gradient update."""
     updates, opt_state = training.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - config.optim.ema)
@@ -132,10 +132,9 @@ def make_eval_step(
 ) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
     """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, 3] uint8.
 
-    Among the metrics, `distances` are those of `losses.distances`.
-
-    Rotations and corruptions follow from (config.seed, index) alone: every evaluation asks the same questions. With
-    gradient accumulation, views and rebuilt views are those of the first chunk.
+    `metrics["distances"]` come from `losses.distances`. Rotations and corruptions depend on (config.seed, index) only,
+    so every evaluation measures the same. With gradient accumulation, only the first chunk gives views and rebuilt
+    views.
     """
 
     def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array]:
@@ -163,7 +162,7 @@ def make_eval_step(
 def compile_steps(
     training: Training, config: ml_collections.ConfigDict, abstract: TrainState, mesh: Mesh
 ) -> tuple[Callable, Callable]:
-    """Returns both steps under `jit`, sharded as the `abstract` state is; the train step donates the state."""
+    """Returns both steps under `jit`, with the shardings of `abstract`; the train step donates the state."""
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     train_step = jax.jit(

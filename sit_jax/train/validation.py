@@ -1,4 +1,4 @@
-"""The evaluation inside a training: the three tasks on unseen images, instruments and probes on frozen features."""
+"""Evaluation during training: the three tasks on test images, instruments, and probes on frozen features."""
 
 import pathlib
 from collections.abc import Callable
@@ -29,9 +29,9 @@ COLUMNS = 12  # images in the reconstruction picture
 
 
 class Voters(NamedTuple):
-    """The training images of k-NN and of the linear probe, with their labels and those of the test images."""
+    """The training images of k-NN and the linear probe, with training and test labels."""
 
-    train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
+    train_images: np.ndarray  # [m, H, W, 3] uint8
     train_labels: np.ndarray  # [m] int32
     test_labels: np.ndarray  # [n] int32
 
@@ -40,15 +40,15 @@ class EvalData(NamedTuple):
     """Images to evaluate on."""
 
     test_images: np.ndarray  # [n, H, W, 3] uint8
-    voters: Voters | None  # None where k-NN is off or there are no labels
+    voters: Voters | None  # None if k-NN is off or there are no labels
 
 
 def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
     """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
 
-    `images` are those of `source.pretrain`. Without a test split, `data.split.stand_in` takes its place, and k-NN votes
-    with the kept images; the training has seen all of them, without labels. Raises InputError if `eval.knn` is "on" and
-    there are no labels.
+    `images` are the images of `source.pretrain`. If there is no test split, `data.split.stand_in` splits the training
+    images, and the kept images vote in k-NN; the training uses both parts, without labels. Raises InputError if
+    `eval.knn` is "on" and there are no labels.
     """
     splits = [split for split in (source.train, source.test) if split is not None]
     if config.eval.knn == "on" and any(split.label is None for split in splits):
@@ -79,7 +79,7 @@ def draw(rows: np.ndarray, count: int, seed: list[int]) -> np.ndarray:
 
 
 class Evaluation:
-    """Evaluates a state on fixed images; called in a training at step 0, at intervals and at the end."""
+    """Evaluates a state on fixed images; training calls it at step 0, at intervals and at the end."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class Evaluation:
         self.measure = make_measure(config, mesh)
 
     def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
-        """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
+        """Returns the `eval/` metrics of the current weights; writes the picture of the reconstructions."""
         metrics, picture = self.pretext_tasks(state.params)
         model = state.params["model"]
         test, found = self.features(model, self.data.test_images), {}
-        if len(self.data.test_images) > 1:  # a single one is told from no other
+        if len(self.data.test_images) > 1:  # the instruments compare images
             found = self.measure(model, self.data.test_images) | of_features(test)
             lines = warnings(found, tasks_on(self.config.loss), trained=step > 0)
             for line in lines if jax.process_index() == 0 else []:
@@ -112,8 +112,8 @@ class Evaluation:
     def pretext_tasks(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
         """Returns the mean metrics of the three tasks over whole batches of test images, and the picture.
 
-        The batch size is that of the training, which the contrastive loss depends on; fewer images than that are
-        repeated, and images beyond the last whole batch are left out.
+        The batch size is as in training, because the contrastive loss depends on it. If there are fewer images than a
+        batch, they are repeated. Images after the last whole batch are left out.
         """
         images, size = self.data.test_images, self.config.batch_size
         rows = np.arange(max(1, len(images) // size) * size) % len(images)
@@ -133,17 +133,17 @@ class Evaluation:
         return metrics, grid(*shown)
 
     def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
-        """Returns the two tokens of the frozen encoder of whole images, [n, 2, D]."""
+        """Returns the two tokens of whole images from the frozen encoder, [n, 2, D]."""
         size = self.config.batch_size // self.config.microbatches
         return extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
 
     def probes(self, train: np.ndarray, test: np.ndarray, voters: Voters) -> dict[str, float]:
-        """Returns the accuracies of k-NN and of a linear probe on features [n, 2, D], and the NMI of k-means."""
+        """Returns the accuracies of k-NN and a linear probe on [m, 2, D] and [n, 2, D], and the NMI of k-means."""
         eval_config = self.config.eval
         num_classes = int(max(voters.train_labels.max(), voters.test_labels.max())) + 1
         k, temperature = eval_config.knn_k, eval_config.knn_temperature
         votes = knn_votes(train, voters.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
-        # One penalty, and nothing held out: a probe along the way is fitted once.
+        # One penalty and no held-out images: during training, the probe is fitted only once.
         logits = linear_logits(train, voters.train_labels, test, num_classes, (UNCHOSEN_L2,), 0.0, 0, self.mesh)[0]
         flat = test.reshape(len(test), -1)
         return {
@@ -154,14 +154,14 @@ class Evaluation:
 
 
 def task_metrics() -> list[str]:
-    """Returns the names of what the step measures of the tasks."""
+    """Returns the names of the task metrics of a step."""
     return ["loss", *TASKS, *(name for task in TASKS.values() for name in task.metrics)]
 
 
 def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
-    """Returns one view of each of some images, clean, corrupted and rebuilt, [n, s, s, 3]: the corrupted ones first.
+    """Returns clean, corrupted and rebuilt views, each [n, s, s, 3], with corrupted views first.
 
-    Of `count` views an image, from what this host holds.
+    It takes the first of `count` views per image, from at most COLUMNS images on this host.
     """
     clean, corrupted, rebuilt_rows = (
         np.concatenate([np.asarray(shard.data)[::count] for shard in images.addressable_shards])

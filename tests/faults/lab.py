@@ -226,7 +226,7 @@ class Run:
 
     def resumed_from(self) -> int | None:
         """Returns the step of the checkpoint that it went on from; None if from the start."""
-        found = re.search(r"^going on from the checkpoint of step (\d+)$", self.out(), re.M)
+        found = re.search(r"^resuming from the checkpoint of step (\d+)$", self.out(), re.M)
         return int(found[1]) if found else None
 
     def catches(self, number: int) -> bool:

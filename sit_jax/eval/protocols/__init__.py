@@ -1,4 +1,4 @@
-"""The protocols of evaluation. A new protocol is one file here and one row of PROTOCOLS.
+"""The evaluation protocols. A new protocol is one file here and one row of PROTOCOLS.
 
 Flags, `--help`, hashes, checks, transfer and reports derive from the rows.
 """

@@ -1,4 +1,4 @@
-"""Scores classifiers that are trained on images: fine-tuning, and linear classifiers on augmented images."""
+"""Scores trained classifiers: fine-tuning, and linear classifiers on augmented images."""
 
 from sit_jax.eval.protocols.protocol import Subject, Unit
 from sit_jax.eval.train_classifier import classifier_config, train_classifier
@@ -6,7 +6,7 @@ from sit_jax.probes.scores import score
 
 
 def classify(section: str, subject: Subject, unit: Unit) -> dict | None:
-    """Trains a classifier by the section `linear` or `finetune`; returns its scores, None if a signal stopped it."""
+    """Trains a classifier with the section `linear` or `finetune`; returns its scores, None if a signal stopped it."""
     restored, data = subject.restored, subject.data
     config = classifier_config(restored.config, section, subject.kind, unit.seed)
     train, encoder = data.train.take(unit.rows), subject.params["encoder"]

@@ -1,4 +1,4 @@
-"""Fine-tuning of all weights, by the recipe of DeiT."""
+"""Fine-tuning of all weights with the DeiT recipe."""
 
 import functools
 

@@ -9,7 +9,7 @@ LARGEST_PIXELS = 32
 
 
 def score_knn(subject: Subject, unit: Unit) -> dict:
-    """Returns the scores of `eval.knn_k` neighbours, and the top-1 accuracy for each of KS."""
+    """Returns the scores for k = `eval.knn_k`, and the top-1 accuracy for this k and each k in KS."""
     config, data = subject.restored.config, subject.data
     train, test = subject.features
     k, temperature = config.eval.knn_k, config.eval.knn_temperature

@@ -5,11 +5,11 @@ from sit_jax.eval.protocols.protocol import Protocol, Subject, Unit
 from sit_jax.probes.linear import linear_logits
 from sit_jax.probes.scores import score
 
-LARGEST_PIXELS = 16  # a linear fit has a column for each value, and eight penalties to try
+LARGEST_PIXELS = 16  # limits the cost: the fit has a weight for each value and tries eight penalties
 
 
 def score_linear(subject: Subject, unit: Unit) -> dict | None:
-    """Returns the scores of the convex fit, or with `linear.epochs` of classifiers trained on augmented images."""
+    """Returns the scores of the convex fit or, if `linear.epochs` is set, of classifiers on augmented images."""
     section, data = subject.restored.config.linear, subject.data
     if section.epochs:
         return classify("linear", subject, unit)
@@ -25,6 +25,6 @@ PROTOCOL = Protocol(
     "linear classifiers on the frozen encoder",
     score_linear,
     settings=lambda config: config["linear"],
-    # With epochs, classifiers learn from augmented images: there are no pixels to compute once.
+    # With epochs, classifiers train on augmented images, so pixel features cannot be computed once.
     pixels=lambda config: None if config.linear.epochs else LARGEST_PIXELS,
 )

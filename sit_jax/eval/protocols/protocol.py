@@ -1,4 +1,4 @@
-"""What a protocol of evaluation is, and what it gets."""
+"""The interface of an evaluation protocol."""
 
 import dataclasses
 import functools
@@ -16,17 +16,17 @@ from sit_jax.probes.features import CLASSIFIED, Encode, extract
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One encoder on one labelled data set: what a protocol scores."""
+    """One encoder on one labelled data set, to be scored by a protocol."""
 
     restored: Restored  # configuration and mesh
     data: Labelled
     params: dict  # the weights of this encoder
     encode: Encode
-    kind: str  # of the features, a name in `Protocol.features`
+    kind: str  # the features: a name in `Protocol.features`
 
     @functools.cached_property
     def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features of all training and all test images, float32 [N, ...] and [M, ...], computed once."""
+        """The features of all training and test images, float32 [m, ...] and [n, ...], computed once."""
         config = self.restored.config
         size = config.batch_size // config.microbatches
         train, test = (
@@ -39,22 +39,22 @@ class Subject:
 class Unit(NamedTuple):
     """One draw of the labels."""
 
-    rows: np.ndarray  # [n] int64: the training images whose labels are used
+    rows: np.ndarray  # [m] int64: the training images whose labels are used
     seed: int
-    folder: pathlib.Path  # for what takes long and can be resumed
+    folder: pathlib.Path  # for work that takes long and can resume
 
 
 class Protocol(NamedTuple):
     """A row of PROTOCOLS."""
 
     summary: str  # for --help
-    # (subject, unit) -> the scores, as `probes.scores.score` gives them, with `hyperparameters`; None if a signal
-    # stopped it. Without `labels`: (restored) -> a function (params, images [n, H, W, 3] uint8, labels [n] or None) ->
-    # figures by name.
+    # (subject, unit) -> scores as from `probes.scores.score`, with `hyperparameters`; None if a signal stopped it.
+    # If `labels` is False: (restored) -> measure(params, images [n, H, W, 3] uint8, labels [n] or None) -> figures by
+    # name.
     score: Callable[..., Any]
-    settings: Callable[[dict], dict] = lambda config: {}  # (configuration as JSON) -> what the scores depend on in it
-    labels: bool = True  # whether it needs them
-    features: tuple[str, ...] = tuple(CLASSIFIED)  # the kinds that it can score, the default first
-    # The largest side of raw pixels as a baseline, in pixels; None where pixels are no baseline.
+    settings: Callable[[dict], dict] = lambda config: {}  # (configuration as JSON) -> the values that the scores use
+    labels: bool = True  # whether it needs labels
+    features: tuple[str, ...] = tuple(CLASSIFIED)  # the kinds that it can score
+    # The largest side of raw pixels as a baseline, in pixels; None: no pixel baseline.
     pixels: Callable[[ConfigDict], int | None] = lambda config: None
-    reading: dict[str, str] | None = None  # without `labels`: how to read each figure
+    reading: dict[str, str] | None = None  # if `labels` is False: how to read each figure

@@ -1,4 +1,4 @@
-"""Instruments that need no labels: how far the contrastive task has come, whether the features have collapsed."""
+"""Instruments that need no labels: contrastive progress and collapse of the features."""
 
 from collections.abc import Callable
 
@@ -10,26 +10,26 @@ from sit_jax.probes import instruments
 from sit_jax.probes.features import extract, make_encode
 from sit_jax.probes.monitors import kmeans_nmi
 
-# How to read a figure; figures are compared between runs of one model size on the same images.
+# How to read each figure. Compare figures only between runs of one model size on the same images.
 READING = {
     "rank_me": "effective rank of the two tokens: more is better",
-    "lidar": "effective rank of what tells images apart, in units of what tells views apart",
-    "contrastive_progress": "of NT-Xent, from chance (0) to its floor (1)",
+    "lidar": "effective rank of differences between images, relative to differences between views",
+    "contrastive_progress": "NT-Xent loss: 0 is chance, 1 is its floor",
     "alignment": "squared distance of two views of an image: less is better",
-    "uniformity": "0 is one point; -4 is spread over the sphere",
-    "negative_cosine": "of different images: 1 is one point, 0 is spread",
-    "token_std": "of the narrower token: 0 is a collapse, 1 a spread in all directions",
-    "token_std_rotation": "of the rotation token",
-    "token_std_contrastive": "of the contrastive token",
-    "shared_variance": "of two views of an image, in the contrastive token: near 0, the views are too hard",
-    "kmeans_nmi": "of clusters and labels, which nothing else here reads: 1 is equal",
+    "uniformity": "0 is one point, -4 a spread over the sphere",
+    "negative_cosine": "cosine of different images: 1 is one point, 0 a spread in all directions",
+    "token_std": "spread of the narrower token: 0 is a collapse, 1 a spread in all directions",
+    "token_std_rotation": "spread of the rotation token",
+    "token_std_contrastive": "spread of the contrastive token",
+    "shared_variance": "contrastive token: variance shared by views of an image; near 0, the views are too hard",
+    "kmeans_nmi": "mutual information of clusters and labels: 1 is equal; no other figure reads labels",
 }
 
 
 def make_measure(restored: Restored) -> Callable[[dict, np.ndarray, np.ndarray | None], dict[str, float]]:
-    """Returns `measure(params, images, labels)`: all figures of READING for images [n, H, W, 3] uint8.
+    """Returns `measure(params, images, labels)`: the figures of READING for images [n, H, W, 3] uint8.
 
-    The last figure needs `labels` [n]; they may be None.
+    If `labels` [n] is None, `kmeans_nmi` is missing.
     """
     config, mesh = restored.config, restored.mesh
     encode, of_views = make_encode(config, mesh), instruments.make_measure(config, mesh)
