@@ -123,7 +123,7 @@ def test_a_limit_that_strikes_keeps_what_is_there_and_the_next_stage_runs(parts,
     assert code == 1
     hung, fine = results["stages"]
     assert (hung["end"], fine["end"]) == ("stopped by its limit", "ended")
-    assert hung["note"].endswith("s by its limit; what is there is kept")
+    assert hung["note"].endswith("s by its limit; its results so far are kept")
     assert hung["limit_seconds"] == pytest.approx(8, abs=0.5)
     assert sum(row["stage"] == "right" for row in results["rows"]) == 6
 
@@ -179,7 +179,7 @@ def test_the_limits_of_all_parts_keep_within_the_minutes():
         (["--minutes=5", "--out=OUT", "--stages="], "--stages is empty"),
         (["--minutes=5", "--out=OUT", "--train=configs/nothing.py"], "nothing.py"),
         (["--minutes=5", "--out=OUT", "--train=configs/cifar10.py:size=3"], "'size' is unknown"),
-        (["--minutes=5", "--out=OUT", "--data=nothing.npz"], "--data=nothing.npz: there is no such file"),
+        (["--minutes=5", "--out=OUT", "--data=nothing.npz"], "--data=nothing.npz does not exist"),
         (["--minutes=5", "--out=/proc/nothing"], "--out=/proc/nothing: cannot be written"),
     ],
 )

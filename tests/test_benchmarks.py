@@ -27,7 +27,7 @@ CONFIG = "--config=configs/digits.py:paper,runlocal"
         ([], "--config is missing"),
         ([CONFIG, "--peers=tensor"], "the peers are torch, library"),
         ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
-        ([CONFIG, "--config.microbatches=2"], "microbatches=2: the peers have 1 alone"),
+        ([CONFIG, "--config.microbatches=2"], "microbatches=2: the peers support only 1"),
         ([CONFIG, "--config.views.solarize=0.2"], "add --config.views.solarize=0.0"),
         (["--config=configs/digits.py:runlocal"], "views.jitter=0"),
         ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),

@@ -1,4 +1,4 @@
-"""What the measurements say: a line for the screen, tables in Markdown, and the JSON file."""
+"""The report of the measurements: lines for the screen, and tables in Markdown."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.accelerator_stages import drawing
 
-WIDTH = 220  # characters of a line on the screen
-# For each table: its heading, and its columns (key of a row, heading, format).
+WIDTH = 220  # the most characters of a line on the screen
+# For each table: heading, and columns (key of a row, heading, format).
 NAME, STATUS, NOTE = ("name", "what", "{}"), ("status", "", "{}"), ("note", "note", "{}")
 TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "right": (
@@ -63,13 +63,13 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
 
 
 def cells(row: Mapping[str, Any], table: str) -> list[str]:
-    """Returns the texts of a row of a table; empty where it has no figure."""
+    """Returns the texts of a row of a table; empty for a missing figure."""
     found = ((row.get(key), form) for key, _, form in TABLES[table][1])
     return ["" if value is None else form.format(value).replace("|", "/") for value, form in found]
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """Returns a row for the screen: the first column as it is, the others with their headings."""
+    """Returns a row for the screen: the first column alone, the other columns with their headings."""
     headings = [heading for _, heading, _ in TABLES[row["table"]][1]]
     named = zip(headings, cells(row, row["table"]), strict=True)
     texts = [f"{heading}: {text}" if heading and index else text for index, (heading, text) in enumerate(named) if text]
@@ -77,7 +77,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the whole report."""
+    """Returns the report in Markdown."""
     lines = ["# Measured on an accelerator", "", f"`{results['command']}`, begun {results['began']}", ""]
     if results["dry_run"]:
         lines += ["**A rehearsal at tiny sizes on the CPU: no figure here says anything of an accelerator.**", ""]
