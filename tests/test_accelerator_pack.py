@@ -1,4 +1,4 @@
-"""What travels to a GPU machine: images without loss, in parts; wrong input is one line."""
+"""The pack for a GPU machine: lossless images in parts; wrong input is one line."""
 
 import subprocess
 import sys

@@ -119,5 +119,5 @@ def test_corruptions_are_as_ours_in_the_mean(resolved, images):
         b = b.numpy()
         np.testing.assert_allclose(a.mean(axis=(0, 1, 2)), b.mean(axis=(0, 1, 2)), atol=0.04)
         np.testing.assert_allclose(a.std(axis=(0, 1, 2)), b.std(axis=(0, 1, 2)), atol=0.04)
-        # Within an image: blur, crop and jitter change this one.
+        # Blur, crop and jitter change this statistic within an image.
         np.testing.assert_allclose(a.std(axis=(1, 2)).mean(axis=0), b.std(axis=(1, 2)).mean(axis=0), atol=0.04)
