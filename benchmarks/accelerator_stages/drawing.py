@@ -25,7 +25,7 @@ def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]
             {"sit_jax": [100 * r["mfu"] for r in shares]},
         ),
         (
-            "Beside PyTorch",
+            "Against PyTorch",
             "source images a second",
             names(peer),
             {"sit_jax": [row["ours"] for row in peer], "PyTorch": [row["theirs"] for row in peer]},

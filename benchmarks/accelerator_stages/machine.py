@@ -39,7 +39,7 @@ def packages() -> str:
             version = "absent"
         if version == "absent" or not requirement.specifier.contains(version, prereleases=True):
             found.append(f"{requirement.name} {version}, not {requirement.specifier}")
-    return "; ".join(found) or "all as requirements.txt wants them"
+    return "; ".join(found) or "all as in requirements.txt"
 
 
 def card() -> dict[str, str] | str:

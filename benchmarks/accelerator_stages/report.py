@@ -19,7 +19,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (NAME, STATUS, ("value", "measured", "{:.4g}"), ("unit", "unit", "{}"), NOTE),
     ),
     "fast": (
-        "How fast? Source images a second, two views each",
+        "How fast? Source images per second, two views each",
         (
             *(NAME, STATUS, ("images_per_second", "images/s", "{:.0f}"), ("milliseconds", "step, ms", "{:.2f}")),
             *(("mfu", "share of the measured ceiling", "{:.1%}"), ("program_gib", "program, GiB", "{:.2f}")),
@@ -34,7 +34,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "peer": (
-        "Beside PyTorch, in turns on the same device",
+        "Against PyTorch, in turns on the same device",
         (
             *(NAME, STATUS, ("ours", "sit_jax, images/s", "{:.0f}"), ("theirs", "PyTorch, images/s", "{:.0f}")),
             *(("ratio", "ratio", "{:.2f}"), ("least", "lowest", "{:.2f}"), ("most", "highest", "{:.2f}"), NOTE),
@@ -42,14 +42,14 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "trace": ("Where does the time go?", (NAME, STATUS, ("value", "measured", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),
     "causes": (
-        "What is the time for? All kernels of a step",
+        "What takes the time? All kernels of a step",
         (
             *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
             ("roofline_milliseconds", "roofline, ms", "{:.3f}"),
         ),
     ),
     "kernels": (
-        "The kernels that take the most time, a step",
+        "The slowest kernels, per step",
         (
             *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
             *(("calls", "calls", "{:.0f}"), ("gflop", "GFLOP", "{:.2f}"), ("megabytes", "MB", "{:.2f}")),
@@ -58,7 +58,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "learn": ("What does it learn?", (NAME, STATUS, ("value", "value", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),
-    "machine": ("What was measured on", (NAME, ("value", "description", "{}"), NOTE)),
+    "machine": ("The machine", (NAME, ("value", "description", "{}"), NOTE)),
 }
 
 
@@ -80,7 +80,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Returns the report in Markdown."""
     lines = ["# Measured on an accelerator", "", f"`{results['command']}`, begun {results['began']}", ""]
     if results["dry_run"]:
-        lines += ["**A rehearsal at tiny sizes on the CPU: no figure here says anything of an accelerator.**", ""]
+        lines += ["**A rehearsal at tiny sizes on the CPU: no figure here applies to an accelerator.**", ""]
     lines += ["| stage | end | seconds | limit, s | note |", "|---|---|---|---|---|"]
     for ended in results["stages"]:
         name = f"{ended['stage']} ({ended['module'].rpartition('.')[2]})"

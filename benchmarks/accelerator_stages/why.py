@@ -42,7 +42,7 @@ def main(stage: Stage) -> None:
             jax.block_until_ready(found["step"].train())
             time = measure({"step": found["step"].train}, 5)["step"]["median"]
         found["ceilings"] = machine.ceilings(found["step"].config.model.products, 5)  # as in sit_jax.bench
-        return {"value": 1e3 * time, "unit": f"ms a step of {case.name}, without a trace", "compiled": figures}
+        return {"value": 1e3 * time, "unit": f"ms per step of {case.name}, without a trace", "compiled": figures}
 
     def traced() -> dict[str, Any]:
         folder = fresh(pathlib.Path(stage.work) / "trace")
@@ -52,7 +52,7 @@ def main(stage: Stage) -> None:
         if not found["times"]:
             raise Skip("the trace names no kernel with its instruction")
         total = sum(found["times"].values()) / STEPS
-        return {"value": total / 1e6, "unit": "ms of kernels a step, those beside each other counted each"}
+        return {"value": total / 1e6, "unit": "ms of kernels per step, concurrent kernels counted separately"}
 
     if not stage.attempt("trace", "step", compiled) or not stage.attempt("trace", "kernels", traced):
         return
@@ -61,7 +61,7 @@ def main(stage: Stage) -> None:
     def counted() -> dict[str, Any]:
         work.update(count(hlo.parse(found["step"].step.as_text())))
         known = sum(time for name, time in found["times"].items() if name in work)
-        return {"value": known / sum(found["times"].values()), "unit": "of that time is of instructions of the program"}
+        return {"value": known / sum(found["times"].values()), "unit": "of that time, from instructions of the program"}
 
     stage.attempt("trace", "joined with the program", counted)
     total = sum(found["times"].values())

@@ -15,7 +15,7 @@ MEMORY = {
     "batch": "batch of images",
     "padding": "padding of these",
     "temporaries": "temporaries",
-    "output": "output beside the state",
+    "output": "output without the state",
     "program": "program",
     "total": "total",
 }
@@ -150,7 +150,7 @@ def _roofline(found: Mapping[str, Any]) -> list[str]:
     return [
         f"roofline: {found['kernels']} kernels one after another, each at the full speed of products or memory, take "
         f"{found['seconds'] * 1e3:.1f} ms;",
-        f"at most {found['images_per_second']:,.0f} images/s and {found['mfu']:.1%} MFU with the collectives beside "
+        f"at most {found['images_per_second']:,.0f} images/s and {found['mfu']:.1%} MFU if collectives overlap with "
         "them; the three largest causes:",
         *_table(causes),
     ]

@@ -46,7 +46,7 @@ class Task(NamedTuple):
     make_head: Callable[[ConfigDict, int, jnp.dtype, nnx.Rngs], nnx.Module]  # (section `model`, D, dtype, rngs) -> head
     # (output, views of a chunk, configuration) -> the chunk's contribution to the loss of the batch
     of_chunk: Callable[[jax.Array, Views, ConfigDict], Arrays]
-    multiplications: Callable[[ConfigDict, int, int], int]  # (section `model`, D, V) -> those of head and loss, forward
+    multiplications: Callable[[ConfigDict, int, int], int]  # (section `model`, D, V) -> forward, in head and loss
     likelihood_scale: float  # a in the likelihood exp(-a s) of the log variance s: 1 for a cross-entropy, 0.5 for L1
     weight: str  # default in `loss.weights`
     label: str  # name of the loss in plots

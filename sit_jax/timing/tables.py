@@ -67,7 +67,7 @@ def text(result: Mapping[str, Any]) -> str:
         f"of the {giga(ceilings['bytes_per_second'])}B/s of a copy",
         f"peak memory         host {giga(memory['host_peak'])}B, device {giga(device)}B"
         + ("" if memory["device_peak"] else " (arguments and temporaries of the step)"),
-        f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, of which tracing "
+        f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, including tracing "
         f"{compiled['trace_seconds']:.1f} s and compiling {compiled['compile_seconds']:.1f} s",
     ]
     if result["reading"]:
