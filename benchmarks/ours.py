@@ -1,4 +1,4 @@
-"""The training step of sit_jax as its training loop compiles and feeds it, to be timed."""
+"""The training step of sit_jax, compiled and fed as in the training loop, for timing."""
 
 import time
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ class Ours:
     """sit_jax on all devices of this machine."""
 
     def setup(self, config: dict, data: str, exchange: str) -> dict:
-        """Compiles and makes a first step; with a path `exchange`, writes there what peers are compared with.
+        """Compiles and makes a first step; if `exchange` is a path, writes the reference data for the peers there.
 
-        Returns the resolved configuration, the number of parameters, the losses on the views that were written, the
-        device and the seconds up to the end of the first step. Raises InputError where there are several GPUs.
+        Returns the resolved configuration, the number of parameters, the losses on the written views, the device and
+        the seconds to the end of the first step. Raises InputError if there are several GPUs.
         """
         commands.run_steps_one_by_one()
         if jax.default_backend() == "gpu" and jax.device_count() > 1:
@@ -57,7 +57,7 @@ class Ours:
         }
 
     def run(self, steps: int, feed: str) -> float:
-        """Makes so many steps, on arrays in memory or on the `stream` of the training; returns their seconds."""
+        """Makes `steps` steps on arrays in memory or on the `stream` of a training; returns their seconds."""
         if feed not in self.feeds:
             self.feeds[feed] = self.stream()
         begin = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Texts of compiled programs, shortened: what the compilers for TPUs and GPUs write of a training step."""
+"""Shortened texts of compiled programs: the TPU and GPU compilers' output for a training step."""
 
-# Shortened from what the TPU compiler writes: a loop with an all-gather that is spread over fusions, a fused
-# reduce-scatter, products as convolutions, and a sum over two slices of four chips.
+# Shortened output of the TPU compiler: a loop with an all-gather spread over fusions, a fused reduce-scatter, products
+# as convolutions, and a sum over two slices of four chips.
 TPU_PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
 FileNames
@@ -82,9 +82,9 @@ ENTRY %main (param.1: f32[256,128], param.2: f32[64,64]) -> f32[64,128] {
 }
 """  # noqa: E501
 
-# Shortened from what the compiler writes for an H100: a loop over layers that loads what was saved beside other work,
-# products as calls of cuBLASLt, one of them with the slice of its weights, another one as a Triton kernel, attention by
-# cuDNN, collectives of eight GPUs.
+# Shortened output of the compiler for an H100: a loop over layers that loads stored values during other work, products
+# as calls of cuBLASLt (one with the slice of its weights), a product as a Triton kernel, attention by cuDNN, and
+# collectives of eight GPUs.
 GPU_PROGRAM = """HloModule jit_train_step, is_scheduled=true, num_partitions=8
 
 FileNames

@@ -17,7 +17,7 @@ from sit_jax.train.state import TrainState
 
 
 def checksum_by_hand(x):
-    """The definition in NumPy: the sum of the bits of each element times an odd weight, modulo 2**32."""
+    """The definition in NumPy: the sum of each element's bits times an odd weight, modulo 2**32."""
     bits = np.ascontiguousarray(x).view(np.uint32).ravel().astype(np.uint64)
     return int((bits * (2 * np.arange(bits.size, dtype=np.uint64) + 1)).sum() % 2**32)
 
@@ -45,7 +45,7 @@ def test_one_flipped_bit_changes_the_checksum(place, bit):
 
 
 def make_state(step, fsdp=4):
-    """A state whose array is large and random, so that its file is not compressed, sharded over `fsdp` devices."""
+    """A state sharded over `fsdp` devices; its array is large and random, so that its file is not compressed."""
     mesh = make_mesh(-1, fsdp)
     state = TrainState(jnp.int32(step), {"model": {"w": array((256, 1024), step)}}, (jnp.float32(step),), None)
     return jax.device_put(state, state_shardings(state, mesh))

@@ -1,4 +1,4 @@
-"""Every configuration takes two real steps, on random images of its size in place of its data set."""
+"""Every configuration takes two real steps on random images of its size."""
 
 import importlib
 import json

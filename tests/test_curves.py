@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn of which run, and what is said where there is nothing to draw."""
+"""Learning curves: the plotted metrics and runs, and the error if there is nothing to plot."""
 
 import json
 
@@ -13,7 +13,7 @@ from sit_jax.model.tasks import TASKS
 
 
 def write_run(folder, decay, knn=True):
-    """A run of ten epochs: a training line each, and evaluations at its begin and end."""
+    """A run of ten epochs: one training line per epoch, and evaluations at its start and end."""
     rows = [{"step": 0, "epoch": 0.0, "eval/rotation_accuracy": 0.25} | ({"eval/knn_top1": 0.1} if knn else {})]
     for epoch in range(1, 11):
         losses = {f"train/{task}": decay**epoch for task in TASKS}
@@ -29,7 +29,7 @@ def draw(*options):
 
 
 def coloured(path):
-    """Pixels of the first colours of the plot's cycle: of the first run, of the second."""
+    """Pixels of the first two colours of the plot's cycle: of the first run and of the second run."""
     pixels = np.asarray(Image.open(path).convert("RGB"), int)
     return [(np.abs(pixels - colour).sum(axis=-1) < 30).sum() for colour in ([31, 119, 180], [255, 127, 14])]
 

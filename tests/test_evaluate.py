@@ -1,4 +1,4 @@
-"""Evaluations as commands: what they write, that they repeat, go on, and choose nothing by the test split."""
+"""Evaluations as commands: their files, repetition and resumption, and no choice by the test split."""
 
 import json
 import shutil
@@ -142,7 +142,7 @@ def test_pixels_and_intervals_stand_beside_the_encoder(run):
 
 
 def test_the_better_pixels_are_the_baseline():
-    """Raw ones are kept to what a fit can take, and shrunk ones beside them: the better ones with the most labels."""
+    """Baselines are raw pixels, capped in number, and shrunk pixels; the better one at the most labels counts."""
     assert [tuple(pixels) for pixels in baselines(32, 32)] == [("raw", 32, 1), ("8 x 8", 8, 4)]
     assert [tuple(pixels) for pixels in baselines(224, 16)] == [("16 x 16", 16, 1), ("8 x 8", 8, 28)]
     assert [tuple(pixels) for pixels in baselines(8, 32)] == [("raw", 8, 1)]
@@ -233,7 +233,7 @@ def test_few_labels_with_repeats(run):
 
 @pytest.mark.parametrize("protocol,overrides", [("linear", {}), ("linear", {"linear.epochs": 20.0}), ("finetune", {})])
 def test_test_labels_influence_no_choice(root, run, protocol, overrides):
-    """With scrambled test labels the scores fall, and all that was chosen or trained stays the same."""
+    """With scrambled test labels, the scores fall, and all chosen or trained values stay the same."""
     reports = []
     for name in ("own", "scrambled"):
         options = {"data": f"npz:{root / name}.npz", "overrides": TINY | overrides}

@@ -1,4 +1,4 @@
-"""Pictures of reconstructions and of attention: what is in them, and what wrong input is told."""
+"""Pictures of reconstructions and of attention: their contents, and the errors for wrong input."""
 
 import re
 
@@ -52,7 +52,7 @@ def state(config):
 
 @pytest.fixture(scope="module")
 def workdir(config, state, tmp_path_factory):
-    """A work directory as a training leaves it, without the training."""
+    """A work directory as left by a training, without the training."""
     path = tmp_path_factory.mktemp("run")
     write_config(path, config)
     checkpoints = Checkpoints(path, keep_latest=1, keep_best=0)
@@ -63,7 +63,7 @@ def workdir(config, state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Five pictures of several sizes and formats, at several depths."""
+    """Five pictures of several sizes and formats, in nested folders."""
     root = tmp_path_factory.mktemp("images")
     (root / "deep" / "er").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def tiles(picture, count):
 
 
 def cut(picture, rows, columns):
-    """The images [rows, columns, 64, 64, 3] from the upper left corner on."""
+    """The images [rows, columns, 64, 64, 3], starting at the upper left corner."""
     images = picture[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, 3)
     return images.swapaxes(1, 2)[:, :, GAP:-GAP, GAP:-GAP]
 
@@ -121,7 +121,7 @@ def test_without_corruption_the_second_row_equals_the_first(workdir, images, tmp
     upright = Image.open(images / "a.png").resize((16, 16), Image.Resampling.BICUBIC, box=(5, 0, 25, 20))
     np.testing.assert_allclose(original[0, ::4, ::4], np.asarray(upright).astype(int), atol=1)
     found = re.search(r"pictures \(5\): mean absolute error ([\d.]+)", capsys.readouterr().out)
-    # The picture is clipped and rounded, and the untrained model hardly leaves the middle of the range.
+    # The picture is clipped and rounded; the untrained model stays near the middle of the range.
     np.testing.assert_allclose(float(found[1]), np.abs(rebuilt - original).mean() / 127.5, atol=5e-3)
 
 
@@ -223,11 +223,11 @@ def layer_norm(x, params):
 
 
 def test_attention_maps_equal_the_formula(config, state):
-    """By NumPy in float64, from the parameters of a model of one layer."""
+    """Against NumPy in float64, with the parameters of a model of one layer."""
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     params = jax.tree.map(np.array, state.params["model"])
     block = params["encoder"]["blocks"]
-    # Larger than a trained one has: untrained attention is the same everywhere.
+    # Larger than trained weights: untrained attention is nearly uniform.
     block["attention"]["qkv"]["kernel"] *= 20
     block["norm1"]["bias"] += 0.3
     block["attention"]["qkv"]["bias"] += np.linspace(-1, 1, 96, dtype=np.float32)
@@ -240,7 +240,7 @@ def test_attention_maps_equal_the_formula(config, state):
     first = jax.tree.map(lambda leaf: leaf[0], p["blocks"])
     qkv = layer_norm(x, first["norm1"]) @ first["attention"]["qkv"]["kernel"] + first["attention"]["qkv"]["bias"]
     q, k = qkv.reshape(3, 18, 3, 2, 16).transpose(2, 0, 3, 1, 4)[:2]
-    weights = softmax(q @ k.swapaxes(-1, -2) / 4)  # [images, heads, from, to]
+    weights = softmax(q @ k.swapaxes(-1, -2) / 4)  # [images, heads, queries, keys]
     expected = weights[:, :, :2, 2:].swapaxes(1, 2).reshape(3, 2, 2, 4, 4)
     assert found.shape == expected.shape
     assert found.dtype == np.float32

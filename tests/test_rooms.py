@@ -1,10 +1,10 @@
-"""The rooms of the package: imports run downward only, files stay short, one command a file."""
+"""The rooms of the package: imports only run downward, files are short, and each command has one file."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "sit_jax"
-# From the top; a room imports rooms below it and itself. The files of the top floor are the commands.
+# From the top; a room imports only lower rooms and itself. The files of the top floor are the commands.
 ROOMS = (
     *("commands", "eval", "timing", "compiled", "train", "probes", "config", "model", "data", "views"),
     *("parallel", "draw", "common"),
@@ -38,7 +38,7 @@ def test_every_room_is_on_a_floor():
 
 
 def test_imports_run_downward():
-    """The door, __init__.py, is below everything but `common`, which restarts a command."""
+    """__init__.py is below all rooms except `common`, which restarts a command."""
     upward = [
         f"{file.relative_to(ROOT)} imports {other}"
         for file in FILES
@@ -53,7 +53,7 @@ def test_no_file_is_long():
 
 
 def test_no_import_of_another_command():
-    """A file of the top floor is one command."""
+    """Each file of the top floor is one command."""
     for file in ROOT.glob("*.py"):
         assert "commands" not in set(imported_rooms(file)), file.name
         if file.name != "__init__.py":
@@ -86,7 +86,7 @@ def test_modules_of_a_room_import_each_other_in_no_circle():
 
 
 def targets(node):
-    """The modules that an import reads: the one named, or those that its names are."""
+    """The modules that an import reads: the named module, or imported names that are modules."""
     base = node.module.removeprefix("sit_jax.")
     for alias in node.names:
         inner = ROOT / Path(*base.split(".")) / f"{alias.name}.py"

@@ -1,4 +1,4 @@
-"""A task, a corruption and a protocol are rows: toy rows, added from outside, reach all that derives from the rows."""
+"""Tasks, corruptions and protocols are rows: added toy rows reach everything that derives from the rows."""
 
 import json
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def brightness_loss(output, views, config):
-    """Tells the mean of the clean view from the contrastive token."""
+    """Predicts the mean of the clean view from the contrastive token."""
     return {"loss": jnp.mean((output[:, 0] - views.clean.mean(axis=(1, 2, 3))) ** 2), "brightness_mean": output.mean()}
 
 
@@ -57,7 +57,7 @@ INVERT = Corruption(
 
 
 def majority(subject, unit):
-    """Takes every test image for the class with the most labels."""
+    """Predicts the class with the most labels for every test image."""
     votes = np.bincount(subject.data.train_labels[unit.rows], minlength=subject.data.num_classes).astype(float)
     votes = np.tile(votes, (len(subject.data.test_labels), 1))
     return score(votes, subject.data.test_labels) | {"hyperparameters": {"floor": subject.restored.config.eval.knn_k}}

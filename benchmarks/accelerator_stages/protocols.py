@@ -1,4 +1,4 @@
-"""Stage `learn`, continued: k-NN and the linear classifier of encoders, and of raw pixels by the same protocol."""
+"""Stage `learn`: k-NN and linear classifier of encoders, and of raw pixels by the same protocol."""
 
 import functools
 import pathlib
@@ -29,7 +29,7 @@ def add_scores(stage: Stage, what: str, scores: Mapping[str, Score], note: str =
 
 
 def of_encoder(restored: Restored, data: Labelled, params: dict) -> dict[str, Score]:
-    """Returns the two protocols of sit_jax.evaluate on all labels; features are computed once for each."""
+    """Returns the two protocols of sit_jax.evaluate with all labels; each computes the features once."""
     return scores_of(restored, data, params, make_encode(restored.config, restored.mesh))
 
 
@@ -40,14 +40,14 @@ def scores_of(restored: Restored, data: Labelled, params: dict, encode: Encode) 
 
     def top1(protocol: str) -> float:
         result = PROTOCOLS[protocol].score(subject, unit)
-        assert result is not None  # only trainings of classifiers are stopped by signals
+        assert result is not None  # score returns None only if a signal stops the training of a classifier
         return result["top1"]
 
     return {"k-NN": lambda: top1("knn"), "linear": lambda: top1("linear")}
 
 
 def random_weights(config: ml_collections.ConfigDict) -> Restored:
-    """Returns the encoder of a resolved configuration as its training starts."""
+    """Returns the encoder of a resolved configuration with its initial weights."""
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         params = jax.jit(lambda: init_params(config, with_heads=False))()
@@ -55,7 +55,7 @@ def random_weights(config: ml_collections.ConfigDict) -> Restored:
 
 
 def of_pixels(config: ml_collections.ConfigDict, data: Labelled, mesh: Mesh, side: int) -> dict[str, Score]:
-    """Returns the two protocols on pixels from -1 to 1, laid end to end, of images of `side` pixels."""
+    """Returns the two protocols on flattened pixels in [-1, 1] of images of `side` pixels."""
     size = config.data.image_size or config.model.image_size
 
     def checked(score: Score) -> Score:

@@ -1,4 +1,4 @@
-"""From a resolved configuration to the model."""
+"""Makes the model of a resolved configuration."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from sit_jax.model.vit import SiT
 
 
 def make_compute(config: ml_collections.ConfigDict) -> Compute:
-    """Returns how a resolved configuration has its model computed."""
+    """Returns the computation settings of a resolved configuration."""
     model = config.model
     return Compute(jnp.dtype(config.dtype), model.products, model.attention, model.remat, model.unroll, model.halves)
 
@@ -22,7 +22,7 @@ def make_model(config: ml_collections.ConfigDict, key: jax.Array) -> SiT:
 
 
 def make_graphdefs(config: ml_collections.ConfigDict) -> dict[str, nnx.GraphDef]:
-    """Returns the static halves of the `model`, of its `encoder` and of the head of each task, by name."""
+    """Returns the graph definitions of the `model`, of its `encoder` and of each task's head, by name."""
     model = nnx.eval_shape(lambda: make_model(config, jax.random.key(0)))
     parts = {"model": model, "encoder": model.encoder, **{name: getattr(model, name) for name in TASKS}}
     return {name: nnx.split(part, nnx.Param)[0] for name, part in parts.items()}

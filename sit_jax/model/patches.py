@@ -1,18 +1,18 @@
-"""From images to patches and back."""
+"""Cuts images into patches and joins patches into images."""
 
-# The array_api variant never looks for other frameworks, such as a TensorFlow that cannot be imported.
+# The array_api variant does not look for other frameworks, so a broken TensorFlow does no harm.
 import einops.array_api as einops
 import jax
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
-    """Cuts [V, s, s, 3] into patches [V, N, P * P * 3], row by row."""
+    """Cuts images [V, s, s, 3] into patches [V, N, P * P * 3] in row-major order."""
     pattern = "v (h p) (w q) c -> v (h w) (p q c)"
     return einops.rearrange(images, pattern, p=patch_size, q=patch_size)
 
 
 def unpatchify(patches: jax.Array, patch_size: int) -> jax.Array:
-    """Puts patches [V, N, P * P * 3] of square images together again, [V, s, s, 3]."""
+    """Joins the patches [V, N, P * P * 3] of square images into images [V, s, s, 3]."""
     side = round(patches.shape[1] ** 0.5)
     pattern = "v (h w) (p q c) -> v (h p) (w q) c"
     return einops.rearrange(patches, pattern, h=side, p=patch_size, q=patch_size)

@@ -1,7 +1,7 @@
-"""The three tasks of SiT (sections 3.1 to 3.3): everything that belongs to a task is in its row of TASKS.
+"""The three tasks of SiT (sections 3.1 to 3.3): each row of TASKS defines one task completely.
 
-The model, the step, the evaluation, plots, the FLOPs of a plan, checks and defaults derive from the rows. A new task is
-one row, with its head and its loss.
+The model, the step, the evaluation, the plots, the FLOPs of a plan, the checks and the defaults derive from the rows. A
+new task needs one row with its head and its loss.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ Arrays = dict[str, jax.Array]
 
 
 class Result(NamedTuple):
-    """A task on a whole batch."""
+    """The result of a task on a whole batch."""
 
     loss: jax.Array  # []
-    metrics: Arrays  # further scalars, by name
-    statistics: dict[str, Statistics]  # of the batch normalisations in the head, by their names
+    metrics: Arrays  # other scalars, by name
+    statistics: dict[str, Statistics]  # of the head's batch normalisations, by layer name
 
 
 def mean_of_chunks(head: nnx.Module, chunks: Arrays, config: ConfigDict) -> Result:
@@ -39,24 +39,24 @@ def mean_of_chunks(head: nnx.Module, chunks: Arrays, config: ConfigDict) -> Resu
 
 
 class Task(NamedTuple):
-    """A row of TASKS; a head reads the tokens `reads` and its output has the name `output` among those of the model."""
+    """A row of TASKS: the head reads the tokens `reads`, and the model returns its result under the name `output`."""
 
-    reads: int  # ROTATION, CONTRASTIVE or PATCHES; heads draw their weights in this order
+    reads: int  # ROTATION, CONTRASTIVE or PATCHES; heads draw initial weights in this order
     output: str
-    make_head: Callable[[ConfigDict, int, jnp.dtype, nnx.Rngs], nnx.Module]  # (section `model`, D, dtype, rngs)
-    # (output, views of a chunk, configuration) -> what the loss needs of a chunk of the batch
+    make_head: Callable[[ConfigDict, int, jnp.dtype, nnx.Rngs], nnx.Module]  # (section `model`, D, dtype, rngs) -> head
+    # (output, views of a chunk, configuration) -> the chunk's contribution to the loss of the batch
     of_chunk: Callable[[jax.Array, Views, ConfigDict], Arrays]
-    multiplications: Callable[[ConfigDict, int, int], int]  # (section `model`, D, V): of head and loss, forward
-    likelihood_scale: float  # a, of the likelihood exp(-a s) of a log variance s: 1 for a cross-entropy, 0.5 for L1
-    weight: str  # the default in `loss.weights`
-    label: str  # of the loss in plots
-    line: str  # style of the log variance in plots, for matplotlib
-    # (head, what `of_chunk` returned, stacked, configuration) -> the loss of the whole batch
+    multiplications: Callable[[ConfigDict, int, int], int]  # (section `model`, D, V) -> forward, in head and loss
+    likelihood_scale: float  # a in the likelihood exp(-a s) of the log variance s: 1 for a cross-entropy, 0.5 for L1
+    weight: str  # default in `loss.weights`
+    label: str  # name of the loss in plots
+    line: str  # matplotlib line style of the log variance in plots
+    # (head, stacked results of `of_chunk`, configuration) -> the result on the whole batch
     of_batch: Callable[[Any, Arrays, ConfigDict], Result] = mean_of_chunks
-    whole_batch: bool = False  # the output is the tokens themselves, and `of_batch` runs the head
-    metrics: tuple[str, ...] = ()  # the names in `Result.metrics`
-    shown: tuple[str, ...] = ()  # evaluation metrics on screen; metrics.jsonl has all
-    floor: Callable[[int, float, int], float] | None = None  # (V, temperature, views): the least loss, if known
+    whole_batch: bool = False  # the model returns the tokens as `output`, and `of_batch` runs the head
+    metrics: tuple[str, ...] = ()  # names in `Result.metrics`
+    shown: tuple[str, ...] = ()  # evaluation metrics on screen; metrics.jsonl holds all metrics
+    floor: Callable[[int, float, int], float] | None = None  # (V, temperature, views) -> approximate least loss
 
 
 def _of_rebuilt(patches: jax.Array, views: Views, config: ConfigDict) -> Arrays:
@@ -78,7 +78,7 @@ def _of_logits(logits: jax.Array, views: Views, config: ConfigDict) -> Arrays:
 
 
 def _contrastive(head: nnx.Linear | Projector, chunks: Arrays, config: ConfigDict) -> Result:
-    # Batch normalisations and negatives are of the whole batch.
+    # Batch normalisation and negatives need the whole batch.
     embedding, statistics = project(head, join(chunks["token"]), training=True)
     return Result(losses.nt_xent(embedding, config.loss.temperature, config.views.count), {}, statistics)
 
@@ -131,5 +131,5 @@ TASKS = {
 
 
 def tasks_on(loss: ConfigDict) -> list[str]:
-    """Returns the tasks that no weight of the section `loss` switches off."""
+    """Returns the tasks whose weight in the section `loss` is "learned" or not 0."""
     return [task for task in TASKS if loss.weights[task] == "learned" or float(loss.weights[task])]

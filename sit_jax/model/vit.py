@@ -1,6 +1,6 @@
-"""The Vision Transformer with a rotation token and a contrastive token, and its three heads (SiT, section 3).
+"""The Vision Transformer with a rotation token, a contrastive token and three heads (SiT, section 3).
 
-What exists for speed alone is in `model/fast/`; a reader can take each name from there at its word.
+The functions from `model/fast/` compute what their names say; their code is separate because it is tuned for speed.
 """
 
 import jax
@@ -23,7 +23,7 @@ from sit_jax.model.tasks import TASKS
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, [V, T, D] to [V, T, D], softmax in float32."""
+    """Multi-head self-attention, [V, T, D] to [V, T, D]; the softmax is in float32."""
 
     def __init__(self, width: int, heads: int, compute: Compute, rngs: nnx.Rngs):
         self.heads, self.implementation = heads, compute.attention
@@ -31,12 +31,12 @@ class Attention(nnx.Module):
         self.out = linear(width, width, rngs, compute.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Attends from every token to every token."""
+        """Lets every token attend to all tokens."""
         return rows(self.out, self_attention(self.qkv, x, self.heads, self.implementation))
 
 
 class Block(nnx.Module):
-    """One pre-norm transformer layer, [V, T, D] to [V, T, D], with stochastic depth."""
+    """Pre-norm transformer layer with stochastic depth, [V, T, D] to [V, T, D]."""
 
     def __init__(self, width: int, mlp: int, heads: int, compute: Compute, rngs: nnx.Rngs):
         self.norm1 = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
@@ -46,14 +46,14 @@ class Block(nnx.Module):
         self.mlp_out = linear(mlp, width, rngs, compute.dtype)
 
     def __call__(self, x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Runs the layer; `rate` [] is its drop-path rate, `keys` [V] one key a row, None in evaluation."""
+        """Runs the layer at drop-path rate `rate` []; `keys` [V], one per row, turn stochastic depth on."""
         x = x + drop_path(self.attention(layer_norm(self.norm1, x)), rate, keys, 0)
         hidden = gelu(rows(self.mlp_in, layer_norm(self.norm2, x)))
         return x + drop_path(rows(self.mlp_out, hidden), rate, keys, 1)
 
 
 def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, branch: int) -> jax.Array:
-    """Drops the branch of a row with probability `rate` and scales the kept ones up; without keys, does nothing."""
+    """Drops each row's branch with probability `rate`, else scales it by 1 / (1 - rate); without keys, returns `x`."""
     if keys is None:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, branch), 1 - rate))(keys)
@@ -61,7 +61,10 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, branch: int
 
 
 class Encoder(nnx.Module):
-    """Patches to tokens: [V, s, s, 3] in [-1, 1] to [V, 2 + N, D] after the final norm; rotation token first."""
+    """Encodes images [V, s, s, 3] in [-1, 1] to tokens [V, 2 + N, D] after the final norm.
+
+    The tokens are in the order rotation, contrastive, patches.
+    """
 
     def __init__(
         self,
@@ -93,11 +96,11 @@ class Encoder(nnx.Module):
         self.norm = nnx.LayerNorm(self.width, epsilon=1e-6, rngs=rngs)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Encodes images of any side that the patch divides; one key a row [V] turns stochastic depth on."""
+        """Encodes images of any side divisible by the patch side; `keys` [V], one per row, turn stochastic depth on."""
         return layer_norm(self.norm, self._run(self._embed(images), keys, self.depth))
 
     def attention_weights(self, images: jax.Array) -> jax.Array:
-        """Returns the attention of the last layer, float32 [V, heads, T, T]: from which (axis 2), to which token."""
+        """Returns the last layer's attention weights, float32 [V, heads, T, T]: queries on axis 2, keys on axis 3."""
         x, last = self._run(self._embed(images), None, self.depth - 1), last_layer(self.blocks)
         return attention_weights(last.attention.qkv, layer_norm(last.norm1, x), last.attention.heads)
 
@@ -111,17 +114,18 @@ class Encoder(nnx.Module):
         return jnp.concatenate([tokens, x], axis=1) + position.astype(x.dtype)
 
     def _run(self, x: jax.Array, keys: jax.Array | None, count: int) -> jax.Array:
-        """Runs the first `count` layers; the drop-path rate grows from 0 to that of the last layer."""
+        """Runs the first `count` layers; the drop-path rate grows linearly from 0 to `drop_path` at the last layer."""
         rates = jnp.linspace(0.0, self.drop_path, self.depth)[:count]
         return run_layers(self.blocks, x, keys, rates, bool(self.drop_path), self.compute)
 
 
 class SiT(nnx.Module):
-    """The encoder and the heads of the tasks (SiT, section 3).
+    """The encoder and the heads of all tasks (SiT, section 3).
 
-    `model` is the section `model` of a configuration: `size` is a key of SIZES, `image_size` a multiple of
-    `patch_size`, both in pixels; `stem` "patches" is one linear layer from a patch to its token, "convolutions" a
-    ConvolutionStem; `drop_path` is the rate of the last layer; the rest belongs to the heads (`model/heads.py`).
+    `model` is the section `model` of a configuration. `size` is a key of SIZES. `image_size` is a multiple of
+    `patch_size`, both in pixels. `stem` is "patches" for one linear layer from a patch to its token, or "convolutions"
+    for a ConvolutionStem. `drop_path` is the drop-path rate of the last layer. The other keys configure the heads
+    (`model/heads.py`) and the computation (`model/build.py`).
     """
 
     def __init__(self, model: ml_collections.ConfigDict, compute: Compute, *, rngs: nnx.Rngs):
@@ -134,10 +138,10 @@ class SiT(nnx.Module):
             matrix_unit.use(self)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `keys` [V], one a row, turn stochastic depth on.
+        """Runs the encoder and the heads on images [V, s, s, 3] in [-1, 1]; `keys` [V] turn stochastic depth on.
 
-        Returns float32 `rotation` logits [V, 4], `token` [V, D], which the contrastive head takes, and `patches`
-        [V, N, P * P * 3].
+        Returns float32 arrays: `rotation` logits [V, 4], `token` [V, D], which is the input of the contrastive head,
+        and `patches` [V, N, P * P * 3].
         """
         tokens, outputs = self.encoder(images, keys), {}
         for name, task in TASKS.items():
@@ -147,12 +151,12 @@ class SiT(nnx.Module):
 
 
 def heads_in_order() -> list[str]:
-    """Returns the tasks in the order in which their heads draw weights: the order of the tokens that they read."""
+    """Returns the tasks in the order in which their heads draw initial weights: the order of their tokens."""
     return sorted(TASKS, key=lambda name: TASKS[name].reads)
 
 
 def resize_position_embedding(position: jax.Array, side: int) -> jax.Array:
-    """Resizes position embeddings [2 + n * n, D] to a grid of side x side patches (bicubic); the tokens keep theirs."""
+    """Resizes the patch positions to side x side (bicubic), [2 + N, D] to [2 + side^2, D]; both tokens keep theirs."""
     old_side = round((len(position) - TOKENS) ** 0.5)
     if old_side == side:
         return position

@@ -1,6 +1,6 @@
-"""Self-attention from tokens to weighted means of values: softmax with its own backward pass, or cuDNN's kernel.
+"""Self-attention with its own backward pass, or by cuDNN's kernel.
 
-The backward pass here keeps less and reads less than the derived one.
+The backward pass here stores less and reads less than the derived backward pass.
 """
 
 import einops.array_api as einops
@@ -13,9 +13,9 @@ from sit_jax.parallel.mesh import gather
 
 
 def self_attention(qkv: nnx.Linear, x: jax.Array, heads: int, implementation: str) -> jax.Array:
-    """Returns for each token the weighted means of the values of all tokens, [V, T, D] of x [V, T, D].
+    """Returns each token's weighted mean of the values of all tokens, [V, T, D] to [V, T, D].
 
-    `qkv` is the dense layer [D, 3 D] to queries, keys and values; `implementation` is "xla" or "cudnn".
+    `qkv` is the dense layer [D, 3 D] to queries, keys and values. `implementation` is "xla" or "cudnn".
     """
     if implementation == "cudnn":
         means = jax.nn.dot_product_attention(*project_apart(qkv, x, heads), implementation="cudnn")
@@ -24,24 +24,24 @@ def self_attention(qkv: nnx.Linear, x: jax.Array, heads: int, implementation: st
 
 
 def attention_weights(qkv: nnx.Linear, x: jax.Array, heads: int) -> jax.Array:
-    """Returns how much each token reads from each, float32 [V, heads, T, T]; rows sum to 1."""
+    """Returns the attention weights of all queries over all keys, float32 [V, heads, T, T]; the last axis sums to 1."""
     q, k, _ = project(qkv, x, heads)
     return softmax_weights(q, k)
 
 
 def project(qkv: nnx.Linear, x: jax.Array, heads: int) -> jax.Array:
-    """Returns queries, keys and values, [3, V, heads, T, d]."""
+    """Returns queries, keys and values, [3, V, heads, T, d], with d = D / heads."""
     return einops.rearrange(rows(qkv, x), "v t (n h d) -> n v h t d", n=3, h=heads)
 
 
 def project_apart(qkv: nnx.Linear, x: jax.Array, heads: int) -> list[jax.Array]:
-    """Returns queries, keys and values, [V, T, heads, d] each, by one product for each.
+    """Returns queries, keys and values, [V, T, heads, d] each, from one product each.
 
-    cuDNN wants each of them in one piece. XLA would copy slices of one product.
+    cuDNN needs each array contiguous. If one product computed all three, XLA would copy its slices.
     """
     assert qkv.bias is not None
     flat = x.reshape(-1, x.shape[-1])
-    # Gathered before they are cut: devices that share a parameter cut it at other places.
+    # Gather before slicing: the shards of a parameter do not end where queries, keys and values do.
     whole = (gather(parameter[...].astype(x.dtype)) for parameter in (qkv.kernel, qkv.bias))
     kernels, biases = (jnp.split(parameter, 3, axis=-1) for parameter in whole)
     products = [flat @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
@@ -57,7 +57,7 @@ def softmax_weights(q: jax.Array, k: jax.Array) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Returns the means of the values, weighted by `softmax_weights`; arguments and result are [V, heads, T, d].
 
-    The softmax is float32. The sum divides the product with the values, which is smaller than the weights.
+    The softmax is in float32. Its sum divides the product with the values, which is smaller than the weights.
     """
     return _attend(q, k, v)[0]
 

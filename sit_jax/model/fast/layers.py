@@ -1,4 +1,4 @@
-"""Runs stacked layers: as a loop or one by one, recomputed or kept, in one piece or in two halves of the rows."""
+"""Runs stacked layers: in a loop or unrolled, with or without rematerialisation, whole or in two halves of the rows."""
 
 from typing import TypeVar
 
@@ -15,13 +15,13 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 def run_layers(
     blocks: nnx.Module, x: jax.Array, keys: jax.Array | None, rates: jax.Array, drop: bool, compute: Compute
 ) -> jax.Array:
-    """Runs as many layers of the stack `blocks` as there are `rates` of stochastic depth, [V, T, D] to [V, T, D].
+    """Runs the first layers of the stack `blocks`, one per drop-path rate in `rates`, [V, T, D] to [V, T, D].
 
-    `keys` [V] are there in training, one a row; `drop` turns stochastic depth on.
+    `keys` [V] holds one key per row in training and is None otherwise. `drop` turns stochastic depth on.
 
-    With `compute.halves`, in training, on a mesh of one device, an even number of rows runs in two halves that do not
-    wait for each other: while one leaves cores of a CPU idle, the other one uses them. Several devices fill the cores
-    without it, and would add up gradients twice.
+    If `compute.halves` is set, training on a mesh of one device runs an even number of rows in two independent halves.
+    One half then uses the CPU cores that the other half leaves idle. Several devices keep all cores busy without
+    halves, and halves would make them sum the gradients twice.
     """
     half, odd = divmod(len(x), 2)
     if keys is None or not compute.halves or odd or jax.sharding.get_abstract_mesh().size != 1:
@@ -39,7 +39,7 @@ def _run(blocks: nnx.Module, x: jax.Array, keys: jax.Array | None, rates: jax.Ar
         x = keep_row_major(pin_batch(x)) if compute.unroll else pin_batch(x)
         return nnx.merge(graphdef, params)(x, rate, layer_keys), None
 
-    # A loop keeps the recomputation apart from the forward pass; without one, XLA may take them for the same.
+    # A loop keeps the recomputation separate from the forward pass. Without a loop, XLA could merge the two.
     layer = jax.checkpoint(layer, prevent_cse=compute.unroll) if compute.remat else layer
     count = len(rates)
     layers = (jax.tree.map(lambda leaf: leaf[:count], stacked), rates, jnp.arange(count))
