@@ -1,4 +1,4 @@
-"""From a SOURCE string, as in `data.source` and `--data`, to the data set."""
+"""Opens the data set of a SOURCE string, as in `data.source` and `--data`."""
 
 from sit_jax.common.errors import InputError
 from sit_jax.data import arrays, folder, tfds_source, tiny_imagenet
@@ -10,7 +10,7 @@ FORMS = "digits, folder:PATH, npz:PATH.npz, tfds:NAME, tiny_imagenet:PATH"
 def open_source(name: str) -> Source:
     """Opens `digits`, `folder:PATH`, `npz:PATH.npz`, `tfds:NAME` or `tiny_imagenet:PATH`; lists images, decodes none.
 
-    Raises InputError if the text has another form, or if the data set is missing, empty or inconsistent.
+    Raises InputError if `name` has another form, or if the data set is missing, empty or inconsistent.
     """
     scheme, _, rest = name.partition(":")
     if name == "digits":
