@@ -8,8 +8,8 @@ STAND_IN_SHARE = 0.1  # of the training images
 def stand_in(count: int, labels: np.ndarray | None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Splits the rows of `count` training images into (kept, test rows) for data without a test split; see `hold_out`.
 
-    The evaluation during training and `sit_jax.evaluate` use the default seed: both score the same images, and runs of
-    several seeds can be compared image by image. Without `labels`, all images count as one class.
+    The evaluation during training uses the default seed, as `sit_jax.evaluate` does: both score the same images, and
+    runs of several seeds can be compared image by image. Without `labels`, all images count as one class.
     """
     return hold_out(np.zeros(count, np.int32) if labels is None else labels, STAND_IN_SHARE, seed)
 
