@@ -1,4 +1,4 @@
-"""What all commands share: one way to parse and to show options, one way to run and to end."""
+"""Shared by all commands: parsing options, showing help, running, and exit codes."""
 
 import itertools
 import os
@@ -23,11 +23,11 @@ from sit_jax.common.errors import (
 )
 from sit_jax.common.files import user_cache
 
-HELP_WIDTH = 90  # characters of the text of an option in a line
+HELP_WIDTH = 90  # characters per line of an option's help text
 
 
 def new_flags() -> flags.FlagValues:
-    """Returns flags with --help alone."""
+    """Returns flags that define only --help."""
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -36,9 +36,10 @@ def new_flags() -> flags.FlagValues:
 def parse(
     values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str, positional: str = ""
 ) -> list[str]:
-    """Parses the command line into `values`; returns the arguments without a name: one, if `positional` names it.
+    """Parses the command line into `values` and returns the positional arguments.
 
-    Raises InputError where the command line is wrong, SystemExit(0) after --help.
+    If `positional` is set, it names the single positional argument, which is required; otherwise there is none.
+    Raises InputError if the command line is wrong or a flag in `required` is missing, SystemExit(0) after --help.
     """
     try:
         rest = values(argv)[1:]
@@ -58,7 +59,7 @@ def parse(
 
 
 def help_text(values: flags.FlagValues, description: str) -> str:
-    """Returns the description of a command and a table of its options with their defaults."""
+    """Returns the description of a command, followed by a table of its options with their defaults."""
     rows = []
     for name in sorted(name for name in values if "." not in name and len(name) > 1):  # no keys, no short names
         flag = values[name]
@@ -70,18 +71,18 @@ def help_text(values: flags.FlagValues, description: str) -> str:
 
 
 def default_text(flag: Any) -> str:
-    """Returns the default of a flag for its help; empty where there is none."""
+    """Returns the default of a flag as help text; empty for booleans and for flags without a default."""
     known = isinstance(flag.default, str | int | float) and not isinstance(flag.default, bool) and flag.default != ""
     return f" Default: {flag.default}." if known else ""
 
 
 def one_line(error: Exception) -> str:
-    """Returns the message of an error of the command line, on one line."""
-    while error.args and isinstance(error.args[0], Exception):  # ml_collections puts one into another
+    """Returns the message of a command-line error on one line."""
+    while error.args and isinstance(error.args[0], Exception):  # ml_collections nests exceptions
         error = error.args[0]
-    # A KeyError shows its message as Python would write it, with escaped quotes.
+    # str() of a KeyError escapes the quotes in its message.
     text = f"no such key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
-    # A configuration file that raises comes with its traceback, whose last line names the error.
+    # If a configuration file raises, the message is a traceback; its last line names the error.
     if "Traceback (most recent call last)" in text:
         last = text.strip().splitlines()[-1]
         text = last.partition("InputError: ")[2] or last
@@ -89,25 +90,25 @@ def one_line(error: Exception) -> str:
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR is set."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))
 
 
 def run_steps_one_by_one() -> None:
-    """Lets a step on one CPU device start when the last one has ended; call it before JAX looks for devices.
+    """Makes a step on one CPU device wait for the end of the previous step; call it before JAX looks for devices.
 
-    A step that starts ahead takes its memory before the last one has returned its own, which doubles the memory.
+    A step that starts early allocates before the previous step has freed its memory, which doubles the memory.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
-    """Runs a command and returns its exit code: 0 done, 2 wrong input, 75 stopped by a signal: run it again.
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal (run it again).
 
-    `command` gets the command line and returns whether it reached its end.
+    `command` takes the command line and returns whether it finished.
     """
-    logging.set_verbosity(logging.FATAL)  # orbax warns of usual things, and logs the errors that it raises
+    logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         enable_compilation_cache()

@@ -1,4 +1,4 @@
-"""Early checks: one line names what is wrong with a configuration and the remedy, before any compilation."""
+"""Early checks: wrong values are reported in one line with the remedy, before any compilation."""
 
 import jax
 import ml_collections
@@ -11,14 +11,14 @@ from sit_jax.views.corrupt import group_size
 
 
 def check_config(config: ml_collections.ConfigDict, num_devices: int, device: jax.Device | None = None) -> None:
-    """Raises InputError for the first value that cannot work, before any data is read.
+    """Raises InputError for the first invalid value; reads no data.
 
-    `device` is one of the devices that the step is for; None: those of this machine.
+    `device` is a device that runs the step; None: the first device of this machine.
     """
     check_values(config, TRAINING | corruption_rules())
     check_values(config, {name: EVALUATION[name] for name in ("eval.knn_k", "eval.knn_temperature")})
     if not config.data.source:
-        raise InputError("data.source is not set; give --config.data.source=folder:PATH, for one")
+        raise InputError("data.source is not set; set it, for example --config.data.source=folder:PATH")
     check_model(config.model)
     check_stem(config.model)
     computation.check(config, device or jax.devices()[0])
@@ -29,17 +29,17 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
 
 
 def check_model(model: ml_collections.ConfigDict) -> None:
-    """Raises InputError if the patch does not divide the image."""
+    """Raises InputError if the image side is below 8 pixels or not divisible by the patch side."""
     size, patch = model.image_size, model.patch_size
     if patch < 1 or size < 8 or size % patch:
         raise InputError(
             f"model.image_size={size} must be at least 8 and divisible by model.patch_size={patch}; "
-            f"{max(8, round(size / max(patch, 1)) * patch)} would do"
+            f"use {max(8, round(size / max(patch, 1)) * patch)}"
         )
 
 
 def check_stem(model: ml_collections.ConfigDict) -> None:
-    """Raises InputError if convolutions of stride 2 do not make a patch."""
+    """Raises InputError if the stem is convolutions of stride 2 and the patch side is not 2, 4, 8, 16, ..."""
     if model.stem == "convolutions" and (model.patch_size < 2 or model.patch_size & (model.patch_size - 1)):
         raise InputError(
             f"model.patch_size={model.patch_size} must be a power of two for model.stem=convolutions; "
@@ -48,7 +48,7 @@ def check_stem(model: ml_collections.ConfigDict) -> None:
 
 
 def check_batch(batch_size: int, num_devices: int) -> None:
-    """Raises InputError if the global batch cannot be shared out evenly, or holds no negatives."""
+    """Raises InputError if the devices do not divide the global batch, or if it has no negatives."""
     if batch_size < 2:
         raise InputError(f"batch_size={batch_size} must be at least 2: the contrastive task needs another image")
     if batch_size % num_devices:
@@ -60,7 +60,7 @@ def check_batch(batch_size: int, num_devices: int) -> None:
 
 
 def check_microbatches(microbatches: int, batch_size: int, num_devices: int) -> None:
-    """Raises InputError, with what is possible, unless each device cuts its rows into whole groups of donors."""
+    """Raises InputError unless each device can split its rows into parts of whole donor groups; lists valid numbers."""
     rows, group = batch_size // num_devices, group_size(batch_size)
     possible = [n for n in range(1, rows + 1) if n == 1 or rows % (n * group) == 0]
     if microbatches not in possible:
@@ -71,7 +71,7 @@ def check_microbatches(microbatches: int, batch_size: int, num_devices: int) -> 
 
 
 def check_weights(loss: ml_collections.ConfigDict) -> None:
-    """Raises InputError unless each weight is "learned" or a number, and one task is on."""
+    """Raises InputError unless each weight is "learned" or a number of 0 or more, and at least one task is on."""
     weights = loss.weights
     for task in TASKS:
         try:
@@ -79,13 +79,13 @@ def check_weights(loss: ml_collections.ConfigDict) -> None:
         except ValueError:
             valid = False
         if not valid:
-            raise InputError(f'loss.weights.{task}={weights[task]} must be "learned" or a number from 0')
+            raise InputError(f'loss.weights.{task}={weights[task]} must be "learned" or a number, 0 or more')
     if not tasks_on(loss):
         raise InputError("loss.weights switches all tasks off; leave one on")
 
 
 def check_weighting(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for an option of learned weights that would do nothing."""
+    """Raises InputError if an option of the learned weighting would have no effect."""
     loss, rate = config.loss, config.optim.log_var_rate
     given = [
         *([f"loss.weighting={loss.weighting}"] if loss.weighting != "gradient" else []),
@@ -99,7 +99,7 @@ def check_weighting(config: ml_collections.ConfigDict) -> None:
 
 
 def check_evaluation(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for the first value of an evaluation that cannot work."""
+    """Raises InputError for the first invalid value of an evaluation."""
     check_values(config, EVALUATION)
     if config.linear.hidden and not config.linear.epochs:
         raise InputError("linear.hidden needs training: set linear.epochs above 0")

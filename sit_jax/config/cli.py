@@ -1,4 +1,4 @@
-"""The options that change a configuration: of a file, or of a run."""
+"""Command-line flags that change a configuration, from a file or from a run."""
 
 import pathlib
 import re
@@ -11,13 +11,16 @@ from sit_jax.common.commands import new_flags, one_line, parse
 from sit_jax.common.errors import InputError
 from sit_jax.config.schema import defaults
 
-LOADING = (AttributeError, KeyError, OSError, TypeError, ValueError)  # what ml_collections raises for wrong input
+LOADING = (AttributeError, KeyError, OSError, TypeError, ValueError)  # raised by ml_collections for wrong input
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
-    """Returns the flags of every command on trained weights, with `--config.<key>=value` as in `argv`."""
+    """Returns the flags shared by the commands on trained weights; `argv` holds the `--config.<key>=value` options.
+
+    Raises InputError if one of these options is wrong.
+    """
     values = new_flags()
-    flags.DEFINE_enum("weights", "params", ["params", "ema"], "The weights, or their average.", flag_values=values)
+    flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their moving average.", flag_values=values)
     description = "--config.<key>=value changes the configuration of the run; keys: sit_jax/config/schema.py."
     try:
         config_flags.DEFINE_config_dict("config", defaults(), description, flag_values=values, sys_argv=argv)
@@ -27,36 +30,39 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 
 
 def add_workdir_flags(values: flags.FlagValues) -> None:
-    """Adds the flags that name one checkpoint."""
+    """Adds --workdir and --step, which name a checkpoint."""
     flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
-    flags.DEFINE_integer("step", None, "The checkpoint. Default: the newest.", flag_values=values)
+    flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", flag_values=values)
 
 
 def make_config_flags(argv: list[str]) -> flags.FlagValues:
-    """Returns the flags of every command on a configuration file, with `--config.<key>=value` as in `argv`."""
+    """Returns the flags shared by the commands on a configuration file; `argv` holds `--config.<key>=value` options."""
     values = new_flags()
-    description = "A file of configs/, with arguments after a colon; --config.<key>=value changes it."
+    description = "A file in configs/, optionally with arguments after a colon; --config.<key>=value changes a key."
     config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
     return values
 
 
 def add_out_flag(values: flags.FlagValues) -> None:
-    """Adds the flag for the file of all figures."""
-    flags.DEFINE_string("out", None, "A JSON file for all figures.", flag_values=values)
+    """Adds --out, a JSON file for all results."""
+    flags.DEFINE_string("out", None, "A JSON file for all results.", flag_values=values)
 
 
 def parse_config(
     values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str
 ) -> ml_collections.ConfigDict:
-    """Parses flags of `make_config_flags` and returns the configuration; raises InputError where they are wrong."""
+    """Parses the flags of `make_config_flags` and returns the configuration.
+
+    Raises InputError if a flag is wrong, if --config or a flag in `required` is missing, or if --out has no folder.
+    """
     try:
         parse(values, argv, (), description)
         if values["config"].value is not None:
-            values.config.lock()  # a file that could not be loaded raises at the first use
+            values.config.lock()  # if the file could not be loaded, the first use raises
     except LOADING as error:
         raise InputError(one_line(error)) from error
     if values["config"].value is None:
-        raise InputError("--config is missing; for one: --config=configs/digits.py")
+        raise InputError("--config is missing; for example --config=configs/digits.py")
     for name in required:
         if not values[name].value:
             raise InputError(f"--{name} is missing; --help lists all options")
@@ -66,7 +72,7 @@ def parse_config(
 
 
 def check_json_path(out: str) -> None:
-    """Raises InputError unless `--out` names a file in a folder that exists."""
+    """Raises InputError unless `out`, the value of --out, is a file path in an existing folder."""
     if not pathlib.Path(out).resolve().parent.is_dir():
         raise InputError(f"--out={out}: there is no such folder")
     if pathlib.Path(out).is_dir():
@@ -74,13 +80,13 @@ def check_json_path(out: str) -> None:
 
 
 def overrides(values: flags.FlagValues) -> dict[str, object]:
-    """Returns the values given as `--config.<key>=value`, by key."""
+    """Returns the values of the `--config.<key>=value` options, by key."""
     names = [name for name in values if name.startswith("config.")]
     return {name.removeprefix("config."): values[name].value for name in names}
 
 
 def default_workdir(values: flags.FlagValues) -> pathlib.Path:
-    """Returns `runs/NAME` for the configuration file `NAME.py`, `runs/NAME-ARGS` with arguments after a colon."""
+    """Returns `runs/NAME` for the configuration file `NAME.py`, or `runs/NAME-ARGS` if arguments follow a colon."""
     path, _, arguments = config_flags.get_config_filename(values["config"]).partition(":")
     name = "-".join(filter(None, [pathlib.Path(path).stem, arguments]))
     return pathlib.Path("runs") / re.sub(r"[^\w.=]+", "-", name)

@@ -1,4 +1,4 @@
-"""What each value of a configuration may be: one key, one rule."""
+"""Valid values of a configuration: one rule per key."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,19 +12,19 @@ from sit_jax.views.corrupt import OPERATIONS, Corruption
 
 
 class Rule(NamedTuple):
-    """What a value must be."""
+    """A condition on a value."""
 
     holds: Callable[[Any], bool]
     text: str  # completes "key=value must be ..."
 
 
 def one_of(*choices: str) -> Rule:
-    """Returns the rule for one of some words."""
+    """Returns the rule that a value is one of `choices`."""
     return Rule(lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
 def pair(largest: float, open_start: bool = False) -> Rule:
-    """Returns the rule for (low, high) with 0 <= low <= high <= largest; with `open_start`, low is above 0."""
+    """Returns the rule that a value is (low, high) with 0 <= low <= high <= largest; with `open_start`, low > 0."""
 
     def holds(value: Any) -> bool:
         low_high = tuple(value)
@@ -37,7 +37,7 @@ ABOVE_0 = Rule(lambda value: value > 0, "above 0")
 FROM_0 = Rule(lambda value: value >= 0, "0 or more")
 SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_1 = Rule(lambda value: 0 <= value < 1, "from 0 to 1, and not 1")
-NUMBERS = Rule(lambda value: len(value) > 0 and min(value) > 0, "one number above 0 or more")
+NUMBERS = Rule(lambda value: len(value) > 0 and min(value) > 0, "one or more numbers above 0")
 CROP = {"area": pair(1, open_start=True), "ratio": pair(math.inf, open_start=True), "flip": SHARE}
 
 TRAINING: dict[str, Rule] = {
@@ -100,7 +100,7 @@ EVALUATION: dict[str, Rule] = {
 
 
 def corruption_rules() -> dict[str, Rule]:
-    """Returns the rules of all corruptions, by the shape of their sections."""
+    """Returns the rules of all keys `corrupt.<name>.<key>`."""
     return {
         f"corrupt.{name}.{key}": rule_of(row, key, default)
         for name, row in OPERATIONS.items()
@@ -109,7 +109,10 @@ def corruption_rules() -> dict[str, Rule]:
 
 
 def rule_of(row: Corruption, key: str, default: Any) -> Rule:
-    """Returns the rule of one key of a corruption: its row lists words, pairs are ranges, numbers are from 0."""
+    """Returns the rule of a key: text is in `row.choices`, a pair is a range, a number is 0 or more.
+
+    A probability is at most 1.
+    """
     if isinstance(default, str):
         return one_of(*row.choices[key])
     if isinstance(default, tuple):
@@ -118,7 +121,7 @@ def rule_of(row: Corruption, key: str, default: Any) -> Rule:
 
 
 def check_values(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> None:
-    """Raises InputError for the first value that breaks its rule."""
+    """Raises InputError for the first value that violates its rule."""
     for name, rule in rules.items():
         value = lookup(config, name)
         if not rule.holds(value):

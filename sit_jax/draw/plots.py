@@ -1,15 +1,15 @@
-"""Plots of results, by matplotlib (the plotting library that everyone has), imported when one is drawn."""
+"""Plots of results with matplotlib, which is imported only when a plot is drawn."""
 
 import math
 import pathlib
 
 import numpy as np
 
-NAMED_CLASSES = 30  # with more, the names would not be legible
+NAMED_CLASSES = 30  # with more classes, the names would be illegible
 
 
 def new_figure(width: float, height: float):
-    """Returns a matplotlib figure of this size in inches and its axes, on no screen."""
+    """Returns an off-screen matplotlib figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -17,13 +17,13 @@ def new_figure(width: float, height: float):
 
 
 def save(figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG, making its folder."""
+    """Writes a figure as PNG; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
 def confusion(path: pathlib.Path, counts: np.ndarray, class_names: list[str], title: str) -> None:
-    """Draws a confusion matrix [C, C] of counts, rows (true classes) scaled to shares, and writes it as PNG."""
+    """Writes a plot of a confusion matrix [C, C] as PNG; rows (true classes) are scaled from counts to shares."""
     size = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = size <= NAMED_CLASSES
@@ -44,9 +44,9 @@ def confusion(path: pathlib.Path, counts: np.ndarray, class_names: list[str], ti
 
 
 def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str], title: str) -> None:
-    """Draws top-1 accuracy against the number of labelled images, a line for each encoder, and writes it as PNG.
+    """Writes a plot of top-1 accuracy against the number of labelled images as PNG, one line per encoder.
 
-    `results` are rows of the report with `num_train` and, by encoder, `top1` and `std`.
+    `results` are the rows of the report, with `num_train` and, by encoder, `top1` and `std`.
     """
     figure, axes = new_figure(7.0, 4.8)
     counts = [row["num_train"] for row in results]
@@ -66,7 +66,7 @@ def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str
 
 
 def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], columns: list[str], title: str) -> None:
-    """Draws top-1 accuracies [rows][columns] as a grid, and writes it as PNG."""
+    """Writes a grid of the top-1 accuracies [rows][columns] as PNG."""
     figure, axes = new_figure(5.0 + 1.6 * len(columns), 3.0 + 0.8 * len(rows))
     image = axes.imshow(np.array(top1) * 100, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="top-1 accuracy, %")
@@ -79,8 +79,8 @@ def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], colum
     save(figure, path)
 
 
-LEGEND_CHARACTERS = 210  # that fit below the panels
-COLUMNS = 4  # panels in a row
+LEGEND_CHARACTERS = 210  # fit below the panels
+COLUMNS = 4  # panels per row
 
 
 def learning_curves(
@@ -90,10 +90,10 @@ def learning_curves(
     panels: dict[str, str],
     log_variances: dict[str, tuple[str, str]],
 ) -> None:
-    """Draws the metrics of runs against the epochs, a colour for each run, and writes it as PNG.
+    """Writes a plot of the metrics of runs against epochs as PNG, one colour per run.
 
     `runs` are lists of lines of `metrics.jsonl`. `panels` maps metrics to titles. The last panel shows log variances:
-    `log_variances` maps metrics to (label, line style). A metric that a run did not measure is left out.
+    `log_variances` maps metrics to (label, line style). If a run did not measure a metric, it has no curve there.
     """
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def learning_curves(
     for axes in figure.axes[-COLUMNS:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name
+    columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # room for the line and gaps of each name
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), columns), fontsize=8)
     save(figure, path)
 
@@ -120,7 +120,7 @@ def learning_curves(
 def draw_log_variances(
     axes, runs: list[list[dict]], colours: list[str], log_variances: dict[str, tuple[str, str]]
 ) -> None:
-    """Draws the log variances of the tasks, if any of them changes: with fixed weights the panel stays empty."""
+    """Draws the log variances of the tasks that change; with fixed weights, the panel is empty."""
     for rows, colour in zip(runs, colours, strict=True):
         for metric, (_, style) in log_variances.items():
             epochs, values = series(rows, metric)
@@ -137,6 +137,6 @@ def draw_log_variances(
 
 
 def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
-    """Returns epochs and values of the lines that have this metric."""
+    """Returns the epochs and values of the lines with the metric `name`."""
     points = [(row["epoch"], row[name]) for row in rows if name in row]
     return [epoch for epoch, _ in points], [value for _, value in points]
