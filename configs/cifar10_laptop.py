@@ -20,9 +20,9 @@ def get_config(arg=None):
     c.batch_size = 128
     c.epochs = 75.0
     c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # SiT has 0.5
+    c.loss.temperature = 0.2  # the paper has 0.5
     c.optim.update(base_learning_rate=4e-3, warmup_epochs=3.0, ema=0.999)
-    # The recipe of DeiT is for trainings of many epochs.
+    # DeiT's recipe is for many epochs.
     c.finetune.update(epochs=5.0, batch_size=128)
     c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
     c.finetune.augment.update(area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)

@@ -15,19 +15,19 @@ def get_config(arg=None):
     c = config.defaults()
     c.data.update(source="digits", image_size=8)
     c.model.update(size="XS", patch_size=4, image_size=16)
-    # A digit has no colour, and its mirror image is no digit.
+    # Digits have no colour, and a mirrored digit is no digit.
     c.views.update(area=(0.6, 1.0), flip=0.0, jitter=0.0, grayscale=0.0)
     c.corrupt.blur.update(kernel=(3, 5), sigma=(0.1, 1.5))
     c.batch_size = 128
     c.epochs = 40.0
     c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # SiT has 0.5
+    c.loss.temperature = 0.2  # the paper has 0.5
     c.optim.update(base_learning_rate=4e-3, warmup_epochs=2.0)
     c.update(log_every=20, eval_every=100, checkpoint_every=100)
     c.linear.augment.update(flip=0.0, area=(0.4, 1.0))
     c.finetune.update(epochs=12.0, batch_size=128)
     c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
-    # The recipe of DeiT is for long trainings on photographs; RandAugment turns and mirrors digits into others.
+    # DeiT's recipe is for long trainings on photographs; RandAugment can turn a digit into another.
     c.finetune.augment.update(flip=0.0, area=(0.8, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
     c.finetune.augment.randaugment.layers = 0
     return config.apply_args(c, arg)

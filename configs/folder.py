@@ -15,7 +15,7 @@ from sit_jax import config
 def get_config(arg=None):
     """Returns the configuration; arguments after a colon: runlocal, variant=S/16, res=224."""
     c = config.defaults()
-    c.data.image_size = 256  # a little above the model's, for the crops
+    c.data.image_size = 256  # slightly above the model's image size, for the crops
     c.model.update(size="S", patch_size=16, image_size=224)
     c.batch_size = 256
     c.epochs = 400.0

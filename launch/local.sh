@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pre-trains with several processes on this machine and restarts them after a preemption; see --help.
+# Pre-trains with several processes on this machine; restarts them after a preemption. See --help.
 set -euo pipefail
 
 MAX_RESTARTS=100
 GRACE_SECONDS=${GRACE_SECONDS:-60}
 PYTHON=${PYTHON:-python}
-PREEMPTED=75 # exit code of a training that a signal stopped and that has saved
+PREEMPTED=75 # exit code of a training that has saved after a stop signal
 
 usage() {
   cat <<'EOF'
@@ -15,24 +15,25 @@ Runs N processes of `python -m sit_jax.main ARGS` on this machine as one trainin
 
   --cpu              use no GPU
   --devices=K        simulate K devices in each process (CPU only)
-  --port=P           port of process 0, where the others find it; default: a free one
-  --max-restarts=R   start again at most R times after a preemption; default: 100
-  --dry-run          print the commands and run none
+  --port=P           port of process 0, to which the other processes connect; default: a free port
+  --max-restarts=R   restart at most R times after a preemption; default: 100
+  --dry-run          print the commands without running them
   --help             show this help
 
 Examples:
-  launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one for each process
+  launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one per process
   launch/local.sh 2 --cpu --devices=2 -- --config=configs/digits.py:runlocal
-  launch/local.sh 1 -- --config=configs/digits.py                 one process, started again when preempted
+  launch/local.sh 1 -- --config=configs/digits.py                 one process, restarted when preempted
 
-What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
-it uses the CPU. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
-- All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
-- One fails, or exits with 75 alone: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again
-  later SIGKILL. The exit code is that of the first that failed; after 75 they are started again.
-- Ctrl-C, SIGTERM or SIGHUP: all get SIGTERM, save and end; the exit code is theirs, usually 75, and nothing is started
-  again. A second Ctrl-C kills them.
-Relative paths in ARGS begin at the root of the project, where the processes run.
+What it does: divides the GPUs in CUDA_VISIBLE_DEVICES (default: all GPUs of nvidia-smi) equally among the processes;
+without GPUs, it uses the CPU. Process 0 writes to stdout and stderr; all lines of process I go to stderr, after `[I] `.
+- If all processes exit with 75 (preempted, saved), they are restarted with the same arguments and resume.
+- If one process fails, or exits with 75 alone, the other processes get GRACE_SECONDS to end by themselves, then
+  SIGTERM, and GRACE_SECONDS later SIGKILL. The exit code is the code of the first process that failed; after 75, all
+  processes are restarted.
+- At Ctrl-C, SIGTERM or SIGHUP, all processes get SIGTERM, save and end. The exit code is theirs, usually 75; nothing is
+  restarted. A second Ctrl-C kills the processes.
+Relative paths in ARGS start at the root of the project, where the processes run.
 
 Environment: PYTHON (default: python), GRACE_SECONDS (default: 60), CUDA_VISIBLE_DEVICES.
 EOF
@@ -71,7 +72,7 @@ parse() {
     esac
     shift
   done
-  [[ -n $processes ]] || fail "the number of processes is missing; for one: launch/local.sh 2 -- --config=..."
+  [[ -n $processes ]] || fail "the number of processes is missing; for example: launch/local.sh 2 -- --config=..."
   ((${#args[@]})) || fail "the arguments of the training are missing; give them after --, at least --config=..."
   check_number GRACE_SECONDS "$GRACE_SECONDS" 0
 }
@@ -84,7 +85,7 @@ find_gpus() { # sets gpus to the names of the usable GPUs
   local count=0
   gpus=()
   [[ $cpu == 0 ]] || return 0
-  if [[ $dry_run == 1 ]]; then # runs nothing, so it counts the device files
+  if [[ $dry_run == 1 ]]; then # counts device files instead of running nvidia-smi
     count=$(compgen -G '/dev/nvidia[0-9]*' | wc -l) || true
   else
     count=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU ') || return 0
@@ -104,7 +105,7 @@ check_devices() {
 
 build_command() { # PROCESS PORT: sets command
   local share=$((${#gpus[@]} / processes))
-  command=(env PYTHONUNBUFFERED=1) # output before a kill must not stay in the buffer
+  command=(env PYTHONUNBUFFERED=1) # a kill must not lose buffered output
   if ((share == 0)); then
     command+=(JAX_PLATFORMS=cpu)
     [[ -z $devices ]] || command+=("JAX_NUM_CPU_DEVICES=$devices")
@@ -172,19 +173,19 @@ reap() { # removes ended processes from pids and stores their exit codes in resu
     if kill -0 "$pid" 2> /dev/null; then continue; fi
     wait "$pid" 2> /dev/null || code=$?
     unset "pids[process]"
-    kill -KILL -- "-$pid" 2> /dev/null || true # children that it left behind
+    kill -KILL -- "-$pid" 2> /dev/null || true # children it left behind
     ((code != 0)) || continue
     ((result)) || deadline=$((SECONDS + GRACE_SECONDS))
     if ((code != PREEMPTED && !failed && !overdue)); then
       failed=1 result=$code
-      say "process $process failed with exit code $code; the others are ended"
+      say "process $process failed with exit code $code; ending the other processes"
     elif ((!failed)); then
       result=$PREEMPTED
     fi
   done
 }
 
-wait_for_all() { # sets result: the code of the first failure, else 75 if one was preempted, else 0
+wait_for_all() { # sets result: the code of the first failure, else 75 if a process was preempted, else 0
   local asked=0
   result=0 failed=0 deadline=0 overdue=0
   reap
@@ -210,14 +211,14 @@ wait_for_lines() { # until the last lines of all processes are forwarded
 }
 
 interrupt() {
-  killing=$stopping # the second time
+  killing=$stopping # at the second Ctrl-C
   stopping=1
   if ((killing)); then say "killing the processes"; else say "the processes save and end; Ctrl-C again kills them"; fi
 }
 
 guard_processes() {
   stopping=0 killing=0 pids=() guard=()
-  trap 'stopping=1' TERM HUP # a closing terminal or machine often sends several, so they never kill
+  trap 'stopping=1' TERM HUP # a closing terminal or a shutdown often sends several, so these never kill
   trap interrupt INT
   trap 'end_all KILL' EXIT
   # If this script itself is killed, the processes still save and end (Linux).
@@ -232,7 +233,7 @@ run_all() {
     start_all
     wait_for_all
     ((result == PREEMPTED && !stopping)) || break
-    ((restarts++ < max_restarts)) || { say "preempted; it was started again $max_restarts times already" && break; }
+    ((restarts++ < max_restarts)) || { say "preempted; the limit of $max_restarts restarts is reached" && break; }
     say "preempted; starting again ($restarts of at most $max_restarts)"
     sleep 1 || true # a machine that shuts down may signal the processes before this script
   done

@@ -568,14 +568,14 @@ def test_tpu_a_mistake_ends_up_soon(cloud):
     cloud.answer(*[(STATE, 1, "ERROR: PERMISSION_DENIED")] * 3)
     done = up(cloud, "--yes")
     assert (done.returncode, cloud.calls) == (1, [DESCRIBE] * 3)
-    assert done.stderr.splitlines()[-1].startswith("error: the state of my-tpu cannot be asked for")
+    assert done.stderr.splitlines()[-1].startswith("error: the state of my-tpu cannot be queried")
 
 
 def test_tpu_a_training_that_was_killed_is_not_waited_for(cloud):
     cloud.answer(("on-worker code", 0, "none"), ACTIVE, ("value(state)", 0, "READY"))
     done = tpu(cloud, "run", "--", *TRAINING)
     assert (done.returncode, cloud.calls) == (1, [START, LOGS, CODE, DESCRIBE, NODE])
-    assert "worker 0 of my-tpu does not say how the training is" in done.stderr
+    assert "worker 0 of my-tpu does not report the state of the training" in done.stderr
 
 
 @pytest.mark.parametrize("action", ["delete", "up"])

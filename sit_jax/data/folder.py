@@ -19,7 +19,7 @@ def open_folder(path: str) -> Source:
 
     Splits: `path` is divided into splits if it has a sub-folder `train` and either a sub-folder `test`, `val`, `valid`
     or `validation` with images, or no sub-folder with images except splits. Then `train` is the training split, and the
-    first of those four is the test split (if `train` is labelled: the first labelled one). `unlabelled` or `unlabeled`
+    first of these four is the test split (if `train` is labelled: the first labelled one). `unlabelled` or `unlabeled`
     adds images for pre-training. Other sub-folders are ignored. If `path` is not divided, all of it is the training
     split, and there is no test split.
 
