@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image, ImageEnhance, ImageOps
 
 from sit_jax.common.keys import row_keys
@@ -13,7 +14,7 @@ from sit_jax.config.schema import defaults
 from sit_jax.parallel.mesh import batch_sharding, make_mesh
 from sit_jax.views import randaugment as ra
 from sit_jax.views.classification import make_training_images
-from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels
+from sit_jax.views.mix import mixup_cutmix, partners, random_erase, smooth_labels
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE = 16
@@ -162,6 +163,51 @@ def test_random_erase_fills_one_box_of_the_right_area():
         np.testing.assert_array_equal(mask, mask.any(axis=1)[:, None] & mask.any(axis=0)[None, :])
     noise = out[erased]
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+
+
+def test_erased_boxes_have_any_place_area_and_ratio():
+    """Of 600 boxes in images of 64 pixels: the area is U(0.02, 1/3), the ratio log-uniform where no side is cut."""
+    images = jnp.full((600, 64, 64, 3), 5.0)
+    out = jax.jit(lambda k, x: jnp.any(random_erase(k, x, 1.0) != 5.0, axis=-1))(
+        row_keys(jax.random.key(7), 600), images
+    )
+    masks = np.asarray(out)
+    high, wide = masks.any(axis=2).sum(axis=1), masks.any(axis=1).sum(axis=1)
+    areas, ratios = high * wide / 64**2, np.log(high / wide)
+    whole = (high < 64) & (wide < 64)
+    rng = np.random.default_rng(0)
+    area, ratio = rng.uniform(0.02, 1 / 3, 60_000), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), 60_000))
+    sides = np.minimum(np.sqrt(area * np.stack([ratio, 1 / ratio])), 1)
+    assert scipy.stats.ks_2samp(areas, sides.prod(axis=0)).pvalue > 1e-3
+    assert scipy.stats.ks_2samp(ratios, np.log(sides[0] / sides[1])).pvalue > 1e-3
+    for line, side in ((masks.any(axis=2), high), (masks.any(axis=1), wide)):
+        places = (line.argmax(axis=1) / np.maximum(64 - side, 1))[whole]
+        assert scipy.stats.kstest(places, "uniform").pvalue > 1e-3
+
+
+def test_partners_are_the_mirrored_rows_of_a_group():
+    np.testing.assert_array_equal(partners(jnp.arange(16)), [*range(7, -1, -1), *range(15, 7, -1)])
+    np.testing.assert_array_equal(partners(jnp.arange(6).reshape(3, 2)), [[4, 5], [2, 3], [0, 1]])
+
+
+def test_the_own_share_is_drawn_from_beta():
+    """White images on black ones show the share of each pixel; a box that is cut at the border enlarges the share."""
+    white = np.arange(200) % 2
+    images = np.broadcast_to(np.float32(white)[:, None, None, None], (200, SIZE, SIZE, 3))
+    targets = jax.nn.one_hot(white, 5)
+    mix = jax.jit(lambda k, x, t: mixup_cutmix(k, x, t, 0.8, 1.0))  # the shapes, and so the program, of the test below
+    out = [mix(row_keys(jax.random.key(seed), 200), images, targets)[0] for seed in range(4)]
+    own = np.concatenate([np.where(images == 1, x, 1 - x)[..., 0] for x in out])
+    blended = np.all((own > 0) & (own < 1), axis=(1, 2))
+    assert abs(blended.mean() - 0.5) < 0.071 and np.ptp(own[blended], axis=(1, 2)).max() == 0
+    assert scipy.stats.kstest(own[blended, 0, 0], scipy.stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
+    own, rng = own[~blended], np.random.default_rng(0)
+    half, centre = np.sqrt(1 - rng.uniform(size=10_000)) / 2, rng.uniform(size=(2, 10_000))
+    covered = np.abs((np.arange(SIZE) + 0.5) / SIZE - centre[..., None]) < half[:, None]
+    expected = 1 - covered[0, :, :, None] * covered[1, :, None, :]
+    np.testing.assert_allclose(own.mean(axis=0), expected.mean(axis=0), atol=0.1)  # four standard deviations
+    shares = [np.quantile(x.mean(axis=(1, 2)), np.linspace(0.1, 0.9, 9)) for x in (own, expected)]
+    np.testing.assert_allclose(*shares, atol=0.08)
 
 
 @pytest.mark.parametrize("mixup,cutmix", [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0)])

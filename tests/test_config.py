@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sit_jax.common.errors import InputError
@@ -14,7 +15,7 @@ from sit_jax.config.checks import check_config
 from sit_jax.config.resolve import duration, resolve
 from sit_jax.config.saved import FORMER, read_saved, to_json
 from sit_jax.config.workdir import check_workdir
-from sit_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+from sit_jax.train.optimizer import decay_mask, log_var_mask, make_optimizer, make_schedule
 from sit_jax.train.state import make_state, make_training
 
 NAMES = ("digits", "cifar10", "cifar10_laptop", "cifar100", "tiny_imagenet", "stl10", "folder")
@@ -238,17 +239,37 @@ def test_just_these_parameters_decay():
     )
 
 
-def test_log_variances_move_at_a_rate_of_their_own():
+@pytest.mark.parametrize("rate", [0.1, 2.0, 10.0])
+def test_log_variances_move_at_a_rate_of_their_own(rate):
     params = {"model": {"kernel": jnp.ones((2, 2))}, "log_var": {"rotation": jnp.zeros(())}}
     grads = jax.tree.map(lambda x: jnp.full_like(x, 0.3), params)
 
-    def moved(rate):
+    def start(rate):
         c = schema.defaults()
         c.optim.log_var_rate = rate
         optimizer = make_optimizer(resolve(c, 100_000))
-        return optimizer.update(grads, optimizer.init(params), params)[0]
+        state = optimizer.init(params)
+        return len(state), optimizer.update(grads, state, params)[0]
 
-    plain, fast = moved(1.0), moved(10.0)
-    np.testing.assert_allclose(fast["log_var"]["rotation"], 10 * plain["log_var"]["rotation"], rtol=1e-6)
-    np.testing.assert_array_equal(fast["model"]["kernel"], plain["model"]["kernel"])
+    (parts, plain), (other_parts, other) = start(1.0), start(rate)
+    np.testing.assert_allclose(other["log_var"]["rotation"], rate * plain["log_var"]["rotation"], rtol=1e-6)
+    np.testing.assert_array_equal(other["model"]["kernel"], plain["model"]["kernel"])
     assert plain["log_var"]["rotation"] < 0
+    assert (parts, other_parts) == (2, 3)  # checkpoints of former versions have no state of the mask
+
+
+@pytest.mark.parametrize("clip_norm,scale", [(0.0, 1.0), (2.5, 0.5), (7.0, 1.0)])
+def test_gradients_are_clipped_by_the_norm_of_all_of_them(clip_norm, scale):
+    """Of norm 5 over two arrays; the first moment after a step is (1 - b1) times what AdamW was given."""
+    grads = {"model": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((1,), 3.0)}}
+    c = schema.defaults()
+    c.optim.update(clip_norm=clip_norm, b1=0.8)
+    optimizer = make_optimizer(resolve(c, 100_000))
+    _, state = optimizer.update(grads, optimizer.init(grads), grads)
+    moment = optax.tree.get(state, "mu")
+    jax.tree.map(lambda found, grad: np.testing.assert_allclose(found, 0.2 * scale * grad, rtol=1e-6), moment, grads)
+
+
+def test_log_variances_are_told_by_their_name():
+    params = {name: {"kernel": 0.0} for name in ("head", "log_var", "model")}
+    assert log_var_mask(params) == {name: {"kernel": name == "log_var"} for name in params}

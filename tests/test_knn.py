@@ -46,6 +46,31 @@ def test_nearest_of_equals_are_the_first():
     np.testing.assert_allclose(similarity, 1, rtol=1e-6)
 
 
+def test_nearest_of_fewer_queries_than_devices_and_of_blocks_with_a_rest(monkeypatch):
+    """The order of a sort in NumPy; the last block of features has one row, and k is more than a block has."""
+    monkeypatch.setattr(knn, "KEYS", 3)
+    rng = np.random.default_rng(0)
+    features, queries = (rng.normal(size=(rows, 6)).astype(np.float32) for rows in (10, 5))
+    exact = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, features)]
+    expected = exact[0] @ exact[1].T
+    for count in (1, 5):
+        similarity, rows = knn.nearest(queries[:count], features, 7, make_mesh())
+        np.testing.assert_array_equal(rows, np.argsort(-expected[:count], axis=1)[:, :7])
+        np.testing.assert_allclose(similarity, np.take_along_axis(expected[:count], rows, 1), atol=1e-6)
+
+
+def test_a_vector_has_unit_length_but_for_one_of_zeros():
+    vectors = np.float32([[[3.0, 4.0], [0.0, 0.0]], [[3e-6, -4e-6], [0.0, 1e6]]])
+    np.testing.assert_allclose(knn.normalise(vectors), [[[0.6, 0.8], [0, 0]], [[0.6, -0.8], [0, 1]]], rtol=1e-6)
+
+
+def test_votes_by_hand():
+    """A neighbour votes with exp(similarity / temperature), here in units of the nearest one's."""
+    similarity, labels = np.float32([[0.9, 0.5, 0.1], [1.0, 1.0, -1.0]]), np.array([[0, 1, 1], [2, 2, 0]])
+    votes = knn.vote(similarity, labels, 3, 0.1)
+    np.testing.assert_allclose(votes, [[1, np.exp(-4) + np.exp(-8), 0], [np.exp(-20), 0, 2]], rtol=1e-5)
+
+
 def encoder(mesh):
     config = resolve(digits.get_config("runlocal"), 1000)
     with jax.set_mesh(mesh):

@@ -1,9 +1,13 @@
+import jax
 import numpy as np
 import pytest
+import scipy.special
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from sit_jax.parallel.mesh import make_mesh
+from sit_jax.probes import linear
 from sit_jax.probes.linear import UNCHOSEN_L2, Standardiser, cross_entropy, fit, linear_logits, predict
 
 L2S = (1e-4, 1e-2, 1.0)
@@ -53,3 +57,52 @@ def test_one_label_a_class_leaves_nothing_to_choose_with(digits):
 
 def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
     assert cross_entropy(np.full((4, 7), 1000.0), np.arange(4)) == pytest.approx(np.log(7))
+
+
+def test_features_are_scaled_by_the_mean_and_deviation_of_the_training_ones(digits):
+    """The scaler and the solver of scikit-learn, where the test features lie elsewhere and are spread wider."""
+    train, labels, test, _ = digits
+    logits, chosen = linear_logits(train, labels, 2 * test, 10, (1.0,), 0.1, 0, make_mesh())
+    expected = []
+    for k in range(2):
+        scaler, reference = StandardScaler().fit(train[:, k]), LogisticRegression(C=1 / len(train), tol=1e-8)
+        reference.fit(scaler.transform(train[:, k]), labels)
+        expected.append(reference.decision_function(scaler.transform(2 * test[:, k])))
+    assert chosen == {"l2": 1.0, "held_out_cross_entropy": {}}
+    # The sum of the logits of a row is free.
+    centred = [x - x.mean(axis=1, keepdims=True) for x in (logits, np.mean(expected, axis=0))]
+    np.testing.assert_allclose(*centred, atol=2e-3)
+
+
+def test_a_class_of_one_label_leaves_nothing_to_choose_with_whatever_the_others_have(digits):
+    train, labels, test, _ = digits
+    nines = np.flatnonzero(labels == 9)
+    labels = labels.copy()
+    labels[nines[1:]] = 8
+    _, chosen = linear_logits(train[:, :1], labels, test[:4, :1], 10, L2S, 0.1, 0, make_mesh())
+    assert chosen == {"l2": UNCHOSEN_L2, "held_out_cross_entropy": {}}
+
+
+def test_standardiser_by_hand():
+    """Deviations of 2 and 0.001; a feature that does not vary is divided by 1e-6."""
+    scale = Standardiser(np.float64([[1, 0.002, 7], [5, 0.004, 7]]))
+    np.testing.assert_allclose(scale(np.float64([[3, 0.005, 7], [-1, 0.003, 8]])), [[0, 2, 0], [-2, 0, 1e6]], atol=1e-9)
+
+
+def test_cross_entropy_by_hand():
+    logits = np.array([[2.0, 0.0, -1.0, 0.5], [0.0, 1.0, 3.0, -2.0], [-5.0, -7.0, -6.0, -5.5]])
+    expected = np.mean(scipy.special.logsumexp(logits, axis=1) - logits[[0, 1, 2], [3, 2, 0]])
+    assert cross_entropy(logits, np.array([3, 2, 0])) == pytest.approx(expected)
+
+
+def test_the_steps_are_limited(monkeypatch):
+    """After a single step the loss is lower and the gradient, which ends the search, is not small yet."""
+    monkeypatch.setattr(linear, "MAX_STEPS", 1)
+    rng = np.random.default_rng(0)
+    features, targets = np.float32(rng.normal(size=(8, 3))), np.eye(2, dtype=np.float32)[rng.integers(0, 2, 8)]
+    start = {"kernel": np.zeros((3, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    found = linear.solve(start, features, targets, np.float32(8), np.float32(0.1))
+    loss = jax.jit(jax.value_and_grad(lambda params: linear.objective(params, features, targets, 8.0, 0.1)))
+    (before, _), (after, gradient) = loss(start), loss(found)
+    np.testing.assert_allclose(before, np.log(2), rtol=1e-6)
+    assert after < before - 0.01 and abs(gradient["kernel"]).max() > 100 * linear.TOLERANCE

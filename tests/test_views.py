@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from sit_jax import views
 from sit_jax.config import schema
-from sit_jax.views import random_rotation, rotate, whole_images
-from sit_jax.views.augment import crop_sides, random_resized_crop
+from sit_jax.views import blocks, random_rotation, rotate, whole_images
+from sit_jax.views.augment import blur_view, crop_sides, random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
+from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter, rotate_hue, solarize
-from sit_jax.views.corrupt import OPERATIONS, Donors, blur, replace
+from sit_jax.views.corrupt import OPERATIONS, Donors, blur, corrupted_images, group_size, replace
 from sit_jax.views.noise import noise
 
 SEEDS = given(seed=st.integers(0, 2**31))
@@ -129,6 +130,7 @@ def numpy_crop_sides(rng, height, width, area, ratio):
         (32, 32, (0.08, 1.0), (1.0, 4.0)),  # wide boxes alone: height and width are not exchanged
         (20, 50, (0.3, 1.0), (3 / 4, 4 / 3)),
         (20, 50, (0.9, 1.0), (3 / 4, 4 / 3)),  # no box ever fits
+        (50, 20, (0.9, 1.0), (3 / 4, 4 / 3)),
     ],
 )
 def test_crops_are_drawn_as_by_an_independent_version(height, width, area, ratio):
@@ -182,6 +184,18 @@ def test_grayscale_and_hue_by_hand():
     assert jnp.abs(rotate_hue(image, jnp.float32(0.5)) - image).max() > 0.3
 
 
+def test_a_turn_of_the_hue_is_one_in_the_plane_of_i_and_q():
+    """Written out with the rounded coefficients of NTSC: I + Q i is multiplied by a complex number of length 1."""
+    image = np.random.default_rng(0).uniform(0.2, 0.8, (2, 3, 3))
+    r, g, b = np.moveaxis(image, -1, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    z = (0.5959 * r - 0.2746 * g - 0.3213 * b) + 1j * (0.2115 * r - 0.5227 * g + 0.3112 * b)
+    z *= np.exp(2j * np.pi * 0.2)
+    i, q = z.real, z.imag
+    expected = [y + 0.956 * i + 0.619 * q, y - 0.272 * i - 0.647 * q, y - 1.106 * i + 1.703 * q]
+    np.testing.assert_allclose(rotate_hue(jnp.float32(image), jnp.float32(0.2)), np.stack(expected, -1), atol=2e-3)
+
+
 def test_solarize_inverts_the_brighter_half():
     values = jnp.array([0.0, 0.2, 0.499, 0.5, 0.7, 1.0])
     np.testing.assert_allclose(solarize(values), [0.0, 0.2, 0.499, 0.5, 0.3, 0.0], atol=1e-7)
@@ -208,6 +222,51 @@ def test_jitter_of_strength_zero_is_the_identity():
     ratio = jitter(jax.random.key(1), image * 0.5, bright) / (image * 0.5)
     np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-5)
     assert 0.6 <= ratio[0, 0, 0] <= 1.4
+
+
+def assert_uniform(draws, low, high):
+    """Deciles of at least 400 draws: their standard error is 0.025 of the range, of which this allows four."""
+    deciles = np.quantile((np.asarray(draws) - low) / (high - low), np.linspace(0.0, 1.0, 11))
+    assert deciles[0] >= -1e-3 and deciles[-1] <= 1 + 1e-3
+    np.testing.assert_allclose(deciles, np.linspace(0.0, 1.0, 11), atol=0.1)
+
+
+@functools.cache
+def jitter_factors(name, strength):
+    """By hand: the factors [400] of one change, from black, from the mean of the luma or from that of the pixel."""
+    c = make_config(views=dict.fromkeys(("brightness", "contrast", "saturation"), 0.0) | {name: strength}).views
+    image = 0.5 + 0.04 * jax.random.normal(jax.random.key(0), (4, 4, 3))
+    out = jax.jit(jax.vmap(lambda key: jitter(key, image, c)))(jax.random.split(jax.random.key(1), 400))
+    grey = np.asarray(image) @ [0.299, 0.587, 0.114]
+    away = image - {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey[..., None]}[name]
+    factors = 1 + np.sum((out - image) * away, axis=(1, 2, 3)) / np.sum(away**2)
+    np.testing.assert_allclose(out - image, (factors[:, None, None, None] - 1) * away, atol=1e-4)
+    return factors
+
+
+JITTERS = (("brightness", 0.4), ("contrast", 0.4), ("saturation", 2.0))
+
+
+@pytest.mark.parametrize("name,strength", JITTERS)
+def test_jitter_scales_what_it_is_called_after_by_a_uniform_factor(name, strength):
+    assert_uniform(jitter_factors(name, strength), max(0, 1 - strength), 1 + strength)
+
+
+def test_jitter_draws_its_changes_independently():
+    correlation = np.corrcoef([jitter_factors(*each) for each in JITTERS])
+    assert np.abs(correlation - np.eye(3)).max() < 0.2  # four standard deviations
+
+
+def test_jitter_stays_in_range_and_turns_the_hue_to_both_sides():
+    c = make_config(views={"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.1}).views
+    image = jnp.array([[[0.6, 0.5, 0.4]]])
+    keys = jax.random.split(jax.random.key(0), 400)
+    out = np.asarray(jax.jit(jax.vmap(lambda key: jitter(key, image, c)))(keys), np.float64)
+    plane = np.array([0.5959 + 0.2115j, -0.2746 - 0.5227j, -0.3213 + 0.3112j])
+    assert_uniform(np.angle((out @ plane) / (np.asarray(image) @ plane)) / (2 * np.pi), -0.1, 0.1)
+    c = make_config(views={"brightness": 0.9, "contrast": 0.9, "saturation": 0.9, "hue": 0.5}).views
+    out = jax.jit(jax.vmap(lambda key: jitter(key, jnp.array([[[1.0, 0.0, 0.9], [0.1, 1.0, 0.0]]]), c)))(keys)
+    assert out.min() == 0 and out.max() == 1
 
 
 def test_whole_images_keep_every_pixel_at_their_own_size():
@@ -351,6 +410,14 @@ def test_donors_are_other_images_of_a_small_group(images):
         assert len(np.unique(donor_image[:, row])) == group - 1
 
 
+def test_sizes_of_groups_by_hand():
+    """A group is the smallest divisor from eight on, or all; of its images the rounded share is corrupted, or one."""
+    sizes = {1: 1, 4: 4, 8: 8, 9: 9, 10: 10, 11: 11, 16: 8, 18: 9, 22: 11, 27: 9, 48: 8}
+    assert {batch: group_size(batch) for batch in sizes} == sizes
+    counts = {(0.0, 8): 0, (0.01, 8): 1, (0.3, 8): 2, (0.6, 10): 6, (1.0, 11): 11}
+    assert {of: corrupted_images(*of) for of in counts} == counts
+
+
 def test_one_image_has_no_donor_but_itself():
     pair = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
     picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), pair)
@@ -391,6 +458,38 @@ def test_blocks_cover_all_places_alike():
     np.testing.assert_allclose(share, share[::-1, ::-1], atol=0.06)
 
 
+def test_random_blocks_have_any_side_and_reach_over_the_border():
+    """The first of them against an independent version; all of them nearly always cover what was asked for."""
+    fraction, block, cells = (0.2, 0.4), (0.1, 0.3), 32
+    draw = jax.jit(jax.vmap(lambda a, b: blocks._first_random_block(a, b, cells, fraction, block)))
+    first = np.asarray(draw(*jax.random.split(jax.random.key(0), (2, 1500))))
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(2):
+        sides = np.clip(np.round(rng.uniform(*block, 6000) * cells), 1, cells)
+        reach = np.floor(sides / 2)
+        start = np.floor(rng.uniform(size=6000) * (cells - sides + 2 * reach + 1)) - reach
+        position = np.arange(cells) - start[:, None]
+        inside.append((position >= 0) & (position < sides[:, None]))
+    expected = inside[0][:, :, None] & inside[1][:, None, :]
+    np.testing.assert_allclose((first == 0).mean(axis=0), expected.mean(axis=0), atol=0.025)  # four deviations
+    areas = [np.quantile(x.mean(axis=(1, 2)), np.linspace(0.1, 0.9, 9)) for x in (first == 0, expected)]
+    np.testing.assert_allclose(*areas, atol=0.005)
+    none = np.iinfo(np.int32).max
+    assert np.mean((first < none).mean(axis=(1, 2)) >= fraction[1]) > 0.9
+    # Of a mean area of 0.04, n blocks leave exp(-0.04 n) free; drawn are half as many again as leave 0.6, and one.
+    assert first[first < none].max() == np.ceil(1.5 * np.log(1 / 0.6) / 0.04)
+
+
+def test_the_grid_of_blocks_and_its_tiles_by_hand():
+    sides = {8: 8, 32: 32, 33: 33, 64: 64, 67: 67, 96: 48, 128: 64, 130: 130, 224: 56}
+    assert {size: blocks.grid_side(size) for size in sides} == sides
+    rank = np.asarray(blocks._random_tiles(jax.random.key(0), 8, (0.1, 0.4)))  # three cells wide, cut at the end
+    tiles = rank[::3, ::3]
+    np.testing.assert_array_equal(rank, np.kron(tiles, np.ones((3, 3)))[:8, :8])
+    assert sorted(tiles.ravel()) == list(range(9))
+    assert not np.array_equal(rank, blocks._random_tiles(jax.random.key(1), 8, (0.1, 0.4)))
+
+
 def test_one_block_is_a_rectangle_of_the_asked_side():
     for seed in range(20):
         mask = np.asarray(one_block(jax.random.key(seed), 40, (0.25, 0.5), 1.0))
@@ -399,6 +498,25 @@ def test_one_block_is_a_rectangle_of_the_asked_side():
         assert 10 <= rows <= 20
         assert 10 <= columns <= 20
     assert not one_block(jax.random.key(0), 40, (0.25, 0.5), 0.0).any()
+
+
+def test_one_block_lies_anywhere_with_any_side():
+    draw = jax.jit(jax.vmap(lambda key: one_block(key, 24, (0.25, 0.75), 0.7)))
+    masks = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
+    found = masks[masks.any(axis=(1, 2))]
+    assert abs(len(found) / 2000 - 0.7) < 0.041  # four standard deviations
+    for axis in (1, 2):
+        line = found.any(axis=axis)
+        sides, start = line.sum(axis=1), line.argmax(axis=1)
+        # Rounded sides of U(6, 18): the smallest and the largest have half a share.
+        expected = np.array([0.5, *np.ones(11), 0.5]) / 12
+        np.testing.assert_allclose(np.bincount(sides)[6:] / len(found), expected, atol=0.03)
+        assert set(sides) == set(range(6, 19))
+        last = 24 - sides
+        assert np.all(start <= last)
+        for share, expected in ((start / last, 0.5), (start == 0, 1 / (last + 1)), (start == last, 1 / (last + 1))):
+            assert abs(np.mean(share - expected)) < 0.035  # about four standard deviations
+    assert abs(np.corrcoef(found.any(axis=1).sum(axis=1), found.any(axis=2).sum(axis=1))[0, 1]) < 0.1
 
 
 def test_a_share_of_the_views_is_jittered():
@@ -444,6 +562,34 @@ def test_blur_equals_a_renormalised_gaussian_at_the_border():
     expected = np.einsum("ij,vjkc,lk->vilc", matrix, images, matrix)
     blurred = blur(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), c, None)
     np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
+def kernel_of(row):
+    """The radius and the sigma of the Gaussian in the middle row of a blurred impulse."""
+    middle = len(row) // 2
+    reached = np.flatnonzero(row > 1e-12)
+    return np.abs(reached - middle).max(), np.sqrt(-0.5 / np.log(row[middle + 1] / row[middle]))
+
+
+def test_the_width_and_the_sigma_of_a_blur_are_uniform():
+    impulse = jnp.zeros((400, 15, 15, 3)).at[:, 7, 7].set(1.0)
+    blurred = gaussian_blur(jax.random.split(jax.random.key(0), 400), impulse, (3, 7), (1.0, 3.0))
+    radii, sigmas = np.transpose([kernel_of(row) for row in np.asarray(blurred)[:, 7, :, 1]])
+    np.testing.assert_allclose(np.bincount(radii.astype(int)) / 400, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.1)
+    assert_uniform(sigmas, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("side,radius", [(9, 1), (25, 1), (39, 2)])
+def test_the_blur_of_a_view_covers_a_tenth_of_its_side(side, radius):
+    impulse = jnp.zeros((side, side, 3)).at[side // 2, side // 2].set(1.0)
+    keys = jax.random.split(jax.random.key(0), 400 if side < 20 else 40)
+    rows = jax.jit(jax.vmap(lambda key: blur_view(key, impulse)[side // 2, :, 0]))(keys)
+    radii, sigmas = np.transpose([kernel_of(row) for row in np.asarray(rows, np.float64) if row[side // 2 + 1] > 0])
+    assert radii.max() == radius
+    assert sigmas.max() < 2.0 + 1e-3
+    if len(keys) == 400:
+        # Smaller ones leave no weight outside the middle in float32; they are 1 in 20 or fewer.
+        assert_uniform(sigmas, 0.1, 2.0)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (50, 50, 40)])
