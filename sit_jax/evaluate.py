@@ -1,4 +1,4 @@
-"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune|unlabelled [options]`.
+"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=NAME [options]`.
 
 Compares the encoder of a checkpoint with random weights and with pixels, on the data set of the run or another:
   --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;

@@ -420,7 +420,7 @@ def test_sizes_of_groups_by_hand():
 
 def test_one_image_has_no_donor_but_itself():
     pair = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
-    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), pair)
+    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), Donors(pair, 2))
     assert set(np.unique(picked)) <= {0.0, 1.0}
 
 
