@@ -25,7 +25,8 @@ from absl import flags
 from benchmarks.equality import largest_difference
 from sit_jax.common import allocator
 from sit_jax.common.errors import InputError
-from sit_jax.config.checks import check_config, lookup
+from sit_jax.config.checks import check_config
+from sit_jax.config.rules import lookup
 from sit_jax.config.saved import to_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -1,10 +1,7 @@
 """The command as a user types it: wrong input is one line and exit code 2, and nothing of it needs TensorFlow."""
 
-import importlib
 import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 
@@ -136,61 +133,6 @@ def test_importing_the_core_is_light():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "torch"}
     assert not heavy & set(done.stdout.split())
-
-
-def test_readme_shows_pictures_and_files_that_exist():
-    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert target.startswith("http") or (ROOT / target.partition("#")[0]).exists(), target
-
-
-def readme_commands():
-    text = (ROOT / "README.md").read_text()
-    return sorted(set(re.findall(r"python -m sit_jax\.main [^`\n]*", text)))
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme_are_understood(command, folders, monkeypatch):
-    """Each is parsed and checked up to the data; the digits and folder commands run in the tests here."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    from sit_jax.config.checks import check_config
-    from sit_jax.config.resolve import resolve
-
-    words = command.replace("PATH", str(folders / "flat")).split()[3:]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    monkeypatch.setattr(sys, "argv", ["main", *words])  # where ml_collections looks for overrides
-    values(sys.argv)
-    check_config(holder.value, 1)
-    assert resolve(holder.value, 10_000).steps > 100
-
-
-def evaluation_commands():
-    text = (ROOT / "README.md").read_text()
-    return sorted(set(re.findall(r"python -m sit_jax\.((?:evaluate|transfer|reconstruct|embed) [^`\n]*)", text)))
-
-
-@pytest.mark.parametrize("command", evaluation_commands())
-def test_evaluation_commands_of_the_readme_are_understood(command, folders, tmp_path, capsys):
-    """Each gets as far as the work directory, which is not there; the same commands run on real ones in other tests."""
-    command = command.replace("PATH", str(folders / "flat")).replace(".jpg", ".png")
-    module, *words = shlex.split(command.replace("runs/", f"{tmp_path}/"))
-    assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
-    assert "no run is there" in capsys.readouterr().err
-
-
-def test_settings_that_the_readme_suggests_exist():
-    from configs import folder
-    from sit_jax.config.checks import lookup
-
-    text = (ROOT / "README.md").read_text()
-    names = set(re.findall(r"--config\.([a-z_.]+)", text)) - {"data.source"}
-    assert len(names) > 8
-    config = folder.get_config()
-    for name in names:
-        lookup(config, name)
 
 
 def test_folder_command_of_the_readme(run_module, folders, tmp_path):

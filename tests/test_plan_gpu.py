@@ -1,6 +1,7 @@
 """GPUs in the planner: their names, their memory, and the report on them."""
 
 import importlib.util
+import json
 
 import pytest
 
@@ -108,4 +109,4 @@ def test_a_step_for_gpus_is_compiled_without_one(run_module, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "no all-to-all, no images; " in done.stdout
     assert "memory of a GPU" in done.stdout
-    assert plan.json.loads((tmp_path / "plan.json").read_text())["roofline"]["seconds"] > 0
+    assert json.loads((tmp_path / "plan.json").read_text())["roofline"]["seconds"] > 0
