@@ -27,13 +27,12 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
-from sit_jax.common import errors
-from sit_jax.common.files import write_json
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.accelerator_stages import process, report, stage, training
+from sit_jax.common import errors
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "accelerator"

@@ -15,16 +15,14 @@ import subprocess
 import sys
 import tempfile
 
-from sit_jax.common import errors
-from sit_jax.config import cli
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
 from benchmarks.equality import largest_difference
-from sit_jax.common import allocator
+from sit_jax.common import allocator, errors
 from sit_jax.common.errors import InputError
+from sit_jax.config import cli
 from sit_jax.config.checks import check_config
 from sit_jax.config.rules import lookup
 from sit_jax.config.saved import to_json

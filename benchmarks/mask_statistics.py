@@ -8,9 +8,6 @@ import functools
 import pathlib
 import sys
 
-from sit_jax.common import commands
-from sit_jax.config import checks, cli, resolve
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
@@ -19,8 +16,10 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
+from sit_jax.config import checks, cli, resolve
 from sit_jax.data import image_options, load_images, open_source
 from sit_jax.views import make_views
 
