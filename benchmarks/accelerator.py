@@ -1,18 +1,18 @@
-"""Measures what needs an accelerator, in a few minutes of one: `--minutes=M --out=DIR`.
+"""Makes all measurements that need an accelerator, in a few minutes: `--minutes=M --out=DIR`.
 
 python benchmarks/accelerator.py --minutes=M --out=DIR [--stages=right,fast,why,learn] [--train=CONFIG[:args]]
     [--data=FILE.npz] [--dry-run]
 
-  right  the step against the CPU's, attention, resume, k-NN and linear, donation, transfers
+  right  step against the CPU, attention, resume, k-NN and linear, donation, transfers
   fast   ceilings of the device; images/s of four models and their variants, of PyTorch, and with reading
-  why    three steps traced: the kernels that take the most time, each with its roofline
+  why    trace of three steps: the slowest kernels, each with its roofline
   learn  a training as long as the time allows; k-NN and linear of it, of random weights and of raw pixels
 
-Each stage is a process with a time limit of its own. DIR gets results.json, report.md, report.png, and from `learn`
-metrics.jsonl, reconstructions.png and encoder-N.npz: at most 8 files of less than 16 MiB. The rest lies in
-runs/accelerator; a second call continues from there a training that the first one did not finish. `--dry-run` runs
-all of it at tiny sizes on the CPU. Exit code: 0; 1 if a stage raised or was stopped by its limit, a row
-failed, or nothing was measured; 2 for wrong input.
+Each stage is a process with its own time limit. DIR gets results.json, report.md, report.png, and from `learn`
+metrics.jsonl, reconstructions.png and encoder-N.npz: at most 8 files of less than 16 MiB each. All other files are in
+runs/accelerator. If a call did not finish its training, the next call resumes it from there. `--dry-run` runs
+everything at tiny sizes on the CPU. Exit code: 0; 1 if a stage raised or reached its limit, a row failed, or nothing
+was measured; 2 for wrong input.
 """
 
 import argparse
@@ -27,38 +27,38 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
-from sit_jax.common import errors
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.accelerator_stages import process, report, stage, training
+from sit_jax.common import errors
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "accelerator"
 DATA = WORK / "cifar10.npz"
 TRAIN = str(ROOT / "configs" / "cifar10_accelerator.py")
 STAGES = ("right", "fast", "why", "learn")
-RESERVE = 10.0  # seconds for the last report
-GRACE = 5.0  # seconds between the end that a stage knows of and its limit
-LINE = 200  # characters of a line of a log that are shown
-QUIET = 30.0  # seconds without a result after which a line says that the stage still runs
-REHEARSAL = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half the time
+RESERVE = 10.0  # seconds reserved for the last report
+GRACE = 5.0  # seconds between the end announced to a stage and its limit
+LINE = 200  # the most characters shown of a log line
+QUIET = 30.0  # seconds without a result until a line reports that the stage still runs
+REHEARSAL = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # halves the compile time
 ALONE = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
 
 
 class Part(NamedTuple):
-    """A process of a stage."""
+    """One process of a stage."""
 
     stage: str
     module: str
-    share: float  # of the time that is left, relative to the shares of the parts that are still to come
-    rehearsal: float  # the same in a dry run
+    share: float  # of the remaining time, relative to the shares of the remaining parts
+    rehearsal: float  # share in a dry run
     environment: dict[str, str]
 
 
 PARTS = (
-    # It starts trainings beside itself: nobody may take most of the memory in advance.
+    # `right` starts trainings in parallel, so no process may preallocate most of the memory.
     Part("right", "benchmarks.accelerator_stages.right", 1.8, 3.5, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
     Part("fast", "benchmarks.accelerator_stages.fast", 3.6, 2.2, ALONE),
     Part("fast", "benchmarks.accelerator_stages.peer", 2.6, 1.0, {}),  # two frameworks share the memory; see compare.py
@@ -76,10 +76,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line; raises InputError for what is wrong with it."""
+    """Parses the command line; raises InputError if it is wrong."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True, help="time for everything")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for what is brought home")
+    parser.add_argument("--minutes", type=float, required=True, help="time for all stages")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
     parser.add_argument("--stages", default=",".join(STAGES), help="default: all of them")
     parser.add_argument("--train", default=TRAIN, help=f"configuration of the training; default: {TRAIN}")
     parser.add_argument("--data", type=pathlib.Path, help=f"array file of CIFAR-10; default: {DATA}")
@@ -95,7 +95,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError(f"--minutes={values.minutes:g} must be above 0")
     training.load_config(values.train)
     if values.data is not None and not values.data.is_file():
-        raise InputError(f"--data={values.data}: there is no such file; give an array file of CIFAR-10")
+        raise InputError(f"--data={values.data} does not exist; give an array file of CIFAR-10")
     values.data = values.data or DATA
     try:
         values.out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 class Measurement:
-    """One call: what has been measured so far, and how long there is to go."""
+    """One call: its results so far and its remaining time."""
 
     def __init__(self, values: argparse.Namespace, argv: list[str]):
         self.values, self.out = values, values.out
@@ -122,11 +122,11 @@ class Measurement:
         }
 
     def left(self) -> float:
-        """Returns the seconds until the whole call must have ended."""
+        """Returns the seconds until the deadline of the call."""
         return self.ends - time.time()
 
     def run(self) -> int:
-        """Runs all parts and returns the exit code; the report is written after each of them, whatever ended it."""
+        """Runs all parts and returns the exit code; writes the report after each part, however the part ended."""
         parts = [part for part in PARTS if part.stage in self.values.stages]
         for index, part in enumerate(parts):
             shares = [p.rehearsal if self.values.dry_run else p.share for p in parts[index:]]
@@ -146,7 +146,7 @@ class Measurement:
         )
 
     def run_part(self, part: Part, limit: float) -> dict[str, Any]:
-        """Runs a part in a process, collects its rows as they come, and returns how it ended."""
+        """Runs a part in a process, collects its rows as they arrive, and returns how it ended."""
         name, values, begin = part.module.rpartition(".")[2], self.values, time.time()
         lines, log = WORK / f"{name}.jsonl", WORK / f"{name}.log"
         lines.write_text("")
@@ -171,13 +171,13 @@ class Measurement:
             elif time.time() - told > QUIET:
                 told = time.time()
                 seconds = begin + limit - told
-                say(f"[{self.left():4.0f} s left] {name} works, {seconds:.0f} s to its limit: {last_lines(log, 1)}")
+                say(f"[{self.left():4.0f} s left] {name} runs, {seconds:.0f} s to its limit: {last_lines(log, 1)}")
 
         code = process.run(plan, environment(part, values.dry_run), log, begin + limit, look)
         look()
         ended = {"seconds": round(time.time() - begin, 1)}
         if code is None:
-            note = f"stopped after {ended['seconds']:.0f} s by its limit; what is there is kept"
+            note = f"stopped after {ended['seconds']:.0f} s by its limit; its results so far are kept"
             return ended | {"end": "stopped by its limit", "note": note}
         if code:
             return ended | {
@@ -188,7 +188,7 @@ class Measurement:
         return ended | {"end": "ended"}
 
     def read_rows(self, lines: pathlib.Path) -> bool:
-        """Takes the rows that are new in a file into the results and prints them; returns whether there were any."""
+        """Adds the new rows of a file to the results and prints them; returns whether there were any."""
         text = lines.read_text()
         rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         known = sum(row["file"] == lines.name for row in self.results["rows"])
@@ -196,12 +196,12 @@ class Measurement:
             self.results["rows"].append(row | {"file": lines.name})
             say(f"[{self.left():4.0f} s left] {report.line(row)}")
         if rows[known:]:
-            report.write_json(self.out / "results.json", self.results)
+            write_json(self.out / "results.json", self.results)
         return bool(rows[known:])
 
     def bring_home(self) -> None:
-        """Writes the report, and copies what the training has to show so far."""
-        report.write_json(self.out / "results.json", self.results)
+        """Writes the report and copies the metrics and the last pictures of the training."""
+        write_json(self.out / "results.json", self.results)
         report.write(self.out, self.results)
         if "learn" in {ended["stage"] for ended in self.results["stages"]}:
             run = training.folder(WORK, self.values.train, self.values.dry_run)
@@ -212,12 +212,12 @@ class Measurement:
 
 
 def share_of(seconds: float, shares: list[float]) -> float:
-    """Returns the seconds of the first of several parts that share `seconds`; what it leaves is shared out anew."""
+    """Returns the seconds of the first of several parts that share `seconds`; later parts share its unused time."""
     return max(0.0, seconds) * shares[0] / sum(shares)
 
 
 def environment(part: Part, dry_run: bool) -> dict[str, str]:
-    """Returns the environment of a part: one device, compiled programs kept between stages and calls."""
+    """Returns the environment of a part: one device, and a compilation cache shared by stages and calls."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms:  # `right` compares with the CPU
         platforms += ",cpu"
@@ -235,13 +235,13 @@ def environment(part: Part, dry_run: bool) -> dict[str, str]:
 
 
 def last_lines(log: pathlib.Path, count: int) -> str:
-    """Returns the last lines of a log that are not empty."""
+    """Returns the last non-empty lines of a log."""
     lines = [line[:LINE] for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return "\n".join(lines[-count:])
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line immediately."""
     print(text, flush=True)
 
 
@@ -256,7 +256,7 @@ def main(argv: list[str]) -> int:
     try:
         return Measurement(values, argv).run()
     except KeyboardInterrupt:
-        say(f"stopped by a signal; what is there is in {values.out}")
+        say(f"stopped by a signal; the results so far are in {values.out}")
         return errors.FAILED
 
 

@@ -1,9 +1,9 @@
-"""Packs what `benchmarks/accelerator.py` needs on a machine without a network, or unpacks and checks it.
+"""Packs the files that `benchmarks/accelerator.py` needs on a machine without a network, or unpacks and checks them.
 
 python benchmarks/accelerator_pack.py OUT --data=FILE.npz     writes OUT/wheels, OUT/images-0.npz, ..., OUT/tree.tar.gz
-python benchmarks/accelerator_pack.py OUT --check=python3.12  tries all imports in an environment like that machine's
-python benchmarks/accelerator_pack.py OUT --unpack=FILE.npz   there: the images of the parts that have arrived
-FILE.npz holds train_images, train_labels, test_images and test_labels, as `npz:FILE.npz` does in a configuration.
+python benchmarks/accelerator_pack.py OUT --check=python3.12  tries all imports in a copy of that machine's environment
+python benchmarks/accelerator_pack.py OUT --unpack=FILE.npz   on that machine: joins the images of all available parts
+FILE.npz holds train_images, train_labels, test_images and test_labels, like `npz:FILE.npz` in a configuration.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPLITS, KINDS = ("train", "test"), ("images", "labels")
 PYTHON = "3.12"  # of that machine
 MACHINE = ROOT / "benchmarks" / "accelerator_machine.txt"
-# What the list MACHINE lacks of requirements.txt and of what grain needs; TensorFlow Datasets is not needed there.
+# Packages of requirements.txt and of grain that MACHINE does not list; that machine needs no TensorFlow Datasets.
 CARRIED = ("ml-collections", "clu", "grain", "array-record", "portpicker", "importlib-resources", "tensorboardX")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 LEFT_OUT = ("benchmarks.t", "benchmarks.library_peer", "benchmarks.decode")  # need PyTorch or OpenCV
@@ -41,9 +41,9 @@ print(len(tried), "modules import; left out:", ", ".join(sorted(set(names) - set
 
 
 def pack(out: pathlib.Path, data: pathlib.Path) -> None:
-    """Gathers wheels, images and the tree of the last commit in `out`; raises InputError where that cannot be done."""
+    """Collects wheels, images and the tree of the last commit in `out`; raises InputError on failure."""
     if not data.is_file():
-        raise InputError(f"--data={data}: there is no such file; give an array file with train_images and so on")
+        raise InputError(f"--data={data} does not exist; give an array file with train_images and so on")
     check_arrays(data)
     shutil.rmtree(out / "wheels", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -57,18 +57,18 @@ def pack(out: pathlib.Path, data: pathlib.Path) -> None:
 
 
 def check_arrays(data: pathlib.Path) -> None:
-    """Raises InputError unless an array file holds images and labels of both splits."""
+    """Raises InputError if an array file does not hold images and labels of both splits."""
     try:
         with np.load(data) as arrays:
             missing = [f"{split}_{kind}" for split in SPLITS for kind in KINDS if f"{split}_{kind}" not in arrays.files]
     except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"--data={data}: is no array file (.npz)") from error
+        raise InputError(f"--data={data} is not an array file (.npz)") from error
     if missing:
-        raise InputError(f"--data={data}: lacks {', '.join(missing)}")
+        raise InputError(f"--data={data} lacks {', '.join(missing)}")
 
 
 def download(folder: pathlib.Path) -> None:
-    """Downloads the wheels of CARRIED in the versions that requirements.txt admits."""
+    """Downloads the wheels of CARRIED in the versions that requirements.txt allows."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     admitted = {line.partition(">=")[0].lower(): line.partition("#")[0].strip() for line in lines}
     wanted = [admitted.get(name.lower(), name) for name in CARRIED]
@@ -78,10 +78,10 @@ def download(folder: pathlib.Path) -> None:
 
 
 def check(out: pathlib.Path, python: str) -> None:
-    """Imports all modules of the packed tree in a new environment with the list MACHINE and the packed wheels."""
+    """Imports all modules of the packed tree in a new environment of MACHINE's packages and the packed wheels."""
     wheels = sorted((out / "wheels").glob("*.whl"))
     if not wheels or not (out / "tree.tar.gz").is_file():
-        raise InputError(f"{out}: holds no pack; make it with --data=FILE.npz first")
+        raise InputError(f"{out} holds no pack; make it with --data=FILE.npz first")
     if not shutil.which(python) or version(python) != PYTHON:
         raise InputError(f"--check={python} must be a Python {PYTHON}, as on that machine")
     with tempfile.TemporaryDirectory() as folder:
@@ -95,32 +95,32 @@ def check(out: pathlib.Path, python: str) -> None:
 
 
 def version(python: str) -> str:
-    """Returns the version of an interpreter, such as "3.12"; empty where it does not run."""
+    """Returns the version of an interpreter, such as "3.12"; empty if it does not run."""
     command = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def unpack(out: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes the array file of the parts in `out`; raises InputError if there is none."""
+    """Writes the array file from the parts in `out`; raises InputError if there are none."""
     parts = sorted(out.glob("images-*.npz"))
     if not parts:
-        raise InputError(f"{out}: holds no part images-N.npz; bring one there")
+        raise InputError(f"{out} holds no part images-N.npz; copy one there")
     try:
         arrays = read_parts(parts)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{out}: a part images-N.npz is damaged ({error}); bring it there again") from error
+        raise InputError(f"{out}: a part images-N.npz is damaged ({error}); copy it there again") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez(target, **arrays)
     print(f"{target}: {len(arrays['train_images'])} training and {len(arrays['test_images'])} test images")
 
 
 def run(*command: str, cwd: pathlib.Path | None = None, **environment: str) -> None:
-    """Runs a command; raises InputError with its last line where it fails."""
-    # Packages of this environment would hide what is missing in the other one.
+    """Runs a command; raises InputError with the last line of its stderr if it fails."""
+    # Packages of this environment would hide missing packages in the other environment.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=cwd, env=inherited | environment, text=True, stderr=subprocess.PIPE)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(f"{' '.join(command).splitlines()[0][:100]} ... failed: {said}")
 
 

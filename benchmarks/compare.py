@@ -1,4 +1,4 @@
-"""Times the training step of sit_jax against its PyTorch peers, in turns, each in a process of its own.
+"""Times the training step of sit_jax against its PyTorch peers, in turns, each in its own process.
 
 python benchmarks/compare.py --config=configs/cifar10.py[:args] [--config.a.b=value] [--peers=torch,library]
 """
@@ -15,22 +15,21 @@ import subprocess
 import sys
 import tempfile
 
-from sit_jax.common import errors
-from sit_jax.config import cli
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
 from benchmarks.equality import largest_difference
-from sit_jax.common import allocator
+from sit_jax.common import allocator, errors
 from sit_jax.common.errors import InputError
-from sit_jax.config.checks import check_config, lookup
+from sit_jax.config import cli
+from sit_jax.config.checks import check_config
+from sit_jax.config.rules import lookup
 from sit_jax.config.saved import to_json
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ("torch", "library")
-# What the peers do, and nothing else.
+# The only values that the peers support.
 PEERS_HAVE = {
     "microbatches": 1,
     "views.count": 2,
@@ -46,50 +45,51 @@ PEERS_HAVE = {
     "loss.subtract_floor": False,
     "optim.log_var_rate": 1.0,
 }
-FEEDS = {"torch": "arrays", "library": "stream"}  # what ours gets: as much work on the host as the peer has
+FEEDS = {"torch": "arrays", "library": "stream"}  # the input of ours: as much work on the host as for the peer
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment of each contender, in which memory is kept, or in huge pages, for all alike."""
-    # Two frameworks on one GPU: JAX would take three quarters of its memory. And where other programs take a core,
-    # a thread of OpenMP that spins as it waits keeps the other from its work.
+    """Returns the environment of each contender, with the same allocator settings for all."""
+    # Two frameworks share one GPU, and JAX would take three quarters of its memory. If other programs use a core,
+    # OpenMP threads that spin while waiting would block the other threads.
     return {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45", "OMP_WAIT_POLICY": "passive"} | allocator.settings() | os.environ
 
 
 class Contender:
-    """A process that waits for commands and stands still between them."""
+    """A process that waits for commands and is stopped between them."""
 
     def __init__(self, name: str):
         self.name = name
         command = [sys.executable, "-m", "benchmarks.worker", name]
         pipe = subprocess.PIPE
-        # A process group of its own: threads and the workers of a DataLoader are stopped along with it.
+        # A separate process group, so that threads and DataLoader workers are stopped with it.
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment(), process_group=0
         )
 
     def ask(self, command: str, **arguments):
-        """Sends a command and returns its result; raises InputError for wrong input, RuntimeError if it failed."""
+        """Sends a command and returns its result; raises InputError for wrong input, RuntimeError after a crash."""
         os.killpg(self.process.pid, signal.SIGCONT)
         print(json.dumps([command, arguments]), file=self.process.stdin, flush=True)
         answer = json.loads(self.process.stdout.readline() or "{}")
         if "error" in answer:
             raise InputError(answer["error"])
         if "result" not in answer:
-            raise RuntimeError(f"the process of {self.name} ended; what it printed is above")
+            raise RuntimeError(f"the process of {self.name} ended; its output is above")
         os.killpg(self.process.pid, signal.SIGSTOP)
         return answer["result"]
 
     def close(self) -> None:
-        """Ends the process and all that it started."""
+        """Kills the process and its child processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
-    """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
+    """Returns the flags of the command, including the `--config.<key>=value` flags in `argv`."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     flags.DEFINE_list("peers", ["torch"], "torch, library, or both.", flag_values=values)
     flags.DEFINE_enum(
         "data", "synthetic", ["synthetic", "source"], "Random images, or data.source.", flag_values=values
@@ -105,7 +105,7 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> dict:
-    """Parses the command line into `values` and returns the configuration; raises InputError where it is wrong."""
+    """Parses the command line into `values` and returns the configuration; raises InputError if it is wrong."""
     config = cli.parse_config(values, argv, ("config",), __doc__)
     for peer in values.peers:
         if peer not in PEERS:
@@ -119,7 +119,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> dict:
     for name, value in PEERS_HAVE.items():
         if lookup(config, name) != value:
             raise InputError(
-                f"{name}={lookup(config, name)}: the peers have {value} alone; add --config.{name}={value}"
+                f"{name}={lookup(config, name)}: the peers support only {value}; add --config.{name}={value}"
             )
     check_config(config, 1)
     if importlib.util.find_spec("torch") is None:
@@ -151,7 +151,7 @@ def compare(values: flags.FlagValues, config: dict) -> dict:
 
 
 def alternate(ours: Contender, peer: Contender, feed: str, values: flags.FlagValues) -> list[dict]:
-    """Lets both work in turns; returns for each round steps and seconds of both."""
+    """Lets both contenders work in turns; returns steps and seconds of both for each round."""
     steps = {}
     for contender in (ours, peer):
         contender.ask("run", steps=1, feed=feed)  # warm-up
@@ -166,7 +166,7 @@ def alternate(ours: Contender, peer: Contender, feed: str, values: flags.FlagVal
 
 
 def summary(rounds: list[dict], batch_size: int) -> dict:
-    """Returns images/s of both and the ratio ours / theirs, each as median, lowest and highest, and the rounds."""
+    """Returns images/s of both and the ratio ours / theirs, as [median, lowest, highest], and the rounds."""
     speeds = [
         [steps * batch_size / seconds for steps, seconds in zip(turn["steps"], turn["seconds"], strict=True)]
         for turn in rounds
@@ -181,7 +181,7 @@ def summary(rounds: list[dict], batch_size: int) -> dict:
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
+    """Prints a line immediately."""
     print(text, flush=True)
 
 

@@ -1,9 +1,9 @@
-"""Times JPEG decoders on one core: files in memory to square RGB images, in images per second.
+"""Times JPEG decoders on one core, from files in memory to square RGB images, in images per second.
 
 python benchmarks/decode.py [--image_size=256] [--height=375 --width=500] [--out=FILE.json]
 
-Pillow with and without draft mode, simplejpeg and OpenCV (each with its own resizing, antialiased), beside
-`sit_jax.data.decode`. The pictures are random but smooth, of the sizes and the bytes of photographs.
+Compares Pillow with and without draft mode, simplejpeg and OpenCV, each with its own antialiased resizing, with
+`sit_jax.data.decode`. The pictures are random but smooth, with the size and the bytes of photographs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Decoder = Callable[[bytes, int], np.ndarray]
 
 
 def make_files(count: int, height: int, width: int) -> list[bytes]:
-    """Returns JPEG files of quality 90: noise of eight octaves, as much at each scale as photographs have."""
+    """Returns JPEG files of quality 90: noise of eight octaves, with the energy of photographs at each scale."""
     rng, files = np.random.default_rng(0), []
     for _ in range(count):
         image = np.zeros((height, width, 3), np.float32)
@@ -48,7 +48,7 @@ def pillow(file: bytes, size: int) -> np.ndarray:
 
 
 def pillow_draft(file: bytes, size: int) -> np.ndarray:
-    """Decodes with Pillow, at a fraction that leaves twice the size."""
+    """Decodes with Pillow, scaled down to at least twice the size."""
     image = Image.open(io.BytesIO(file))
     image.draft(None, (2 * size, 2 * size))
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
@@ -61,13 +61,13 @@ def opencv(file: bytes, size: int) -> np.ndarray:
 
 
 def simplejpeg_opencv(file: bytes, size: int) -> np.ndarray:
-    """Decodes with simplejpeg, at a fraction that leaves twice the size, and resizes with OpenCV."""
+    """Decodes with simplejpeg, scaled down to at least twice the size, and resizes with OpenCV."""
     image = simplejpeg.decode_jpeg(file, "RGB", min_height=2 * size, min_width=2 * size)
     return cv2.resize(centre(image), (size, size), interpolation=cv2.INTER_AREA)
 
 
 def simplejpeg_pillow(file: bytes, size: int) -> np.ndarray:
-    """Decodes with simplejpeg, at a fraction that leaves twice the size, and resizes with Pillow."""
+    """Decodes with simplejpeg, scaled down to at least twice the size, and resizes with Pillow."""
     image = Image.fromarray(simplejpeg.decode_jpeg(file, "RGB", min_height=2 * size, min_width=2 * size))
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
@@ -95,14 +95,14 @@ DECODERS: dict[str, Decoder] = {
 
 
 def measure(files: list[bytes], size: int, rounds: int) -> dict[str, list[float]]:
-    """Returns images/s of each decoder, one after the other in turns: [median, least, most]."""
+    """Returns images/s of each decoder as [median, least, most]; the decoders run in turns."""
     speeds: dict[str, list[float]] = {name: [] for name in DECODERS}
     for turn in range(rounds + 1):
         for name, decoder in DECODERS.items():
             begin = time.perf_counter()
             for file in files:
                 assert decoder(file, size).shape == (size, size, 3)
-            if turn:  # the first warms up
+            if turn:  # the first turn warms up
                 speeds[name].append(len(files) / (time.perf_counter() - begin))
     return {name: [statistics.median(values), min(values), max(values)] for name, values in speeds.items()}
 

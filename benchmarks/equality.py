@@ -1,4 +1,4 @@
-"""Whether sit_jax and the peers are the same model with the same losses: checked on the same weights and views."""
+"""Checks that sit_jax and the peers are the same model with the same losses, on the same weights and views."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 
 TASKS = ("reconstruction", "rotation", "contrastive")
 TOLERANCE = 1e-4  # relative, in float32
-IMAGES = 8  # that are compared
+IMAGES = 8  # number of images compared
 
 
 def write_exchange(path: str, config: Any, params: dict, images: np.ndarray) -> dict[str, float]:
-    """Writes the weights `params` of sit_jax and views of a few images to a .npz file, in float32.
+    """Writes the weights `params` of sit_jax and the views of a few images to a .npz file, in float32.
 
-    Returns the three losses and the weighted sum `loss` of these weights on these views, without stochastic depth.
+    Returns the three losses and their weighted sum `loss` for these weights and views, without stochastic depth.
     """
     import jax
 
@@ -49,7 +49,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def losses_of_exchange(path: str, config: dict) -> dict[str, float]:
-    """Returns the losses of the model in PyTorch with the weights and on the views in the file, in float32 on CPU."""
+    """Returns the losses of the PyTorch model with the weights and views in the file, in float32 on CPU."""
     import torch
 
     from benchmarks.torch_model import SiT, load_jax_params, losses
@@ -68,9 +68,9 @@ def losses_of_exchange(path: str, config: dict) -> dict[str, float]:
 
 
 def largest_difference(ours: dict, theirs: dict) -> float:
-    """Returns the largest relative difference of the losses of two answers to `setup`.
+    """Returns the largest relative difference between the losses of two answers to `setup`.
 
-    Raises AssertionError if it is more than 1e-4, or if the two models have not the same number of parameters.
+    Raises AssertionError if it exceeds 1e-4, or if the models have different numbers of parameters.
     """
     if ours["parameters"] != theirs["parameters"]:
         raise AssertionError(f"{ours['parameters']} parameters in sit_jax, {theirs['parameters']} in the peer")

@@ -1,8 +1,8 @@
-"""Times the step as batch, image size, model size and number of images grow, and draws a plot of each.
+"""Times the step for growing batch, image size, model size and number of images, and plots each series.
 
 python benchmarks/growth.py --out=FOLDER [--only=batch,image_size,model,images] [--repeats=5]
 
-Every point is a run of `sit_jax.bench` in a process of its own; growth.json in FOLDER holds all its figures.
+Each point is a run of `sit_jax.bench` in its own process. growth.json in FOLDER holds all figures.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from sit_jax.draw.plots import new_figure, save
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BASE = {"variant": "XS/4", "res": 32, "batch": 64, "images": 1000}
-# What grows, and the label of its axis. Sizes of models are in the order of their parameters.
+# Series, label of its axis, values. Models are in the order of their parameter counts.
 SERIES: dict[str, tuple[str, list]] = {
     "batch": ("images in a batch", [16, 32, 64, 128, 256]),
     "image_size": ("pixels a side", [16, 32, 48, 64, 96]),
@@ -29,7 +29,7 @@ KEYS = {"batch": "batch", "image_size": "res", "model": "variant", "images": "im
 
 
 def run(point: dict, repeats: int) -> dict:
-    """Runs the benchmark for a point and returns its figures."""
+    """Runs the benchmark of a point and returns its figures."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "bench.json"
         command = [
@@ -43,7 +43,7 @@ def run(point: dict, repeats: int) -> dict:
 
 
 def row(point: dict, figures: dict) -> dict:
-    """Returns what is tabled of a point."""
+    """Returns the table entries of a point."""
     step = figures["step"]
     return point | {
         "step_seconds": [step["median"], step["least"], step["most"]],
@@ -56,7 +56,7 @@ def row(point: dict, figures: dict) -> dict:
 
 
 def plot(name: str, rows: list[dict], path: pathlib.Path) -> None:
-    """Draws the time of a step, its work and the memory, each relative to the first point."""
+    """Plots the time of a step, its work and its memory, relative to the first point."""
     label, values = SERIES[name]
     places = range(len(values))
     figure, axes = new_figure(5, 3.5)

@@ -1,4 +1,4 @@
-"""The images that all contenders train on."""
+"""The training images of all contenders."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,14 @@ import numpy as np
 
 from sit_jax.common.errors import InputError
 
-BATCHES = 8  # different batches that the synthetic images make
+BATCHES = 8  # number of different synthetic batches
 
 
 def load_images(config: dict, data: str) -> np.ndarray:
-    """Returns images [N, S, S, 3] uint8: random ones, or with `data` "source" those of `data.source`."""
+    """Returns images [n, s, s, 3] uint8: random images, or the images of `data.source` if `data` is "source".
+
+    Raises InputError if the source exceeds `data.memory_limit`.
+    """
     section = config["data"]
     size = section["image_size"] or config["model"]["image_size"]
     if data == "synthetic":
@@ -25,7 +28,7 @@ def load_images(config: dict, data: str) -> np.ndarray:
 
 
 def endless(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields batches of consecutive images without end."""
+    """Yields batches of consecutive images forever."""
     while True:
         for start in range(0, len(images) - batch_size + 1, batch_size):
             yield images[start : start + batch_size]

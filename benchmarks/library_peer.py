@@ -1,4 +1,4 @@
-"""The second peer: views by PIL and corruption image by image, in the workers of a DataLoader; then the same step."""
+"""The second peer: DataLoader workers make views with PIL and corrupt image by image; the training step is the same."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from sit_jax.views.color import LUMA
 
 
 class LibraryPeer(Peer):
-    """A training like `Peer` on `images` [N, H, W, 3] uint8, which `workers` processes turn into views."""
+    """A training like `Peer` on `images` [n, H, W, 3] uint8; `workers` processes make the views."""
 
     def __init__(self, config: dict, device: str, images: np.ndarray, workers: int = 2, compile_mode: str = "default"):
         super().__init__(config, device, compile_mode)
@@ -23,7 +23,7 @@ class LibraryPeer(Peer):
         self.loader = DataLoader(
             dataset,
             batch_size,
-            # One endless epoch: workers that end and start again would cost more than the views.
+            # One endless epoch, because restarting the workers would cost more than the views.
             sampler=RandomSampler(dataset, replacement=True, num_samples=2**40),
             num_workers=workers,
             collate_fn=Corrupt(config),
@@ -31,14 +31,14 @@ class LibraryPeer(Peer):
         )
 
     def iterate(self) -> Iterator[Tensor]:
-        """Makes one update after the other, on views as the loader gives them; yields the loss of each."""
+        """Makes updates on the loader's views and yields the loss of each."""
         for clean, corrupted, rotation, changed in self.loader:
             moved = [x.to(self.device, non_blocking=True) for x in (clean, corrupted, rotation, changed)]
             yield self.update(Views(*moved[:3], {"any": moved[3]}))
 
 
 class TwoViews(Dataset):
-    """Two augmented and turned views of every image, as (PIL image, quarter turns)."""
+    """Two augmented and rotated views of each image, as (PIL image, quarter turns)."""
 
     def __init__(self, images: np.ndarray, config: dict):
         self.images, self.size, self.views = images, config["model"]["image_size"], config["views"]
@@ -52,7 +52,7 @@ class TwoViews(Dataset):
         return [(self.view(image).transpose(turn(k)) if k else self.view(image), k) for k in quarters]
 
     def view(self, image: Image.Image) -> Image.Image:
-        """Crops, mirrors and distorts the colours of an image at random."""
+        """Crops and flips an image and jitters its colours, at random."""
         width, height = image.size
         share, low, high = random.uniform(*self.views["area"]), *np.log(self.views["ratio"])
         aspect = np.exp(random.uniform(low, high))
@@ -66,12 +66,12 @@ class TwoViews(Dataset):
 
 
 def turn(quarters: int) -> Image.Transpose:
-    """Returns the method of PIL for 1 to 3 quarter turns counter-clockwise."""
+    """Returns PIL's transposition for 1 to 3 quarter turns counter-clockwise."""
     return (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[quarters - 1]
 
 
 def jitter(image: Image.Image, config: dict) -> Image.Image:
-    """Changes brightness, contrast, saturation and hue of a PIL image at random."""
+    """Jitters brightness, contrast, saturation and hue of a PIL image at random."""
     enhancers = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast}
     for name, enhancer in (*enhancers.items(), ("saturation", ImageEnhance.Color)):
         if config[name]:
@@ -85,13 +85,13 @@ def jitter(image: Image.Image, config: dict) -> Image.Image:
 
 
 class Corrupt:
-    """Collates the views of a batch and corrupts them one by one, a block at a time."""
+    """Collates the views of a batch and corrupts them one by one, block by block."""
 
     def __init__(self, config: dict):
         self.config = config["corrupt"]
 
     def __call__(self, pairs: list[list[tuple[Image.Image, int]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns clean and corrupted views [V, s, s, 3], the quarter turns [V] and what was changed [V, s, s]."""
+        """Returns clean and corrupted views [V, s, s, 3], quarter turns [V] and masks of changed pixels [V, s, s]."""
         views = [view for pair in pairs for view in pair]
         clean = np.stack([np.asarray(image, np.float32) for image, _ in views]) / 127.5 - 1
         corrupted, changed = clean.copy(), np.zeros(clean.shape[:3], bool)
@@ -101,7 +101,7 @@ class Corrupt:
         return torch.from_numpy(clean), torch.from_numpy(corrupted), rotation, torch.from_numpy(changed)
 
     def corrupt(self, image: np.ndarray, changed: np.ndarray, clean: np.ndarray, row: int) -> None:
-        """Corrupts one view [s, s, 3] in place; `changed` [s, s] gets what was written."""
+        """Corrupts one view [s, s, 3] in place and marks the written pixels in `changed` [s, s]."""
         for name, operation in (("grayscale", to_gray), ("blur", blur), ("recolour", recolour)):
             section = self.config[name]
             if random.random() < section.get("probability", 1.0):
@@ -121,19 +121,19 @@ class Corrupt:
 
 
 def block(size: int, sides: tuple[float, float]) -> tuple[slice, slice]:
-    """Returns a random rectangle of an image; its sides are shares of `size` from U(*sides)."""
+    """Returns a random rectangle in an image; its sides are drawn from U(*sides) as shares of `size`."""
     height, width = (min(max(round(random.uniform(*sides) * size), 1), size) for _ in range(2))
     y, x = random.randint(0, size - height), random.randint(0, size - width)
     return slice(y, y + height), slice(x, x + width)
 
 
 def to_gray(image: np.ndarray, where: tuple[slice, slice], section: dict) -> np.ndarray:
-    """Returns a part of an image without its colour."""
+    """Returns a part of an image in grayscale."""
     return (image[where] @ np.array(LUMA, np.float32))[:, :, None]
 
 
 def blur(image: np.ndarray, where: tuple[slice, slice], section: dict) -> np.ndarray:
-    """Returns a part of the blurred image; only the part is blurred, by a separable Gaussian."""
+    """Returns a part of the blurred image; blurs only this part, with a separable Gaussian."""
     radius = random.randint(section["kernel"][0] // 2, section["kernel"][1] // 2)
     weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / random.uniform(*section["sigma"])) ** 2)
     weight = (weight / weight.sum()).expand(3, 1, 1, -1)
@@ -147,13 +147,13 @@ def blur(image: np.ndarray, where: tuple[slice, slice], section: dict) -> np.nda
 
 
 def recolour(image: np.ndarray, where: tuple[slice, slice], section: dict) -> np.ndarray:
-    """Returns a part of an image with distorted colours."""
+    """Returns a part of an image with jittered colours."""
     part = Image.fromarray(np.uint8(np.clip((image[where] + 1) * 127.5, 0, 255)))
     return np.asarray(jitter(part, section), np.float32) / 127.5 - 1
 
 
 def fill(part: np.ndarray, image: np.ndarray, section: dict) -> np.ndarray | float:
-    """Returns what fills a dropped part of an image."""
+    """Returns the values for a dropped part of an image."""
     if section["fill"] == "noise":
         return section["noise_std"] * np.random.standard_normal(part.shape).astype(np.float32)
     return 0.0 if section["fill"] == "zeros" else image.mean(axis=(0, 1))

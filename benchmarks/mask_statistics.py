@@ -1,14 +1,12 @@
-"""Measures what the corruptions do: `python benchmarks/mask_statistics.py --config=configs/cifar10.py:paper [options]`.
+"""Measures the corruptions: `python benchmarks/mask_statistics.py --config=configs/cifar10.py:paper [options]`.
 
---config.data.source=folder:PATH says where photographs are. Prints the table of docs/paper.md: shares of the area, the
-mean absolute change in units of [0, 1], and the ratio of the standard deviations of the noise and of the clean views.
+`--config.data.source=folder:PATH` is a folder of photographs. Prints the table of docs/paper.md: shares of the area,
+the mean absolute change in units of [0, 1], and the standard deviation of the noise over that of the clean views.
 """
 
 import functools
 import pathlib
 import sys
-
-from sit_jax.config import checks, cli, resolve
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -18,8 +16,10 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
+from sit_jax.config import checks, cli, resolve
 from sit_jax.data import image_options, load_images, open_source
 from sit_jax.views import make_views
 
@@ -27,7 +27,7 @@ BATCH = 8
 
 
 def statistics(key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
-    """Returns the statistics of the views of images [B, H, W, 3] uint8, means over them."""
+    """Returns the statistics of the views of images [B, H, W, 3] uint8, as means over the views."""
     views = make_views(key, images, config)
     masks = views.masks
     change = jnp.abs(views.corrupted - views.clean).mean(axis=-1) / 2  # [-1, 1] to [0, 1]
@@ -43,7 +43,7 @@ def statistics(key: jax.Array, images: jax.Array, config: ml_collections.ConfigD
 
 
 def measure(config: ml_collections.ConfigDict, images: np.ndarray, draws: int) -> dict[str, float]:
-    """Returns the means of the statistics over all images, `draws` times each."""
+    """Returns the means of the statistics over all images, with `draws` draws of each."""
     run = jax.jit(functools.partial(statistics, config=config))
     parts = [images[start : start + BATCH] for start in range(0, len(images) // BATCH * BATCH, BATCH)]
     found = [run(jax.random.key(draw * len(parts) + i), part) for draw in range(draws) for i, part in enumerate(parts)]
@@ -51,10 +51,11 @@ def measure(config: ml_collections.ConfigDict, images: np.ndarray, draws: int) -
 
 
 def command(argv: list[str]) -> bool:
-    """Measures as the command line says, and prints the table."""
+    """Measures the statistics and prints the table."""
     values = cli.make_config_flags(argv)
-    flags.DEFINE_integer("images", 200, "Photographs to measure on, at most.", BATCH, flag_values=values)
-    flags.DEFINE_integer("draws", 10, "Steps whose views are measured.", 1, flag_values=values)
+    cli.add_out_flag(values)
+    flags.DEFINE_integer("images", 200, "The most photographs to measure.", BATCH, flag_values=values)
+    flags.DEFINE_integer("draws", 10, "Draws of the views of each photograph.", 1, flag_values=values)
     config = cli.parse_config(values, argv, ("config",), __doc__ or "")
     checks.check_config(config, 1)
     images = load_images(open_source(config.data.source).pretrain, **image_options(resolve.resolve(config, BATCH)))
@@ -69,4 +70,4 @@ def command(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command, sys.argv))
+    sys.exit(commands.run(command, sys.argv))

@@ -1,4 +1,4 @@
-"""Array files of small images as parts that travel: lossless WebP mosaics, about half the size of the pixels."""
+"""Splits array files of small images into parts to transfer: lossless WebP mosaics of about half the size."""
 
 import io
 import pathlib
@@ -7,25 +7,25 @@ import numpy as np
 from PIL import Image
 
 COLUMNS = 100
-TILES = 5000  # images in a mosaic
-PART_BYTES = 50 * 2**20  # the most in a part
+TILES = 5000  # images per mosaic
+PART_BYTES = 50 * 2**20  # the most per part
 
 
 def encode(images: np.ndarray) -> np.ndarray:
-    """Returns images [n, s, s, 3] uint8 as the bytes of one picture, uint8 [bytes]."""
+    """Encodes images [n, s, s, 3] uint8 as one picture, uint8 [bytes]."""
     count, side = images.shape[:2]
     rows = -(-count // COLUMNS)
     padded = np.zeros((rows * COLUMNS, side, side, 3), np.uint8)
     padded[:count] = images
     mosaic = padded.reshape(rows, COLUMNS, side, side, 3).swapaxes(1, 2).reshape(rows * side, COLUMNS * side, 3)
     buffer = io.BytesIO()
-    # Method 4: method 6 takes 15 times as long and saves 0.4 %.
+    # Method 6 takes 15 times as long and saves 0.4 %.
     Image.fromarray(mosaic).save(buffer, "WEBP", lossless=True, exact=True, quality=100, method=4)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
 def decode(data: np.ndarray, count: int) -> np.ndarray:
-    """Returns the first `count` images of a mosaic, [count, s, s, 3] uint8."""
+    """Decodes the first `count` images of a mosaic, [count, s, s, 3] uint8."""
     mosaic = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert("RGB"))
     side = mosaic.shape[1] // COLUMNS
     tiles = mosaic.reshape(-1, side, COLUMNS, side, 3).swapaxes(1, 2)
@@ -33,12 +33,12 @@ def decode(data: np.ndarray, count: int) -> np.ndarray:
 
 
 def write_parts(source: pathlib.Path, folder: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Writes the array file `source` as `folder/NAME-0.npz`, `NAME-1.npz`, ...; each part has images of both splits.
+    """Splits the array file `source` into `folder/NAME-0.npz`, `NAME-1.npz`, ...; each part has images of both splits.
 
-    `source` holds `train_images`, `train_labels`, `test_images` and `test_labels`. Images come in a random order that
-    is always the same, so that any number of parts is a fair sample.
+    `source` holds `train_images`, `train_labels`, `test_images` and `test_labels`. The images are in a fixed random
+    order, so that any number of parts is a fair sample.
     """
-    mosaics = []  # (where in its split, its split, the mosaic, its labels)
+    mosaics = []  # (start in its split, its split, the mosaic, its labels)
     with np.load(source) as arrays:
         for split in ("train", "test"):
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -58,7 +58,7 @@ def write_parts(source: pathlib.Path, folder: pathlib.Path, name: str) -> list[p
 
 
 def read_parts(paths: list[pathlib.Path]) -> dict[str, np.ndarray]:
-    """Returns the arrays of `write_parts` from the parts that are there."""
+    """Joins the arrays of `write_parts` from the given parts."""
     found: dict[str, list[np.ndarray]] = {}
     for path in sorted(paths):
         with np.load(path) as part:

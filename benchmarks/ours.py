@@ -1,4 +1,4 @@
-"""The training step of sit_jax as its training loop compiles and feeds it, to be timed."""
+"""The training step of sit_jax, compiled and fed as in the training loop, for timing."""
 
 import time
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.equality import write_exchange
 from benchmarks.images import endless, load_images
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
-from sit_jax.config import checks, cli, resolve
+from sit_jax.config import checks, resolve
 from sit_jax.config.saved import to_json
 from sit_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from sit_jax.train.state import abstract_state, init_state, make_training
@@ -23,12 +24,12 @@ class Ours:
     """sit_jax on all devices of this machine."""
 
     def setup(self, config: dict, data: str, exchange: str) -> dict:
-        """Compiles and makes a first step; with a path `exchange`, writes there what peers are compared with.
+        """Compiles and makes a first step; if `exchange` is a path, writes the reference data for the peers there.
 
-        Returns the resolved configuration, the number of parameters, the losses on the views that were written, the
-        device and the seconds up to the end of the first step. Raises InputError where there are several GPUs.
+        Returns the resolved configuration, the number of parameters, the losses on the written views, the device and
+        the seconds to the end of the first step. Raises InputError if there are several GPUs.
         """
-        cli.run_steps_one_by_one()
+        commands.run_steps_one_by_one()
         if jax.default_backend() == "gpu" and jax.device_count() > 1:
             raise InputError(f"the peers use one of the {jax.device_count()} GPUs; set CUDA_VISIBLE_DEVICES=0")
         begin = time.perf_counter()
@@ -56,7 +57,7 @@ class Ours:
         }
 
     def run(self, steps: int, feed: str) -> float:
-        """Makes so many steps, on arrays in memory or on the `stream` of the training; returns their seconds."""
+        """Makes `steps` steps on arrays in memory or on the `stream` of a training; returns their seconds."""
         if feed not in self.feeds:
             self.feeds[feed] = self.stream()
         begin = time.perf_counter()

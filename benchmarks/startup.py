@@ -1,4 +1,4 @@
-"""Times the start of a training: from the command to its first finished step, with a cold and with a warm cache.
+"""Times the start of a training, from the command to its first finished step, with a cold and a warm cache.
 
 python benchmarks/startup.py [--warm=3] [any arguments of sit_jax.main; default: --config=configs/digits.py]
 """
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def seconds_to_first_step(arguments: list[str], folder: str, cache: str) -> float:
-    """Starts a training, stops it at its first step and returns the seconds; raises RuntimeError if it ended before."""
+    """Starts a training, stops it at its first step and returns the seconds; raises RuntimeError if it ends earlier."""
     command = [sys.executable, "-u", "-m", "sit_jax.main", *arguments, f"--workdir={folder}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
     begin = time.perf_counter()
@@ -28,11 +28,11 @@ def seconds_to_first_step(arguments: list[str], folder: str, cache: str) -> floa
     finally:
         process.kill()
         process.wait()
-    raise RuntimeError("the training ended before its first step; what it printed is above")
+    raise RuntimeError("the training ended before its first step; its output is above")
 
 
 def main() -> None:
-    """Measures and prints a line for each start."""
+    """Measures each start and prints a line for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--warm", type=int, default=3)
     args, rest = parser.parse_known_args()

@@ -1,10 +1,10 @@
 """The runs of docs/results.md: `python benchmarks/study.py --only=NAME[,NAME...]`, or `--list`, or `--table`.
 
 Needs the array files of `benchmarks/cifar10_subset.py FOLDER runs/data`. A run is pre-trained in `runs/study/NAME` and
-evaluated; one that is finished is not repeated, one that was stopped goes on. `taskset -c 0` before the command gives
-it one core: two such commands beside each other get more done than two runs one after the other on both cores.
-`--table` prints what is finished; `--publish` copies the metrics, reports and commands of the runs of `--only` to
-docs/runs, with the last picture of all but the short ones.
+evaluated. A finished run is not repeated; a stopped run resumes. `taskset -c 0` before the command gives it one core:
+two such commands in parallel are faster than two runs in sequence on both cores. `--table` prints the finished runs.
+`--publish` copies metrics, reports and commands of the runs in `--only` to docs/runs, and the last picture of all but
+the short runs.
 """
 
 import argparse
@@ -26,25 +26,25 @@ from sit_jax.model.tasks import TASKS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA, RUNS, PUBLISHED = "runs/data", "runs/study", "docs/runs"
 LAPTOP = "configs/cifar10_laptop.py"
-# The recipe of a short run: 100,000 images, 10 passes, measured on 5,000 other images of the training split.
+# A short run: 100,000 images, 10 passes, evaluated on 5,000 other images of the training split.
 PILOT = {"steps": 782, "optim.warmup_epochs": 0.5, "eval_every": 391, "checkpoint_every": 782, "eval.num_test": 5000}
-# 3,000 steps, in which learned weights arrive where they are going, of as many images as a pilot sees.
+# 3,000 steps, in which the learned weights converge, on about as many images as in a pilot.
 WEIGHTING = {"batch_size": 32, "steps": 3000, "optim.warmup_epochs": 0.5, "optim.base_learning_rate": 0.016}
 WEIGHTING |= {"eval_every": 1500, "checkpoint_every": 3000, "eval.num_test": 5000}
 
 
 class Study(NamedTuple):
-    """One run: what it is asked, and what it consists of."""
+    """One run: its question and its contents."""
 
     question: str
     config: str
-    data: str | None  # an array file of DATA; None: the source of the configuration
-    changes: tuple[str, ...]  # of the configuration: "key=value"
-    evaluations: tuple[str, ...]  # arguments of sit_jax.evaluate beside --workdir
+    data: str | None  # array file in DATA; None: the source of the configuration
+    changes: tuple[str, ...]  # changes of the configuration: "key=value"
+    evaluations: tuple[str, ...]  # arguments of sit_jax.evaluate, in addition to the work directory
 
 
 def weighting() -> dict[str, Study]:
-    """Returns the runs that compare how the three losses are weighted, three seeds each."""
+    """Returns the runs that compare weightings of the three losses, with three seeds each."""
     learned = {f"loss.weights.{task}": "learned" for task in TASKS}
     ways: dict[str, tuple[str, dict]] = {
         "fixed": ("fixed weights, those of the configuration", {}),
@@ -68,7 +68,7 @@ def weighting() -> dict[str, Study]:
 
 
 def recipe() -> dict[str, Study]:
-    """Returns short runs that differ from the configuration in one thing each."""
+    """Returns short runs that each differ from the configuration in one setting."""
     clean = {f"loss.weights.{task}": 0 for task in TASKS} | {"loss.weights.contrastive": 1}
     questions: dict[str, tuple[str, dict]] = {
         "base": ("the configuration, 782 steps", {}),
@@ -116,7 +116,7 @@ def recipe() -> dict[str, Study]:
 
 
 def pilot(question: str, values: dict) -> Study:
-    """Returns a short run, measured on held-out images of the training split: recipes are chosen so."""
+    """Returns a short run, evaluated on held-out images of the training split to choose recipes."""
     changes = tuple(f"{key}={value}" for key, value in values.items())
     return Study(question, LAPTOP, "cifar10-search", changes, ())
 
@@ -155,12 +155,12 @@ def commands(name: str, study: Study) -> list[list[str]]:
 
 
 def lines(name: str, study: Study) -> list[str]:
-    """Returns the commands of a run as they are typed."""
+    """Returns the commands of a run as typed in a shell."""
     return [shlex.join(["python", *command]) for command in commands(name, study)]
 
 
 def run(name: str, study: Study) -> int:
-    """Executes the commands of a run, and notes them with the commit; returns the first exit code that is not 0."""
+    """Runs the commands of a run and records them with the commit; returns the first nonzero exit code, else 0."""
     workdir = ROOT / RUNS / name
     workdir.mkdir(parents=True, exist_ok=True)
     commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip()
@@ -174,7 +174,7 @@ def run(name: str, study: Study) -> int:
 
 
 def machine() -> str:
-    """Returns the processor and the versions that a run depends on: the same numbers come from the same alone."""
+    """Returns the processor and the package versions; a run is reproducible only on the same ones."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     info = cpuinfo.read_text() if cpuinfo.exists() else ""
     found = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
@@ -184,14 +184,14 @@ def machine() -> str:
 
 
 def report(workdir: pathlib.Path, protocol: str) -> dict | None:
-    """Returns the results of a protocol with all labels and the plain weights, None where there are none."""
+    """Returns the results of a protocol with all labels and the plain weights, None without any."""
     found = [json.loads(path.read_text()) for path in (workdir / "eval").glob(f"{protocol}-*.json")]
     found = [report for report in found if report["weights"] == "params" and len(report["results"]) == 1]
     return max(found, key=lambda report: report["step"])["results"][0] if found else None
 
 
 def final_metrics(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns the metrics of the evaluation at the last step; empty where the run is not finished."""
+    """Returns the metrics of the evaluation at the last step; empty if the run is not finished."""
     if not (workdir / "metrics.jsonl").exists():
         return {}
     steps = json.loads((workdir / "config.json").read_text())["steps"]
@@ -200,9 +200,9 @@ def final_metrics(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def row(name: str, study: Study) -> str | None:
-    """Returns the line of a run in the table; None where it is not finished.
+    """Returns the table row of a run; None if it is not finished.
 
-    Short runs have the accuracies along the way, which see all of their held-out images.
+    Short runs show the accuracies from training, which use all held-out images.
     """
     workdir = ROOT / RUNS / name
     cells = [study.question]
@@ -219,7 +219,7 @@ def row(name: str, study: Study) -> str | None:
 
 
 def publish(name: str, study: Study) -> None:
-    """Copies what others can compare with to docs/runs/NAME; raises ValueError if the run is not finished."""
+    """Copies the published files of a run to docs/runs/NAME; raises ValueError if the run is not finished."""
     workdir, folder = ROOT / RUNS / name, ROOT / PUBLISHED / name
     reports = list((workdir / "eval").glob("*.json"))
     if not final_metrics(workdir):
@@ -235,20 +235,20 @@ def publish(name: str, study: Study) -> None:
 
 
 def main() -> int:
-    """Does what the command line says."""
+    """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="names of runs, with commas")
+    parser.add_argument("--only", default="", help="names of runs, separated by commas")
     parser.add_argument("--list", action="store_true", help="print the commands of all runs")
-    parser.add_argument("--table", action="store_true", help="print the results that are there")
-    parser.add_argument("--publish", action="store_true", help="copy what the runs of --only left to docs/runs")
+    parser.add_argument("--table", action="store_true", help="print the results of finished runs")
+    parser.add_argument("--publish", action="store_true", help="copy the results of the runs in --only to docs/runs")
     args = parser.parse_args()
     runs = studies()
     names = [name for name in args.only.split(",") if name]
     unknown = [name for name in names if name not in runs]
     if unknown:
-        parser.error(f"{unknown[0]} is no run; --list shows them")
+        parser.error(f"{unknown[0]} is not a run; --list shows all runs")
     if not (names or args.list or args.table):
-        parser.error("--only says which runs; --list shows them")
+        parser.error("--only is missing; give names of runs, which --list shows")
     if args.list:
         for name, study in runs.items():
             print(f"# {name}: {study.question}", *lines(name, study), sep="\n")

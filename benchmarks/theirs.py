@@ -1,4 +1,4 @@
-"""The PyTorch peers, to be timed."""
+"""The PyTorch peers, for timing."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from sit_jax.timing.machine import cores
 
 
 class Theirs:
-    """The peer `torch` or `library` on one device: a GPU where there is one, else all cores of the CPU."""
+    """The peer `torch` or `library` on one device: a GPU if available, else all cores of the CPU."""
 
     def __init__(self, name: str):
         self.name = name
@@ -21,8 +21,8 @@ class Theirs:
     def setup(self, config: dict, data: str, exchange: str, compile_mode: str, workers: int) -> dict:
         """Compiles and makes a first step of the resolved `config`.
 
-        Returns the number of parameters, the losses on the views in the file `exchange` (none without), the device and
-        the seconds up to the end of the first step.
+        Returns the number of parameters, the losses on the views in the file `exchange` ({} without a file), the device
+        and the seconds to the end of the first step.
         """
         begin = time.perf_counter()
         losses = losses_of_exchange(exchange, config) if exchange else {}
@@ -43,7 +43,7 @@ class Theirs:
         }
 
     def run(self, steps: int, feed: str) -> float:
-        """Makes so many steps and returns the seconds that they took; a peer has one `feed` only."""
+        """Makes `steps` steps and returns their seconds; `feed` is ignored, because a peer has only one."""
         begin = time.perf_counter()
         for _ in range(steps):
             next(self.updates)

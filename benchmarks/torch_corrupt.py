@@ -1,4 +1,4 @@
-"""The corruptions of sit_jax in PyTorch and the colour jitter, all views at once; views are [V, h, 3, w] here."""
+"""The corruptions and the colour jitter of sit_jax in PyTorch, on all views at once; views are [V, h, 3, w] here."""
 
 import math
 
@@ -11,7 +11,7 @@ from sit_jax.views.corrupt import group_size
 
 
 def wide(x: Tensor) -> Tensor:
-    """Reshapes one number a view, [V] or [V, 1], to go with [V, h, 3, w]."""
+    """Reshapes one number per view, [V] or [V, 1], to broadcast with [V, h, 3, w]."""
     return x.reshape(-1, 1, 1, 1)
 
 
@@ -21,13 +21,13 @@ def between(u: Tensor, low: float, high: float) -> Tensor:
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Removes the colour of [V, h, 3, w]."""
+    """Converts [V, h, 3, w] to grayscale."""
     red, green, blue = x.unbind(2)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, :, None].expand_as(x)
 
 
 def jitter(x: Tensor, u: Tensor, config: dict) -> Tensor:
-    """Changes brightness, contrast, saturation and hue of [V, h, 3, w] in [0, 1]; `u` [V, 4] are uniform numbers."""
+    """Jitters brightness, contrast, saturation and hue of [V, h, 3, w] in [0, 1]; `u` [V, 4] are uniform numbers."""
 
     # 7 ms compiled for 32 views of 224 px on 2 cores; the ColorJitter of kornia 0.9 takes 46 ms.
     def blend(other: Tensor | float, i: int, strength: float) -> Tensor:
@@ -46,7 +46,7 @@ def jitter(x: Tensor, u: Tensor, config: dict) -> Tensor:
 
 
 def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotates the hue of [V, h, 3, w] by `turn` [V] full circles, keeping the luma."""
+    """Rotates the hue of [V, h, 3, w] by `turn` [V] full circles and keeps the luma."""
     to_yiq = torch.tensor(RGB_TO_YIQ, dtype=x.dtype, device=x.device)
     from_yiq = torch.tensor(YIQ_TO_RGB, dtype=x.dtype, device=x.device)
     cos, sin = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
@@ -59,7 +59,7 @@ def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def candidates(size: int, section: dict) -> tuple[int, int, int]:
-    """Returns (random blocks, tiles a side, cells a tile) of a mask of several blocks; see sit_jax.views.blocks."""
+    """Returns (random blocks, tiles per side, cells per tile) of a mask of several blocks; see sit_jax.views.blocks."""
     block, fraction, cells = section["block"], section["fraction"], grid_side(size)
     mean_area = ((block[0] + block[1]) / 2) ** 2
     count = min(math.ceil(1.5 * -math.log1p(-min(fraction[1], 0.95)) / mean_area) + 1, MAX_RANDOM_BLOCKS)
@@ -81,9 +81,9 @@ def mask(u: dict[str, Tensor], name: str, size: int, section: dict) -> Tensor:
 
 
 def many_blocks(share: Tensor, sides: Tensor, start: Tensor, order: Tensor, size: int, section: dict) -> Tensor:
-    """Returns the mask [V, size, size] of as many blocks as cover a share of the image, to within one block.
+    """Returns the mask [V, size, size] of blocks that cover a share of the image, to within one block.
 
-    `sides` and `start` [V, 2, count] are the random blocks; after them come tiles in the random order `order` [V, n].
+    `sides` and `start` [V, 2, count] define the random blocks. Tiles follow them, in the random order `order` [V, n].
     """
     count, tiles, tile = candidates(size, section)
     cells = grid_side(size)
@@ -95,7 +95,7 @@ def many_blocks(share: Tensor, sides: Tensor, start: Tensor, order: Tensor, size
     place = torch.arange(cells, device=share.device) // tile
     rank = order.argsort(dim=1)[:, place[:, None] * tiles + place[None, :]]
     first = torch.minimum(first, count + rank)
-    # Blocks are few, so that counting how many cells each adds is faster than sorting the cells.
+    # There are few blocks, so counting the cells that each block adds is faster than sorting the cells.
     added = torch.zeros(len(share), count + tiles**2, device=share.device)
     added = added.scatter_add(1, first.flatten(1), torch.ones_like(first, dtype=torch.float32).flatten(1))
     wanted = (share * cells * cells).ceil()
@@ -106,14 +106,14 @@ def many_blocks(share: Tensor, sides: Tensor, start: Tensor, order: Tensor, size
 
 
 def inside(start: Tensor, sides: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Returns which rows, bool [V, n, size, 1], and columns, [V, n, 1, size], n blocks cover; both are [V, 2, n]."""
+    """Returns the rows, bool [V, n, size, 1], and columns, [V, n, 1, size], of n blocks; start, sides are [V, 2, n]."""
     place = torch.arange(size, device=start.device)
     within = (place >= start[..., None]) & (place < (start + sides)[..., None])
     return within[:, 0, :, :, None], within[:, 1, :, None, :]
 
 
 def blur(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
-    """Blurs each view by its own Gaussian, which is cut and renormalised at the border."""
+    """Blurs each view with its own Gaussian, truncated and renormalised at the border."""
     views, size = len(x), x.shape[1]
     place = torch.arange(size, device=x.device)
     distance = (place[:, None] - place[None, :]).abs()
@@ -127,19 +127,19 @@ def blur(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: T
 
 
 def recolour(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
-    """Distorts the colours."""
+    """Jitters the colours."""
     return jitter(((x + 1) / 2).clamp(0, 1), u["recolour"], section) * 2 - 1
 
 
 def drop(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
-    """Returns what fills dropped blocks: noise, zeros, or the mean colour of the view."""
+    """Returns the content of dropped blocks: noise, zeros, or the mean colour of the view."""
     if noise is not None:
         return section["noise_std"] * noise
     return torch.zeros_like(x) if section["fill"] == "zeros" else x.mean(dim=(1, 3), keepdim=True).expand_as(x)
 
 
 def replace(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
-    """Returns for each view the clean view of another image of its group."""
+    """Returns, for each view, the clean view of another image in its group."""
     group = group_size(len(x) // 2)
     row = torch.arange(len(x), device=x.device)
     shift = 1 + (u["shift"][:, 0] * (max(group, 2) - 1)).long()
@@ -148,7 +148,7 @@ def replace(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise
 
 
 def to_gray(x: Tensor, clean: Tensor, u: dict[str, Tensor], section: dict, noise: Tensor | None) -> Tensor:
-    """Removes the colour."""
+    """Converts to grayscale."""
     return grayscale(x)
 
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sit_jax.model.heads import projector_sizes
-from sit_jax.model.tasks import LIKELIHOOD_SCALE, TASKS
-from sit_jax.model.vit import SIZES, TOKENS
+from sit_jax.model.sizes import SIZES, TOKENS
+from sit_jax.model.tasks import TASKS
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """Makes a dense layer with weights from a normal of 0.02 and zero bias."""
+    """Makes a dense layer with weights from N(0, 0.02^2) and zero bias."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     normal(layer.weight)
     if bias:
@@ -24,12 +24,12 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 def normal(x: Tensor) -> Tensor:
-    """Fills `x` from a normal of 0.02."""
+    """Fills `x` from N(0, 0.02^2)."""
     return nn.init.normal_(x, std=0.02)
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer with stochastic depth, [V, T, D] to [V, T, D]."""
+    """Pre-norm transformer layer with stochastic depth, [V, T, D] to [V, T, D]."""
 
     def __init__(self, width: int, mlp: int, heads: int, rate: float):
         super().__init__()
@@ -39,20 +39,20 @@ class Block(nn.Module):
         self.mlp_in, self.mlp_out = linear(width, mlp), linear(mlp, width)
 
     def forward(self, x: Tensor, drop: Tensor | None) -> Tensor:
-        """Runs the layer; `drop` [2, V] in [0, 1) decides which rows lose a branch, None in evaluation."""
+        """Runs the layer; `drop` [2, V] in [0, 1) decides which rows lose a branch and is None in evaluation."""
         x = x + self.drop_path(self.attention(self.norm1(x)), drop, 0)
         hidden = F.gelu(self.mlp_in(self.norm2(x)))
         return x + self.drop_path(self.mlp_out(hidden), drop, 1)
 
     def attention(self, x: Tensor) -> Tensor:
-        """Attends from every token to every token, [V, T, D] to [V, T, D]."""
+        """Lets every token attend to all tokens, [V, T, D] to [V, T, D]."""
         views, tokens, width = x.shape
         q, k, v = self.qkv(x).view(views, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.out(x.transpose(1, 2).reshape(views, tokens, width))
 
     def drop_path(self, x: Tensor, drop: Tensor | None, branch: int) -> Tensor:
-        """Drops the branch of a row with probability `rate` and scales the others up."""
+        """Drops each row's branch with probability `rate`, else scales it by 1 / (1 - rate)."""
         if drop is None or not self.rate:
             return x
         keep = drop[branch] < 1 - self.rate
@@ -83,7 +83,7 @@ class SiT(nn.Module):
         self.log_var = nn.Parameter(torch.full((len(TASKS),), float(config["loss"]["log_var_init"])))
 
     def forward(self, images: Tensor, drop: Tensor | None = None) -> dict[str, Tensor]:
-        """Runs encoder and heads on [V, s, s, 3] in [-1, 1]; `drop` [depth, 2, V] turns stochastic depth on.
+        """Runs the encoder and the heads on [V, s, s, 3] in [-1, 1]; `drop` [depth, 2, V] turns stochastic depth on.
 
         Returns float32 `rotation` logits [V, 4], `embedding` [V, E] and `patches` [V, N, P * P * 3].
         """
@@ -105,7 +105,7 @@ class SiT(nn.Module):
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cuts [V, s, s, C] into patches [V, N, P * P * C], row by row."""
+    """Cuts [V, s, s, C] into patches [V, N, P * P * C] in row-major order; C is the number of channels."""
     views, size, _, channels = images.shape
     side = size // patch_size
     x = images.reshape(views, side, patch_size, side, patch_size, channels).transpose(2, 3)
@@ -113,9 +113,9 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def losses(out: dict[str, Tensor], views, log_var: Tensor, config: dict) -> dict[str, Tensor]:
-    """Returns the three losses of a batch and their weighted sum `loss`, float32 [], from the outputs of the model."""
+    """Returns the three losses of a batch and their weighted sum `loss`, float32 [], from the model's outputs."""
     patch_size, temperature = config["model"]["patch_size"], config["loss"]["temperature"]
-    # The distance is a mean over pixels: cutting the target up saves putting the rebuilt patches together.
+    # The distance is a mean over pixels, so cutting the target into patches avoids joining the rebuilt patches.
     distance = (out["patches"] - patchify(views.clean, patch_size)).abs()
     if config["loss"]["corrupted_only"]:
         mask = patchify(functools.reduce(torch.logical_or, views.masks.values())[..., None], patch_size)
@@ -132,14 +132,14 @@ def losses(out: dict[str, Tensor], views, log_var: Tensor, config: dict) -> dict
     for i, task in enumerate(TASKS):
         weight = config["loss"]["weights"][task]
         if weight == "learned":
-            total = total + torch.exp(-LIKELIHOOD_SCALE[task] * log_var[i]) * parts[task] + 0.5 * log_var[i]
+            total = total + torch.exp(-TASKS[task].likelihood_scale * log_var[i]) * parts[task] + 0.5 * log_var[i]
         else:
             total = total + float(weight) * parts[task]
     return {"loss": total, **parts}
 
 
 def nt_xent(embedding: Tensor, temperature: float) -> Tensor:
-    """Returns the NT-Xent loss of embeddings [2B, E], rows 2i and 2i+1 being a positive pair."""
+    """Returns the NT-Xent loss of embeddings [2B, E]; rows 2i and 2i+1 are a positive pair."""
     rows = torch.arange(len(embedding), device=embedding.device)
     z = embedding * torch.rsqrt(embedding.square().sum(1, keepdim=True) + 1e-12)
     similarity = (z @ z.T / temperature).masked_fill(rows[:, None] == rows[None, :], -math.inf)
@@ -147,7 +147,7 @@ def nt_xent(embedding: Tensor, temperature: float) -> Tensor:
 
 
 def parameter_count(model: SiT) -> int:
-    """Returns the number of trained values, the log variances of the losses among them."""
+    """Returns the number of trained values, including the log variances of the losses."""
     return sum(p.numel() for p in model.parameters())
 
 
@@ -155,7 +155,7 @@ def parameter_count(model: SiT) -> int:
 def load_jax_params(model: SiT, params: dict[str, np.ndarray]) -> None:
     """Copies the parameters of sit_jax, by path such as `model/encoder/tokens`, into the model.
 
-    Raises ValueError where one is missing, left over or of another shape.
+    Raises ValueError if a parameter is missing, unused or of another shape.
     """
     left = dict(params)
 

@@ -1,4 +1,4 @@
-"""The whole training step of sit_jax in PyTorch, as fast as PyTorch makes it: views, network, losses, AdamW."""
+"""The whole training step of sit_jax in fast PyTorch: views, network, losses, AdamW."""
 
 import math
 from contextlib import nullcontext
@@ -18,7 +18,8 @@ __all__ = ["Peer", "SiT", "Views", "load_jax_params", "losses", "make_views", "p
 class Peer:
     """A training of the resolved configuration `config`, a plain dictionary, on one device, `cpu` or `cuda`.
 
-    `compile_mode` is a mode of `torch.compile`, or "none". Raises InputError for what it does not do.
+    `compile_mode` is a mode of `torch.compile`, or "none". Raises InputError if `config` asks for gradient
+    accumulation.
     """
 
     def __init__(self, config: dict, device: str, compile_mode: str = "default"):
@@ -28,7 +29,7 @@ class Peer:
         if device == "cpu":
             torch.set_num_threads(cores())
         elif config["dtype"] == "bfloat16":
-            torch.set_float32_matmul_precision("high")  # what is left in float32 may use the tensor cores too
+            torch.set_float32_matmul_precision("high")  # operations left in float32 may also use the tensor cores
         self.config, self.device, self.steps_done = config, torch.device(device), 0
         self.generator = torch.Generator(device).manual_seed(config["seed"])
         self.model = SiT(config).to(device)
@@ -40,7 +41,7 @@ class Peer:
             self._loss = torch.compile(self.loss, mode=compile_mode, dynamic=False)
 
     def step(self, images: np.ndarray) -> Tensor:
-        """Makes one update from images [B, H, W, 3] uint8; returns the loss [], which need not be computed yet."""
+        """Makes one update from images [B, H, W, 3] uint8; returns the loss [], possibly still being computed."""
         rows = torch.from_numpy(images)
         rows = rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
         with torch.no_grad():
@@ -48,7 +49,7 @@ class Peer:
         return self.update(views)
 
     def update(self, views: Views) -> Tensor:
-        """Makes one update from views that are on the device."""
+        """Makes one update from views on the device."""
         shape = (len(self.model.blocks), 2, len(views.clean))
         drop = torch.rand(shape, generator=self.generator, device=self.device)
         loss = self._loss(views, drop)["loss"]
@@ -70,7 +71,7 @@ class Peer:
         return build_views(images, draws, self.config)
 
     def loss(self, views: Views, drop: Tensor | None) -> dict[str, Tensor]:
-        """Returns the three losses and their sum `loss`; `drop` [depth, 2, V] turns stochastic depth on."""
+        """Returns the three losses and their weighted sum `loss`; `drop` [depth, 2, V] turns stochastic depth on."""
         half = "bfloat16" in (self.config["dtype"], self.config["model"]["products"])
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             out = self.model(views.corrupted, drop)
@@ -83,7 +84,7 @@ class Peer:
 
 
 def make_optimizer(model: SiT, config: dict) -> torch.optim.AdamW:
-    """Returns the fused AdamW, with weight decay on the weights of dense layers only."""
+    """Returns the fused AdamW, with weight decay only on the weights of dense layers."""
     kernels = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
     chosen = set(map(id, kernels))
     others = [p for p in model.parameters() if id(p) not in chosen]

@@ -1,6 +1,6 @@
-"""The views and corruptions of sit_jax in PyTorch, all images of a batch at once and without a loop over them.
+"""The views and corruptions of sit_jax in PyTorch, for all images of a batch at once, without a loop over images.
 
-Inside, views are [V, h, 3, w]: crop and blur are then two batched matrix products each that copy nothing.
+Internally, views are [V, h, 3, w], so that crop and blur are two batched matrix products each, without copies.
 """
 
 import math
@@ -16,16 +16,16 @@ class Views(NamedTuple):
     """The two views of B images, rows 2i and 2i+1 from image i (V = 2B)."""
 
     clean: Tensor  # [V, s, s, 3] float32 in [-1, 1], rotated: the target of the reconstruction
-    corrupted: Tensor  # [V, s, s, 3] float32: what the network sees
+    corrupted: Tensor  # [V, s, s, 3] float32: the input of the network
     rotation: Tensor  # [V] int64 in 0..3: quarter turns counter-clockwise
     masks: dict[str, Tensor]  # {operation: [V, s, s] bool}: the pixels that each corruption wrote
 
 
 class Draws(NamedTuple):
-    """All that is random in the views of a step, drawn in two calls."""
+    """All random numbers for the views of a step, drawn in two calls."""
 
-    uniform: Tensor  # [V, K] in [0, 1)
-    noise: Tensor | None  # [V, s, 3, s] from N(0, 1), where dropped blocks are filled with noise
+    uniform: Tensor  # [V, sum of `widths`] in [0, 1)
+    noise: Tensor | None  # [V, s, 3, s] from N(0, 1), if dropped blocks are filled with noise
 
 
 def make_views(images: Tensor, config: dict, generator: torch.Generator) -> Views:
@@ -34,7 +34,7 @@ def make_views(images: Tensor, config: dict, generator: torch.Generator) -> View
 
 
 def draw(views: int, config: dict, generator: torch.Generator) -> Draws:
-    """Draws what `build_views` needs for so many views, on the device of the generator."""
+    """Draws the random numbers that `build_views` needs for `views` views, on the device of the generator."""
     device, size = generator.device, config["model"]["image_size"]
     uniform = torch.rand(views, sum(widths(config).values()), generator=generator, device=device)
     noise = None
@@ -44,7 +44,7 @@ def draw(views: int, config: dict, generator: torch.Generator) -> Draws:
 
 
 def widths(config: dict) -> dict[str, int]:
-    """Returns how many uniform numbers a view needs, by purpose."""
+    """Returns the number of uniform numbers that a view needs, by purpose."""
     numbers = {"area": 1, "ratio": 1, "y": 1, "x": 1, "flip": 1, "jitter": 4, "gray": 1, "quarters": 1}
     for name in OPERATIONS:
         section = config["corrupt"][name]
@@ -58,7 +58,7 @@ def widths(config: dict) -> dict[str, int]:
 
 
 def build_views(images: Tensor, draws: Draws, config: dict) -> Views:
-    """Makes the views of `images` [B, H, W, 3] uint8 from the numbers drawn; to be compiled."""
+    """Makes the views of `images` [B, H, W, 3] uint8 from the drawn numbers; ready to be compiled."""
     size, purposes = config["model"]["image_size"], widths(config)
     u = dict(zip(purposes, draws.uniform.split(list(purposes.values()), dim=1), strict=True))
     quarters = (u["quarters"][:, 0] * 4).long()
@@ -66,7 +66,7 @@ def build_views(images: Tensor, draws: Draws, config: dict) -> Views:
     view = jitter(view, u["jitter"], config["views"])
     if config["views"]["grayscale"]:
         view = torch.where(wide(u["gray"] < config["views"]["grayscale"]), grayscale(view), view)
-    # The flips of a quarter turn are in the crop; what is left of it is to swap the axes.
+    # The crop includes the flips of a quarter turn. The axes are swapped here.
     clean = torch.where(wide(quarters % 2 == 1), view.transpose(1, 3), view) * 2 - 1
     masks, out = {}, clean
     for name, operation in OPERATIONS.items():
@@ -78,9 +78,9 @@ def build_views(images: Tensor, draws: Draws, config: dict) -> Views:
 
 
 def crop(images: Tensor, size: int, u: dict[str, Tensor], quarters: Tensor, config: dict) -> Tensor:
-    """Crops a random box of each image twice and resizes it, bicubic and antialiased, to [V, size, 3, size] in [0, 1].
+    """Crops a random box of each image twice and resizes it to [V, size, 3, size] in [0, 1], bicubic and antialiased.
 
-    Mirrors it too, at random and as the first half of the quarter turns.
+    Also flips it: at random, and as the first half of the quarter turns.
     """
     batch, height, width, _ = images.shape
     share = between(u["area"], *config["area"])
@@ -97,7 +97,7 @@ def crop(images: Tensor, size: int, u: dict[str, Tensor], quarters: Tensor, conf
 
 
 def resize_matrix(old: int, new: int, side: Tensor, start: Tensor, mirror: Tensor) -> Tensor:
-    """Returns the matrix [V, new, old] that resizes a part of an axis; side, start [V, 1] are shares, mirror [V]."""
+    """Returns the matrix [V, new, old] that resizes a part of an axis; side, start [V, 1] are shares, mirror is [V]."""
     side = side.clamp(max=1)
     place = torch.arange(new, device=side.device).expand(len(side), new)
     place = torch.where(mirror[:, None], new - 1 - place, place)

@@ -1,7 +1,7 @@
-"""One contender in a process of its own: reads a JSON command a line, answers each with a JSON line.
+"""One contender in its own process: reads one JSON command per line and answers each with one JSON line.
 
-Started by benchmarks.compare as `python -m benchmarks.worker ours|torch|library`. The first command is `setup`, all
-others are `run`; their arguments are those of the methods of Ours and Theirs.
+benchmarks.compare starts it as `python -m benchmarks.worker ours|torch|library`. The first command is `setup`, the
+other commands are `run`. Their arguments are those of the methods of Ours and Theirs.
 """
 
 import json
@@ -12,9 +12,9 @@ from sit_jax.common.errors import InputError
 
 
 def main(name: str) -> None:
-    """Serves commands until the input ends; wrong input is answered with `error`, anything else ends the process."""
+    """Serves commands until the input ends; answers wrong input with `error`, any other exception ends the process."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to stderr, and no answer gets lost in it
+    os.dup2(2, 1)  # library output goes to stderr, so that it cannot corrupt an answer
     if name == "ours":
         from benchmarks.ours import Ours
 

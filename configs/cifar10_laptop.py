@@ -1,9 +1,9 @@
-"""SiT on 10,000 images of CIFAR-10 with a model of 2.6 M parameters: a study that a CPU core can do.
+"""SiT on 10,000 images of CIFAR-10 with a model of 2.6 M parameters, for one CPU core.
 
 Paper: arXiv 2104.03602, which pre-trains and evaluates on all of CIFAR-10 (configs/cifar10.py).
 Hardware and hours: 1 CPU core with AMX, 35 to 39 minutes with start-up (370 to 410 images/s).
-Expected score: of three seeds (docs/runs/laptop-seed*), k-NN top-1 51.2 +- 0.3 % on the test images (random weights:
-28.7 +- 0.6 %, pixels: 40.4 %), linear 56.5 +- 0.6 % (34.7 +- 0.5 %, 39.6 %).
+Expected score: mean of three seeds (docs/runs/laptop-seed*), k-NN top-1 51.2 +- 0.3 % on the test images (random
+weights: 28.7 +- 0.6 %, pixels: 40.4 %), linear 56.5 +- 0.6 % (34.7 +- 0.5 %, 39.6 %).
 Command: python -m sit_jax.main --config=configs/cifar10_laptop.py --workdir=runs/cifar10_laptop
 Data: python benchmarks/cifar10_subset.py FOLDER runs/data, from CIFAR-10 as an image folder (once)
 """
@@ -20,9 +20,9 @@ def get_config(arg=None):
     c.batch_size = 128
     c.epochs = 75.0
     c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # SiT has 0.5
+    c.loss.temperature = 0.2  # the paper has 0.5
     c.optim.update(base_learning_rate=4e-3, warmup_epochs=3.0, ema=0.999)
-    # The recipe of DeiT is for trainings of many epochs.
+    # DeiT's recipe is for many epochs.
     c.finetune.update(epochs=5.0, batch_size=128)
     c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
     c.finetune.augment.update(area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)

@@ -1,11 +1,11 @@
 """SiT on STL-10: 5,000 labelled and 100,000 unlabelled training images of 96 px, 10 classes.
 
 Paper: arXiv 2104.03602, which pre-trains and evaluates on this data set.
-Hardware and hours: not measured; meant for one GPU and less than a day.
+Hardware and hours: not measured; intended for one GPU and less than a day.
 Expected score: not measured.
 Command: python -m sit_jax.main --config=configs/stl10.py --workdir=runs/stl10
 Data: python -m sit_jax.data.prepare tfds:stl10 (once)
-The paper's setting (ViT-B/16 at 224 px): --config=configs/stl10.py:paper; try it out on a laptop: :runlocal
+The paper's setting (ViT-B/16 at 224 px): --config=configs/stl10.py:paper; try-out on a laptop: :runlocal
 """
 
 from sit_jax import config

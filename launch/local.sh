@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pre-trains with several processes on this machine and starts them again when they were preempted; see --help.
+# Pre-trains with several processes on this machine; restarts them after a preemption. See --help.
 set -euo pipefail
 
 MAX_RESTARTS=100
 GRACE_SECONDS=${GRACE_SECONDS:-60}
 PYTHON=${PYTHON:-python}
-PREEMPTED=75 # the exit code of a training that was stopped by a signal and has saved
+PREEMPTED=75 # exit code of a training that has saved after a stop signal
 
 usage() {
   cat <<'EOF'
@@ -15,24 +15,25 @@ Runs N processes of `python -m sit_jax.main ARGS` on this machine as one trainin
 
   --cpu              use no GPU
   --devices=K        simulate K devices in each process (CPU only)
-  --port=P           port of process 0, where the others find it; default: a free one
-  --max-restarts=R   start again at most R times after a preemption; default: 100
-  --dry-run          print the commands and run none
+  --port=P           port of process 0, to which the other processes connect; default: a free port
+  --max-restarts=R   restart at most R times after a preemption; default: 100
+  --dry-run          print the commands without running them
   --help             show this help
 
 Examples:
-  launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one for each process
+  launch/local.sh 8 -- --config=configs/stl10.py                  eight GPUs, one per process
   launch/local.sh 2 --cpu --devices=2 -- --config=configs/digits.py:runlocal
-  launch/local.sh 1 -- --config=configs/digits.py                 one process, started again when preempted
+  launch/local.sh 1 -- --config=configs/digits.py                 one process, restarted when preempted
 
-What it does: shares the GPUs of nvidia-smi, or those in CUDA_VISIBLE_DEVICES, equally among the processes; without any
-it uses the CPU. Process 0 writes as it always does; the lines of process I go to stderr, after `[I] `.
-- All exit with 75 (preempted, saved): they are started again with the same arguments and go on.
-- One fails, or exits with 75 alone: the others get GRACE_SECONDS to end by themselves, then SIGTERM, and as long again
-  later SIGKILL. The exit code is that of the first that failed; after 75 they are started again.
-- Ctrl-C, SIGTERM or SIGHUP: all get SIGTERM, save and end; the exit code is theirs, usually 75, and nothing is started
-  again. A second Ctrl-C kills them.
-Relative paths in ARGS begin at the root of the project, where the processes run.
+What it does: divides the GPUs in CUDA_VISIBLE_DEVICES (default: all GPUs of nvidia-smi) equally among the processes;
+without GPUs, it uses the CPU. Process 0 writes to stdout and stderr; all lines of process I go to stderr, after `[I] `.
+- If all processes exit with 75 (preempted, saved), they are restarted with the same arguments and resume.
+- If one process fails, or exits with 75 alone, the other processes get GRACE_SECONDS to end by themselves, then
+  SIGTERM, and GRACE_SECONDS later SIGKILL. The exit code is the code of the first process that failed; after 75, all
+  processes are restarted.
+- At Ctrl-C, SIGTERM or SIGHUP, all processes get SIGTERM, save and end. The exit code is theirs, usually 75; nothing is
+  restarted. A second Ctrl-C kills the processes.
+Relative paths in ARGS start at the root of the project, where the processes run.
 
 Environment: PYTHON (default: python), GRACE_SECONDS (default: 60), CUDA_VISIBLE_DEVICES.
 EOF
@@ -45,7 +46,7 @@ fail() {
 
 say() { echo "local.sh: $*" >&2 || true; } # the terminal may be gone
 
-check_number() { # NAME VALUE LEAST [MOST]: wrong input unless VALUE is a whole number from LEAST
+check_number() { # NAME VALUE LEAST [MOST]: fails unless VALUE is a whole number from LEAST
   if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3 || $2 > ${4:-$2})); then
     fail "$1 must be a whole number from $3${4:+ to $4}, not '$2'"
   fi
@@ -71,7 +72,7 @@ parse() {
     esac
     shift
   done
-  [[ -n $processes ]] || fail "the number of processes is missing; for one: launch/local.sh 2 -- --config=..."
+  [[ -n $processes ]] || fail "the number of processes is missing; for example: launch/local.sh 2 -- --config=..."
   ((${#args[@]})) || fail "the arguments of the training are missing; give them after --, at least --config=..."
   check_number GRACE_SECONDS "$GRACE_SECONDS" 0
 }
@@ -80,11 +81,11 @@ check_python() {
   command -v "$PYTHON" > /dev/null || fail "there is no '$PYTHON'; activate the environment or set PYTHON"
 }
 
-find_gpus() { # sets gpus to the names of those that may be used
+find_gpus() { # sets gpus to the names of the usable GPUs
   local count=0
   gpus=()
   [[ $cpu == 0 ]] || return 0
-  if [[ $dry_run == 1 ]]; then # runs nothing, so it looks at the device files
+  if [[ $dry_run == 1 ]]; then # counts device files instead of running nvidia-smi
     count=$(compgen -G '/dev/nvidia[0-9]*' | wc -l) || true
   else
     count=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU ') || return 0
@@ -104,7 +105,7 @@ check_devices() {
 
 build_command() { # PROCESS PORT: sets command
   local share=$((${#gpus[@]} / processes))
-  command=(env PYTHONUNBUFFERED=1) # what a process printed before it was killed must not stay in its buffer
+  command=(env PYTHONUNBUFFERED=1) # a kill must not lose buffered output
   if ((share == 0)); then
     command+=(JAX_PLATFORMS=cpu)
     [[ -z $devices ]] || command+=("JAX_NUM_CPU_DEVICES=$devices")
@@ -126,15 +127,15 @@ print_commands() {
 
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-prefix() { # PROCESS: passes lines on until the process has closed its output, whatever signals come
+prefix() { # PROCESS: forwards lines until the process closes its output, and ignores signals
   trap '' INT TERM HUP
   local line
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line" >&2 || true; done
 }
 
-start_one() { # PROCESS: runs command in the background; its output goes to the file descriptors 3 and 4
-  # With job control it leads a process group of its own: Ctrl-C and a closed terminal reach it through this script
-  # only, and whatever it starts can be ended with it.
+start_one() { # PROCESS: runs command in the background; output goes to file descriptors 3 and 4
+  # With job control, the command leads its own process group. Ctrl-C and a closed terminal reach it only through this
+  # script, and the script can end it together with its children.
   set -m
   "${guard[@]}" "${command[@]}" < /dev/null >&3 2>&4 3>&- 4>&- &
   set +m
@@ -143,7 +144,7 @@ start_one() { # PROCESS: runs command in the background; its output goes to the 
 
 start_all() {
   local address=$port
-  pids=() filters=() # pids: those that run, by number
+  pids=() filters=() # pids: the running processes, by number
   [[ -n $address || $processes == 1 ]] || address=$(free_port) || fail "'$PYTHON' does not work; set PYTHON"
   for ((i = 0; i < processes; i++)); do
     build_command "$i" "$address"
@@ -158,38 +159,38 @@ start_all() {
   done
 }
 
-end_all() { # SIGNAL: the processes save at SIGTERM; SIGKILL is also for all that they have started
+end_all() { # SIGNAL: the processes save at SIGTERM; SIGKILL also goes to their children
   local pid
   for pid in "${pids[@]}"; do
     if [[ $1 == KILL ]]; then kill -KILL -- "-$pid"; else kill "-$1" "$pid"; fi 2> /dev/null || true
   done
 }
 
-reap() { # takes the processes that have ended out of pids, and their exit codes into result
+reap() { # removes ended processes from pids and stores their exit codes in result
   local process pid code
   for process in "${!pids[@]}"; do
     pid=${pids[process]} code=0
     if kill -0 "$pid" 2> /dev/null; then continue; fi
     wait "$pid" 2> /dev/null || code=$?
     unset "pids[process]"
-    kill -KILL -- "-$pid" 2> /dev/null || true # helpers that it has left behind
+    kill -KILL -- "-$pid" 2> /dev/null || true # children it left behind
     ((code != 0)) || continue
     ((result)) || deadline=$((SECONDS + GRACE_SECONDS))
     if ((code != PREEMPTED && !failed && !overdue)); then
       failed=1 result=$code
-      say "process $process failed with exit code $code; the others are ended"
+      say "process $process failed with exit code $code; ending the other processes"
     elif ((!failed)); then
       result=$PREEMPTED
     fi
   done
 }
 
-wait_for_all() { # sets result: the code of the first that failed, else 75 if one was preempted, else 0
+wait_for_all() { # sets result: the code of the first failure, else 75 if a process was preempted, else 0
   local asked=0
   result=0 failed=0 deadline=0 overdue=0
   reap
   while ((${#pids[@]})); do
-    if ((result && SECONDS >= deadline)); then overdue=1; fi # what comes from here on is the doing of this script
+    if ((result && SECONDS >= deadline)); then overdue=1; fi # this script causes all later exits
     if ((!asked && (stopping || overdue))); then
       asked=1 deadline=$((SECONDS + GRACE_SECONDS))
       end_all TERM
@@ -202,7 +203,7 @@ wait_for_all() { # sets result: the code of the first that failed, else 75 if on
   wait_for_lines
 }
 
-wait_for_lines() { # until the last lines of all processes are passed on
+wait_for_lines() { # until the last lines of all processes are forwarded
   local pid tries=0
   for pid in "${filters[@]}"; do
     while kill -0 "$pid" 2> /dev/null && ((tries++ < 100)); do sleep 0.05 || true; done
@@ -210,19 +211,19 @@ wait_for_lines() { # until the last lines of all processes are passed on
 }
 
 interrupt() {
-  killing=$stopping # the second time
+  killing=$stopping # at the second Ctrl-C
   stopping=1
   if ((killing)); then say "killing the processes"; else say "the processes save and end; Ctrl-C again kills them"; fi
 }
 
 guard_processes() {
   stopping=0 killing=0 pids=() guard=()
-  trap 'stopping=1' TERM HUP # several of them are usual when a terminal or a machine goes, so they never kill
+  trap 'stopping=1' TERM HUP # a closing terminal or a shutdown often sends several, so these never kill
   trap interrupt INT
   trap 'end_all KILL' EXIT
-  # If this script itself is killed, the processes save and end all the same (Linux).
+  # If this script itself is killed, the processes still save and end (Linux).
   ! setpriv --pdeathsig TERM true 2> /dev/null || guard=(setpriv --pdeathsig TERM)
-  # How many processes there are is said here, even inside a job of Slurm or MPI.
+  # This script sets the number of processes, even inside a Slurm or MPI job.
   unset SLURM_NTASKS OMPI_COMM_WORLD_SIZE
 }
 
@@ -232,9 +233,9 @@ run_all() {
     start_all
     wait_for_all
     ((result == PREEMPTED && !stopping)) || break
-    ((restarts++ < max_restarts)) || { say "preempted; it was started again $max_restarts times already" && break; }
+    ((restarts++ < max_restarts)) || { say "preempted; the limit of $max_restarts restarts is reached" && break; }
     say "preempted; starting again ($restarts of at most $max_restarts)"
-    sleep 1 || true # a machine that is shut down may signal the processes first, then this script
+    sleep 1 || true # a machine that shuts down may signal the processes before this script
   done
   exit "$result"
 }

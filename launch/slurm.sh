@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Pre-trains on a Slurm cluster: submits itself as a job that goes on after a preemption or time limit; see --help.
+# Pre-trains on a Slurm cluster: submits itself as a job that resumes after a preemption or time limit. See --help.
 set -euo pipefail
 
 MAX_REQUEUES=${MAX_REQUEUES:-100}
 SAVE_SECONDS=${SAVE_SECONDS:-120}
 PYTHON=${PYTHON:-python}
-WAIT_SECONDS=300 # how long the other processes may take to end after the first
-PREEMPTED=75     # the exit code of a training that was stopped by a signal and has saved
+WAIT_SECONDS=300 # time for the other processes to end after the first
+PREEMPTED=75     # exit code of a training that has saved after a stop signal
 
 usage() {
   cat <<'EOF'
 Usage: launch/slurm.sh [OPTION]... -- ARGS...
 
-Submits a job that runs `python -m sit_jax.main ARGS`, one process for each GPU of all its nodes.
+Submits a job that runs `python -m sit_jax.main ARGS`, one process per GPU on all its nodes.
 
-  --nodes=N            nodes; default: 1
-  --gpus-per-node=G    GPUs, and so processes, on each node; default: 1. 0: one process a node, on its CPU
+  --nodes=N            number of nodes; default: 1
+  --gpus-per-node=G    GPUs per node, one process for each; default: 1. 0: one process per node, on its CPU
   --time=..            as for sbatch, such as 24:00:00
   --partition=..       as for sbatch
   --account=..         as for sbatch
   --job-name=..        as for sbatch; default: sit_jax
-  --cpus-per-task=C    CPU cores for each process
-  --dry-run            print the commands and run none
+  --cpus-per-task=C    CPU cores per process
+  --dry-run            print the commands without running them
   --help               show this help
 
 Examples:
@@ -29,16 +29,16 @@ Examples:
   launch/slurm.sh --nodes=4 --gpus-per-node=8 --cpus-per-task=12 --partition=gpu --time=12:00:00 -- \
     --config=configs/folder.py --config.data.source=folder:/shared/pictures --workdir=/shared/me/pictures
 
-What it does: checks the input, runs sbatch, and prints what it says. The log is slurm-JOBID.out in the folder where you
-are. SAVE_SECONDS before the time limit the training saves and ends with exit code 75; the job then puts itself back
-into the queue, at most MAX_REQUEUES times, and goes on from there. Any other exit code is that of the job.
-A preemption signals the training, which saves, and kills it after GraceTime of the partition (KillWait of the cluster
-where that is 0). With PreemptMode=REQUEUE Slurm then puts the job back into the queue; with CANCEL it does not: submit
-it again, and it goes on. A job that scancel ends stays ended, having saved what KillWait gives time for.
---workdir must be on a file system that all nodes share, as must this project and its Python environment; activate it
-before. Relative paths in ARGS begin at the root of the project.
+What it does: checks the input, runs sbatch and prints its output. The log is slurm-JOBID.out in the current folder.
+SAVE_SECONDS before the time limit, the training saves and exits with 75; the job then requeues itself, at most
+MAX_REQUEUES times, and resumes. Any other exit code of the training is the exit code of the job.
+At a preemption, Slurm signals the training, which saves. Slurm kills it after the GraceTime of the partition (if that
+is 0, after the KillWait of the cluster). With PreemptMode=REQUEUE, Slurm requeues the job. With CANCEL it does not:
+submit the job again to resume. After scancel, the job is not requeued; the training saves if KillWait is long enough.
+All nodes must share a file system with --workdir, this project and its Python environment. Activate the environment
+first. Relative paths in ARGS start at the root of the project.
 
-Environment, which sbatch hands on to the job: PYTHON (default: python), SAVE_SECONDS (default: 120),
+Environment, passed to the job by sbatch: PYTHON (default: python), SAVE_SECONDS (default: 120),
 MAX_REQUEUES (default: 100).
 EOF
 }
@@ -56,7 +56,7 @@ show() { # prints a command as it would be typed
   echo "${line% }"
 }
 
-check_number() { # NAME VALUE LEAST: wrong input unless VALUE is a whole number from LEAST
+check_number() { # NAME VALUE LEAST: fails unless VALUE is a whole number from LEAST
   if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then fail "$1 must be a whole number from $3, not '$2'"; fi
 }
 
@@ -71,7 +71,7 @@ parse() {
       --job-name=?*) job_name=${1#*=} ;;
       --time=?* | --partition=?* | --account=?*) options+=("$1") ;;
       --dry-run) dry_run=1 ;;
-      --in-job) in_job=1 ;; # how the job starts this script
+      --in-job) in_job=1 ;; # set when the job starts this script
       --) shift && args=("$@") && break ;;
       --nodes | --gpus-per-node | --cpus-per-task | --job-name* | --time* | --partition* | --account*)
         fail "${1%%=*} needs a value: ${1%%=*}=VALUE"
@@ -85,13 +85,13 @@ parse() {
 check_arguments() {
   ((${#args[@]})) || fail "the arguments of the training are missing; give them after --: --config=... --workdir=..."
   require config "such as --config=configs/stl10.py"
-  # Its default is in this project's folder, which need not be where the nodes should write.
+  # The default is in this project's folder, where nodes may be unable to write.
   require workdir "give a folder that all nodes share: --workdir=/shared/..."
   check_number MAX_REQUEUES "$MAX_REQUEUES" 0
   check_number SAVE_SECONDS "$SAVE_SECONDS" 1
 }
 
-require() { # FLAG REMEDY: wrong input unless the arguments of the training have the flag
+require() { # FLAG REMEDY: fails unless the arguments of the training have the flag
   local arg
   for arg in "${args[@]}"; do
     case $arg in --"$1" | --"$1"=?* | -"$1" | -"$1"=?*) return ;; esac
@@ -101,25 +101,25 @@ require() { # FLAG REMEDY: wrong input unless the arguments of the training have
 
 build_submission() { # FOLDER: sets command
   command=(sbatch "--job-name=$job_name" "--nodes=$nodes")
-  # One process for each GPU: under Slurm, JAX gives process I of a node the I-th GPU that it sees, and no other.
+  # One process per GPU: under Slurm, JAX gives process I of a node only the I-th GPU that it sees.
   if ((gpus)); then
     command+=("--ntasks-per-node=$gpus" "--gpus-per-node=$gpus")
   else
     command+=(--ntasks-per-node=1)
   fi
   [[ -z $cpus ]] || command+=("--cpus-per-task=$cpus")
-  # The signal goes to the processes, not to this script (that would be B:TERM): they save and end, and this script,
-  # which waits for srun, sees their exit code. It comes well before the time limit because after the limit Slurm
-  # kills whatever is left when KillWait (usually 30 s) is over, which may be too short to save.
+  # The signal goes to the processes, not to this script (that would be B:TERM). They save and end. This script waits
+  # for srun and gets their exit code. The signal comes well before the time limit: at the limit, Slurm kills the
+  # processes after KillWait (usually 30 s), which may be too short to save.
   command+=(--requeue --open-mode=append "--signal=TERM@$SAVE_SECONDS" "--chdir=$PWD" "--output=$1/slurm-%j.out")
   command+=("${options[@]}" launch/slurm.sh --in-job -- "${args[@]}")
 }
 
 build_step() { # CPUS GPUS: sets command
-  # The others save while the first ends, so its exit code must not have them killed at once; but none may stay behind.
+  # When the first process ends, the other processes still save: do not kill them at once, but after WAIT_SECONDS.
   command=(srun --kill-on-bad-exit=0 "--wait=$WAIT_SECONDS")
-  [[ -z $1 ]] || command+=("--cpus-per-task=$1") # srun does not take it over from sbatch
-  # Every process must see all GPUs of its node, from which JAX chooses; bound ones would all be number 0.
+  [[ -z $1 ]] || command+=("--cpus-per-task=$1") # srun does not inherit it from sbatch
+  # JAX selects from the GPUs of the node, so each process must see all GPUs; a bound GPU would always be number 0.
   [[ -z $2 || $2 == 0 ]] || command+=(--gpu-bind=none)
   command+=("$PYTHON" -m sit_jax.main "${args[@]}")
 }
@@ -141,12 +141,12 @@ submit() { # FOLDER
 run_in_job() {
   local code=0 restarts=${SLURM_RESTART_COUNT:-0}
   build_step "${SLURM_CPUS_PER_TASK:-}" "${SLURM_GPUS_PER_NODE:-}"
-  export PYTHONUNBUFFERED=1 # so that the log has what a process printed before it was killed
-  # No signal is trapped here: scancel signals this script too, so that it ends and cannot requeue the job.
+  export PYTHONUNBUFFERED=1 # a kill must not lose buffered output
+  # No signal is trapped here: scancel also signals this script, which then ends and cannot requeue the job.
   "${command[@]}" || code=$?
   ((code == PREEMPTED)) || exit "$code"
   if ((restarts >= MAX_REQUEUES)); then
-    say "preempted; it was requeued $restarts times already, so the job ends (MAX_REQUEUES)"
+    say "preempted; the job ends, because it was requeued $restarts times (MAX_REQUEUES)"
     exit "$code"
   fi
   say "preempted; requeueing the job ($((restarts + 1)) of at most $MAX_REQUEUES)"
@@ -159,7 +159,7 @@ main() {
   check_arguments
   if ((in_job)); then
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "--in-job is for the job that this script submits"
-    run_in_job # in the folder of --chdir: Slurm runs a copy of this script that lies elsewhere
+    run_in_job # in the folder of --chdir: Slurm runs a copy of this script from another folder
   else
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     submit "$folder"

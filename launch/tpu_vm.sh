@@ -1,39 +1,39 @@
 #!/usr/bin/env bash
-# Pre-trains on Cloud TPU VMs, from one host to a pod, also on spot machines; see --help.
+# Pre-trains on Cloud TPU VMs, from one host to a pod, including spot machines. See --help.
 set -euo pipefail
 
 POLL_SECONDS=${POLL_SECONDS:-30}
 MAX_RESTARTS=${MAX_RESTARTS:-100}
-PREEMPTED=75     # the exit code of a training that was stopped by a signal and has saved
-SAVE_SECONDS=300 # how long the workers may take to save and end
-REMOTE=sit_jax   # the project on each worker, in the home folder
-TRIES=3          # of what fails although the machine is there
-PATIENCE=120     # tries once gcloud has worked: then it is the network of this machine, which may be away for an hour
-tries=$TRIES     # of questions to gcloud
+PREEMPTED=75     # exit code of a training that has saved after a stop signal
+SAVE_SECONDS=300 # time for the workers to save and end
+REMOTE=sit_jax   # folder of the project on each worker, in the home folder
+TRIES=3          # of a command that fails although the machine exists
+PATIENCE=120     # tries after gcloud has worked once: this machine's network may be down for an hour
+tries=$TRIES     # of gcloud queries
 
 usage() {
   cat <<'EOF'
 Usage: launch/tpu_vm.sh COMMAND NAME --zone=ZONE [OPTION]... [-- ARGS...]
 
-Runs `python -m sit_jax.main ARGS` on all workers of the Cloud TPU called NAME, by means of gcloud.
+Runs `python -m sit_jax.main ARGS` on all workers of the Cloud TPU NAME, by gcloud.
 
-  create    request the TPU (a queued resource) and wait until it is there
-  setup     copy this project to all workers and install what it needs
-  run       start the training on all workers and follow it; it goes on when this command ends
+  create    request the TPU (a queued resource) and wait until it is active
+  setup     copy this project to all workers and install its requirements
+  run       start the training on all workers and follow it; the training continues when this command ends
   logs      follow the training again
-  status    show the state of the TPU, and of the training on each worker
-  stop      have the training save and end (`up` starts it again: end that first)
+  status    show the state of the TPU and of the training on each worker
+  stop      save and end the training (a running `up` restarts it: end `up` first)
   delete    delete the TPU
-  up        all of it: create if missing, setup, run; create again after a preemption and go on
+  up        create if missing, setup, run; after a preemption, create again if needed and resume
 
   --zone=ZONE        zone of the TPU
   --type=TYPE        accelerator type, such as v5litepod-16 (create, up)
-  --project=PROJECT  Google Cloud project; default: that of gcloud
-  --spot             a spot TPU: much cheaper, may be taken away at any time (create, up)
-  --version=VERSION  runtime version; default: the usual one for the type (create, up)
+  --project=PROJECT  Google Cloud project; default: gcloud's project
+  --spot             use a spot TPU: much cheaper, may be taken away at any time (create, up)
+  --version=VERSION  runtime version; default: the usual version for the type (create, up)
   --mount=COMMAND    shell command that mounts --workdir and the data, run on all workers at each setup (setup, up)
-  --yes              do not ask before something is deleted (delete, up)
-  --dry-run          print the commands and run none
+  --yes              delete without asking (delete, up)
+  --dry-run          print the commands without running them
   --help             show this help
 
 Examples:
@@ -43,17 +43,17 @@ Examples:
   launch/tpu_vm.sh logs my-tpu --zone=us-west4-a
   launch/tpu_vm.sh delete my-tpu --zone=us-west4-a
 
-What it does: `run` ends with the exit code of the training on worker 0: 0 done, 2 wrong input, 75 preempted (run it
-again). `up` starts it again itself, at most MAX_RESTARTS times: on the same TPU, or on a new one where the old one was
-taken away; what is left of that one is deleted, and `up` asks for the permission once, at its start. It needs this
-machine all along, whose network may be away for up to an hour; the training does not need it. A TPU costs money until
-`delete`, also when the training has ended.
+What it does: `run` exits with the exit code of the training on worker 0: 0 done, 2 wrong input, 75 preempted (run it
+again). `up` restarts the training itself, at most MAX_RESTARTS times: on the same TPU or, if that was taken away, on a
+new TPU. Before it creates a new TPU, it deletes the remains of the old TPU; it asks for permission once, at its start.
+This machine must stay on for `up`, but its network may be down for up to an hour. The training itself does not need
+this machine. A TPU costs money until `delete`, even after the end of the training.
 --workdir must be a folder that all workers see under the same path, such as a mounted Filestore share or a bucket
-mounted with gcsfuse; paths that begin with gs:// are not supported. A new TPU has no mounts: with --spot give --mount,
-or the training would begin anew in an empty folder. On each worker the project is in ~/sit_jax, where
-relative paths in ARGS begin, and its output in ~/sit_jax/run.log. The workers need the internet for setup.
+mounted with gcsfuse; gs:// paths are not supported. A new TPU has no mounts: with --spot, use --mount. Otherwise the
+training starts anew in an empty folder. On each worker, the project is in ~/sit_jax, where relative paths in ARGS
+start, and its output is in ~/sit_jax/run.log. Setup needs internet access on the workers.
 
-Environment: POLL_SECONDS (default: 30) between two looks at the state, MAX_RESTARTS (default: 100).
+Environment: POLL_SECONDS (default: 30) between two queries of the state, MAX_RESTARTS (default: 100).
 EOF
 }
 
@@ -117,7 +117,7 @@ check_input() {
   case $action in
     create | setup | run | logs | status | stop | delete | up) ;;
     '') fail "the command is missing: create, setup, run, logs, status, stop, delete or up; see --help" ;;
-    *) fail "'$action' is no command; these are: create, setup, run, logs, status, stop, delete, up" ;;
+    *) fail "'$action' is no command; the commands are: create, setup, run, logs, status, stop, delete, up" ;;
   esac
   [[ -n $name ]] || fail "the name of the TPU is missing, such as: launch/tpu_vm.sh $action my-tpu --zone=..."
   [[ $name =~ ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$ ]] || fail "'$name' is no name of a TPU: use a-z, 0-9 and -"
@@ -129,7 +129,7 @@ check_input() {
   ((dry_run)) || type -P gcloud > /dev/null || fail "there is no gcloud here; install the Google Cloud CLI"
 }
 
-check_type() { # also sets version where it is not given
+check_type() { # also sets version if it is not given
   [[ -n $type ]] || fail "--type is missing, such as --type=v5litepod-16"
   [[ -z $version ]] || return 0
   case $type in
@@ -137,7 +137,7 @@ check_type() { # also sets version where it is not given
     v5p-*) version=v2-alpha-tpuv5 ;;
     v6e-*) version=v2-alpha-tpuv6e ;;
     v2-* | v3-* | v4-*) version=tpu-ubuntu2204-base ;;
-    *) fail "the usual runtime version for --type=$type is not known here; give it with --version=..." ;;
+    *) fail "--type=$type has no default runtime version; give it with --version=..." ;;
   esac
 }
 
@@ -155,7 +155,7 @@ check_arguments() {
     fail "--workdir=$workdir is a bucket; mount it on all workers (gcsfuse) and give the path of the mount"
 }
 
-confirm() { # QUESTION: asks before something is deleted
+confirm() { # QUESTION: asks before a deletion
   local answer
   ((!yes && !dry_run)) || return 0
   [[ -t 0 ]] || fail "$1 There is no terminal to ask on; add --yes to agree"
@@ -165,26 +165,26 @@ confirm() { # QUESTION: asks before something is deleted
 
 # --- gcloud ---
 
-tpu() { # WORD... : one gcloud command on the TPU, run or printed
+tpu() { # WORD... : runs or prints a gcloud command on the TPU
   run gcloud compute tpus "$@" "--zone=$zone" ${project:+"--project=$project"}
 }
 
 remote() { # WORKER COMMAND: runs a shell command on a worker, or on all
-  # A machine that is taken away closes no connection: without signs of life ssh must give up by itself.
+  # A machine that is taken away does not close the connection, so ssh must time out by itself.
   tpu tpu-vm ssh "$name" "--worker=$1" --ssh-flag=-oServerAliveInterval=30 "--command=$2"
 }
 
-on_worker() { # WORKER WORD... : runs a command of the last part of this script on a worker, or on all
+on_worker() { # WORKER WORD... : runs a command from the last part of this script on a worker, or on all
   local worker=$1
   shift
   remote "$worker" "bash $REMOTE/launch/tpu_vm.sh on-worker $(quote "$@")"
 }
 
-find_state() { # TEXT: sets state to the one in what gcloud printed, which may also hold warnings
+find_state() { # TEXT: sets state from the output of gcloud, which may also contain warnings
   [[ $'\n'$1$'\n' =~ $'\n'([A-Z_]+)$'\n' ]] && state=${BASH_REMATCH[1]}
 }
 
-get_state() { # sets state: that of the queued resource, or MISSING
+get_state() { # sets state to the state of the queued resource, or MISSING
   local output try
   state=''
   if ((dry_run)); then
@@ -198,10 +198,10 @@ get_state() { # sets state: that of the queued resource, or MISSING
     say "$output (try $try of $tries)"
     ((try == tries)) || sleep "$POLL_SECONDS"
   done
-  die "the state of $name cannot be asked for; what gcloud says is above"
+  die "the state of $name cannot be queried; the output of gcloud is above"
 }
 
-is_gone() { # tells whether the machine was taken away, which its queued resource may not know yet
+is_gone() { # true if the machine was taken away; the state of its queued resource may be outdated
   local output
   get_state
   [[ $state == ACTIVE ]] || return 0
@@ -221,7 +221,7 @@ create() {
   wait_until_active
 }
 
-wait_until_active() { # or until it was taken away
+wait_until_active() { # or until it is taken away
   local last='' start=$SECONDS
   get_state
   while ((!dry_run)); do
@@ -242,7 +242,7 @@ delete() {
 
 setup() {
   local archive=build/$REMOTE-$name.tar.gz
-  local end=$'\n' # of the mount, which may end in a semicolon or a comment
+  local end=$'\n' # ends the mount command, which may end in a semicolon or a comment
   local unpack="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   run mkdir -p build &&
     run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements.txt &&
@@ -252,7 +252,7 @@ setup() {
 
 status() {
   tpu queued-resources describe "$name" '--format=yaml(state)'
-  on_worker all state || say "not all workers can be asked"
+  on_worker all state || say "not all workers can be queried"
 }
 
 # --- the training ---
@@ -266,7 +266,7 @@ follow() { # shows the output of worker 0; sets code to the exit code of the tra
   code=''
   trap 'leave_it_running' INT
   while [[ -z $code ]]; do
-    on_worker 0 logs || true # how this ends may be due to the connection as well
+    on_worker 0 logs || true # its exit code may come from the connection
     if ((dry_run)); then
       on_worker 0 code
       code=0
@@ -275,18 +275,18 @@ follow() { # shows the output of worker 0; sets code to the exit code of the tra
     elif [[ $answer != running ]] && is_gone; then
       code=gone
     elif [[ $answer == none ]] || { [[ $answer != running ]] && ((++misses >= limit)); }; then
-      die "worker 0 of $name does not say how the training is; see: launch/tpu_vm.sh status $name --zone=$zone"
+      die "worker 0 of $name does not report the state of the training; see: launch/tpu_vm.sh status $name --zone=$zone"
     else
-      say "the connection was lost; its last lines again"
+      say "the connection was lost; showing the last lines again"
       sleep "$POLL_SECONDS"
     fi
   done
   trap - INT
-  [[ $code == gone ]] || on_worker all end "$SAVE_SECONDS" || true # the others save, and none stays behind
+  [[ $code == gone ]] || on_worker all end "$SAVE_SECONDS" || true # the other workers save and end too
 }
 
 leave_it_running() {
-  say "the training goes on; follow it with logs, end it with stop: launch/tpu_vm.sh logs $name --zone=$zone"
+  say "the training continues; follow it with logs, end it with stop: launch/tpu_vm.sh logs $name --zone=$zone"
   exit 130
 }
 
@@ -302,7 +302,7 @@ report() { # ends with the exit code of the training
   exit "$code"
 }
 
-ensure_active() { # leaves a TPU that can be used, or one that has just been taken away
+ensure_active() { # ends with a usable TPU, or one that was just taken away
   get_state
   while [[ $state == SUSPENDING || $state == DELETING ]]; do sleep "$POLL_SECONDS" && get_state; done
   [[ -z $lost || $state != ACTIVE ]] || state=SUSPENDED
@@ -310,7 +310,7 @@ ensure_active() { # leaves a TPU that can be used, or one that has just been tak
     ACTIVE) ;;
     MISSING) create ;;
     SUSPENDED | FAILED)
-      say "$name: $state; it is deleted and created again"
+      say "$name: $state; deleting and creating it again"
       delete
       create
       ;;
@@ -318,7 +318,7 @@ ensure_active() { # leaves a TPU that can be used, or one that has just been tak
   esac
 }
 
-is_running() { # tells whether the training runs on worker 0 already
+is_running() { # true if the training already runs on worker 0
   local answer
   answer=$(on_worker 0 code 2> /dev/null) && [[ $answer == running ]]
 }
@@ -333,7 +333,7 @@ round() { # one start of the training; sets code as follow does, or to "failed"
 
 up() {
   local restarts failures=0
-  confirm "When $name was taken away, what is left of it is deleted, and it is created again. Go on?"
+  confirm "If $name is taken away, its remains are deleted and it is created again. Continue?"
   lost=''
   for ((restarts = 0; ; restarts++)); do
     ensure_active
@@ -347,13 +347,13 @@ up() {
       *) report ;;
     esac
     [[ $code == failed ]] || failures=0
-    ((restarts < MAX_RESTARTS)) || { say "it was started again $restarts times already" && exit "$PREEMPTED"; }
+    ((restarts < MAX_RESTARTS)) || { say "the limit of $MAX_RESTARTS restarts is reached" && exit "$PREEMPTED"; }
     sleep "$POLL_SECONDS"
     say "starting again ($((restarts + 1)) of at most $MAX_RESTARTS)"
   done
 }
 
-show_up() { # what up does when nothing exists yet
+show_up() { # the commands of up if nothing exists yet
   get_state
   create
   setup
@@ -361,10 +361,10 @@ show_up() { # what up does when nothing exists yet
   follow
   echo "# after a preemption, if $name was taken away:"
   delete
-  echo "# and from the second line on again, otherwise from the start of the training on"
+  echo "# then again from the second line; if $name still exists, from the setup"
 }
 
-# --- on the worker: this script again, from the copy that setup has made there ---
+# --- on the worker: the copy of this script that setup made there ---
 
 worker() { # COMMAND...
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -375,7 +375,7 @@ worker() { # COMMAND...
 }
 
 worker_setup() {
-  # The Python of the machine is too old; uv brings one, and needs no system packages.
+  # The machine's Python is too old; uv installs a newer Python without system packages.
   PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
   python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]'
@@ -383,11 +383,11 @@ worker_setup() {
 
 worker_running() { [[ -e run.pid ]] && kill -0 "$(cat run.pid)" 2> /dev/null; }
 
-worker_start() { # ARGS: detached, so that it outlives the connection
+worker_start() { # ARGS: detached, to outlive the connection
   local request
   request=$(quote "$@")
   if worker_running; then
-    # gcloud repeats a command when the connection fails in its middle.
+    # If the connection fails during a command, gcloud repeats the command.
     [[ $(cat run.args) == "$request" ]] || die "another training runs on $(hostname); end it first with stop"
     return 0
   fi
@@ -400,7 +400,7 @@ worker_start() { # ARGS: detached, so that it outlives the connection
 
 worker_train() { # ARGS: runs the training and keeps its exit code
   local code=0
-  trap : TERM # the signal is for the training, which gets it too; this waits for it
+  trap : TERM # the training gets the signal too; this script waits for it
   PYTHONUNBUFFERED=1 "${PYTHON:-.venv/bin/python}" -m sit_jax.main "$@" || code=$?
   echo "$code" > run.exit.new
   mv run.exit.new run.exit
@@ -420,13 +420,13 @@ worker_state() {
 
 worker_stop() { worker_end 0; }
 
-worker_end() { # SECONDS: lets the training end by itself for so long, then has it save and end, then kills it
+worker_end() { # SECONDS: waits that long for the training to end, then makes it save and end, then kills it
   worker_running || return 0
   worker_wait "$1" || kill -TERM -- "-$(cat run.pid)" 2> /dev/null || true
   worker_wait "$SAVE_SECONDS" || kill -KILL -- "-$(cat run.pid)" 2> /dev/null || true
 }
 
-worker_wait() { # SECONDS: tells whether the training has ended by then
+worker_wait() { # SECONDS: true if the training ends within this time
   local end=$((SECONDS + $1))
   while worker_running; do
     ((SECONDS < end)) || return 1
@@ -448,12 +448,12 @@ main() {
     logs) follow && { ((dry_run)) || report; } ;;
     stop) on_worker all stop ;;
     delete)
-      confirm "Delete $name in $zone, with all that is on its disks?"
+      confirm "Delete $name in $zone with all data on its disks?"
       delete
       ;;
     create)
       create
-      [[ $state == ACTIVE ]] || ((dry_run)) || die "$name was taken away at once"
+      [[ $state == ACTIVE ]] || ((dry_run)) || die "$name was taken away right after its creation"
       ;;
     up) if ((dry_run)); then show_up; else up; fi ;;
     *) "$action" ;;

@@ -1,15 +1,9 @@
 """Benchmarks: `python -m sit_jax.bench --config=configs/x.py[:args] [--random_images=N] [--out=FILE.json]`.
 
-Measures the training step on the devices that are here: source images per second, the time of each part, compilation,
-memory, and the share of what the machine can do, which is measured in the same run. Run it on a quiet machine.
+Measures the training step on the devices of this machine: source images per second, the time of each part, compilation,
+and memory. Compares the step with the ceilings of the machine, which the same run measures. Run it on a quiet machine.
 """
 
-if __name__ == "__main__":
-    from sit_jax.common.allocator import restart_with_settings
-
-    restart_with_settings()
-
-import json
 import pathlib
 import shlex
 import sys
@@ -19,7 +13,9 @@ import jax
 import ml_collections
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.config import checks, cli, resolve
 from sit_jax.timing import machine
 from sit_jax.timing import tables as report
@@ -31,22 +27,25 @@ from sit_jax.timing.step import Step
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
     values = cli.make_config_flags(argv)
-    random = "Train on so many random images in memory instead of data.source."
+    cli.add_out_flag(values)
+    random = "Train on N random images in memory instead of data.source."
     flags.DEFINE_integer("random_images", None, random, lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("repeats", 10, "How often each program is timed.", lower_bound=2, flag_values=values)
-    flags.DEFINE_boolean("parts", True, "Time each part of the step too.", flag_values=values)
-    flags.DEFINE_boolean("reading", True, "Time the step on batches that are read as in training.", flag_values=values)
-    flags.DEFINE_string("trace", None, "A folder for a profile of three steps, for TensorBoard.", flag_values=values)
+    flags.DEFINE_integer("repeats", 10, "Timed runs of each program.", lower_bound=2, flag_values=values)
+    flags.DEFINE_boolean("parts", True, "Also time each part of the step.", flag_values=values)
+    flags.DEFINE_boolean("reading", True, "Also time the step with reading of its batches.", flag_values=values)
+    flags.DEFINE_string("trace", None, "A folder for a TensorBoard profile of three steps.", flag_values=values)
     return values
 
 
 def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[str, Any]:
-    """Measures a configuration and returns all figures as plain JSON values; see `sit_jax.timing.report`."""
+    """Measures a configuration and returns all figures as plain JSON values; see `sit_jax.timing.tables`."""
     if values.random_images is not None:
         config.data.source = "random"
     checks.check_config(config, jax.device_count())
     if values.parts and config.microbatches > 1:
-        raise InputError(f"microbatches={config.microbatches}: the parts are those of a whole batch; add --noparts")
+        raise InputError(
+            f"microbatches={config.microbatches}: the parts are timed on whole batches only; add --noparts"
+        )
     described = machine.describe()
     images = open_images(config, values.random_images)
     config = resolve.resolve(config, len(images))
@@ -68,7 +67,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
         if values.trace:
             with jax.profiler.trace(values.trace):
                 jax.block_until_ready([step.train() for _ in range(3)])
-    # After the step, so that neither its start nor its memory has the arrays of the ceilings in it.
+    # Last, so that the arrays of the ceilings count neither in the start-up time nor in the memory of the step.
     result["ceilings"] = machine.ceilings(config.model.products, values.repeats)
     return result | {"rates": report.rates(result, config.batch_size)}
 
@@ -82,10 +81,10 @@ def main(argv: list[str]) -> int:
         result = bench(config, values) | {"command": shlex.join(["python", "-m", "sit_jax.bench", *argv[1:]])}
         print(report.text(result))
         if values.out:
-            pathlib.Path(values.out).write_text(json.dumps(result, indent=2) + "\n")
+            write_json(pathlib.Path(values.out), result)
         return True
 
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Draws learning curves: `python -m sit_jax.curves --runs=DIR[,DIR...] --out=curves.png`.
 
-Of each work directory, or of each `metrics.jsonl`: the three losses, the learned log-variances, the accuracy of the
-rotations and of k-NN, against the epochs. A run whose metrics were copied elsewhere can be drawn as well as one that is
-still going.
+--runs takes work directories or `metrics.jsonl` files, also of unfinished runs. The curves show the three losses, the
+learned log-variances, contrastive progress, and the accuracies of rotation, k-NN and the linear probe against epochs.
 """
 
 import pathlib
@@ -10,25 +9,25 @@ import sys
 
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
-from sit_jax.config import cli
 from sit_jax.draw import plots
+from sit_jax.model.tasks import TASKS
 from sit_jax.train.metrics import parse_line
 
 
 def define_flags() -> flags.FlagValues:
     """Returns the flags of the command."""
-    values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
-    flags.DEFINE_list("runs", [], "Work directories, or files like metrics.jsonl.", flag_values=values)
-    flags.DEFINE_list("labels", [], "A name for each run; default: its folder.", flag_values=values)
+    values = commands.new_flags()
+    flags.DEFINE_list("runs", [], "Work directories or metrics.jsonl files.", flag_values=values)
+    flags.DEFINE_list("labels", [], "A name for each run. Default: the name of its folder.", flag_values=values)
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
     return values
 
 
 def read_run(path: pathlib.Path) -> list[dict]:
-    """Returns the lines of the metrics of a run; raises InputError if there are none."""
+    """Returns the metrics lines of a run; raises InputError if there are none."""
     file = path / "metrics.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"--runs: there is no {file}; give the work directory of a run")
@@ -39,24 +38,35 @@ def read_run(path: pathlib.Path) -> list[dict]:
 
 
 def default_label(path: pathlib.Path) -> str:
-    """Returns the name of the folder of a run."""
+    """Returns the folder name of a run."""
     path = path.resolve()
     return path.parent.name if path.is_file() else path.name
 
 
+def panels() -> dict[str, str]:
+    """Returns the titles of the panels by metric."""
+    return {f"train/{name}": task.label for name, task in TASKS.items()} | {
+        "eval/contrastive_progress": "contrastive progress, 0 at chance",
+        "eval/rotation_accuracy": "rotation accuracy",
+        "eval/knn_top1": "k-NN top-1 accuracy",
+        "eval/linear_top1": "linear top-1 accuracy",
+    }
+
+
 def command(argv: list[str]) -> bool:
-    """Draws as the command line says, and prints the name of the file."""
+    """Draws the curves and prints the name of the file."""
     values = define_flags()
-    cli.parse(values, argv, ("runs", "out"), __doc__ or "")
+    commands.parse(values, argv, ("runs", "out"), __doc__ or "")
     paths, out = [pathlib.Path(run).expanduser() for run in values.runs], pathlib.Path(values.out)
     labels = values.labels or [default_label(path) for path in paths]
     if len(labels) != len(paths):
         raise InputError(f"--labels has {len(labels)} names for {len(paths)} runs; give one for each")
     check_out(out, ".png")
-    plots.learning_curves(out, [read_run(path) for path in paths], labels)
+    lines = {f"train/log_var_{name}": (name, task.line) for name, task in TASKS.items()}
+    plots.learning_curves(out, [read_run(path) for path in paths], labels, panels(), lines)
     print(f"{out}: {len(paths)} runs")
     return True
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(command, sys.argv))
+    sys.exit(commands.run(command, sys.argv))

@@ -1,12 +1,11 @@
 """Features of a folder of images: `python -m sit_jax.embed --workdir=DIR --images=FOLDER --out=features.npz [options]`.
 
-The .npz file holds `features` (float32, a row an image), `paths` (relative to FOLDER, sorted), `labels` (int32, indices
-of `class_names` where class folders give them, else -1) and `class_names`. --features=tokens (the default) is
-[N, 2, D], rotation token first; concat, patch_mean, rotation, contrastive and projection (by the contrastive head) are
-[N, F]; patches is the grid [N, side, side, D]. The folder may be of any size: images and features are streamed.
+The .npz file holds `features` (float32, one row per image), `paths` (relative to FOLDER, sorted), `labels` (int32,
+indices of `class_names`; -1 if no class folder gives one) and `class_names`. --features=tokens (the default) is
+[n, 2, D], rotation token first. concat, patch_mean, rotation, contrastive and projection (of the contrastive head) are
+[n, F]. patches is the grid [n, side, side, D]. Images and features are streamed, so the folder may be of any size.
 """
 
-import os
 import pathlib
 import sys
 import zipfile
@@ -17,9 +16,10 @@ from typing import IO
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import check_out
+from sit_jax.common.files import check_out, replacing
 from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.decode import decode
@@ -29,8 +29,8 @@ from sit_jax.eval.restore import Restored, restore
 from sit_jax.probes.features import CLASSIFIED, extract_batches, make_encode
 
 KINDS = (*CLASSIFIED, "projection", "patches")
-WITH_AXES = ("tokens", "patches")  # the other kinds are one vector an image
-CHUNK = 1024  # images in the queue of the decoding threads
+WITH_AXES = ("tokens", "patches")  # the other kinds have one vector per image
+CHUNK = 1024  # images decoded at a time by the threads
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -39,16 +39,16 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     cli.add_workdir_flags(values)
     flags.DEFINE_string("images", None, "A folder with images at any depth.", flag_values=values)
     flags.DEFINE_string("out", None, "The .npz file to write.", flag_values=values)
-    flags.DEFINE_enum("features", "tokens", KINDS, "What is written for each image.", flag_values=values)
-    flags.DEFINE_integer("batch_size", 256, "Images encoded at once.", lower_bound=1, flag_values=values)
-    flags.DEFINE_boolean("skip_unreadable", False, "Leave unreadable images out.", flag_values=values)
+    flags.DEFINE_enum("features", "tokens", KINDS, "The features to write.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 256, "Images per encoded batch.", lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean("skip_unreadable", False, "Leave out unreadable images.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Embeds as the command line says, and prints what was written."""
+    """Writes the features and prints their shape."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
     out, kind = pathlib.Path(values.out), values.features
     check_out(out, ".npz")
     records, class_names = open_images(values.images)
@@ -63,10 +63,10 @@ def command(argv: list[str]) -> bool:
 
 
 def open_images(path: str) -> tuple[Records, tuple[str, ...]]:
-    """Opens all images at any depth below a folder, sorted by path, labels -1 where they have none; and the classes.
+    """Opens all images at any depth below a folder, sorted by path; returns (records, class names).
 
-    Labels and classes are those that a training on the folder would have (see `data.folder.open_folder`); what lies
-    outside of its labelled splits has none.
+    Labels and classes are as in a training on the folder (see `data.folder.open_folder`). Images outside its labelled
+    splits have the label -1.
     """
     source = open_folder(path)
     root = pathlib.Path(path).expanduser()
@@ -80,9 +80,9 @@ def open_images(path: str) -> tuple[Records, tuple[str, ...]]:
 
 
 def readable(records: Records, image_size: int) -> Records:
-    """Returns the images that can be decoded, and says how many cannot; InputError if none can.
+    """Returns the readable images and prints how many are left out; raises InputError if none is readable.
 
-    The number of rows stands before them in the file, so this is known first, at the cost of decoding twice.
+    The .npz header needs the number of rows before the first row, so the images are decoded twice.
     """
 
     def is_readable(row: int) -> bool:
@@ -108,7 +108,7 @@ def readable(records: Records, image_size: int) -> Records:
 
 
 def encode_records(restored: Restored, records: Records, kind: str, batch_size: int) -> Iterator[np.ndarray]:
-    """Returns an iterator over features, float32 [B, ...], of images that are decoded as it goes."""
+    """Returns an iterator over features, float32 [B, ...]; the images are decoded batch by batch."""
     config, mesh = restored.config, restored.mesh
     images = StreamedImages(records, config.model.image_size)
     encode = make_encode(config, mesh, kind)
@@ -121,31 +121,27 @@ def write_npz(
 ) -> tuple[int, ...]:
     """Writes features batch by batch, then paths, labels and class names; returns the shape of the features.
 
-    The file appears when it is complete. Raises InputError if it cannot be written.
+    The file appears only when it is complete. Raises InputError if it cannot be written.
     """
     others = {
         "paths": np.array(records.names, np.str_),
         "labels": records.labels,
         "class_names": np.array(class_names, np.str_),
     }
-    temporary = out.with_name(f"{out.name}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as file:
+        with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as file:
             with file.open("features.npy", "w", force_zip64=True) as member:
                 shape = write_rows(member, batches, len(records))
             for name, array in others.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        os.replace(temporary, out)
     except OSError as error:
         raise InputError(f"--out={out}: cannot be written ({error.strerror or error}); choose another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return shape
 
 
 def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tuple[int, ...]:
-    """Writes batches [B, ...] that are `count` rows together as one array in .npy format; returns its shape."""
+    """Writes batches [B, ...], `count` rows in total, as one array in .npy format; returns its shape."""
     shape: tuple[int, ...] = ()
     for batch in batches:
         if not shape:
@@ -158,7 +154,7 @@ def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tu
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

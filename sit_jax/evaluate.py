@@ -1,18 +1,13 @@
-"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=knn|linear|finetune|unlabelled [options]`.
+"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=NAME [options]`.
 
-The encoder of a checkpoint beside the same one with random weights and beside pixels, on the data set of its training
-or another:
+Compares the encoder of a checkpoint with random weights and with pixels, on the data set of the run or another:
   --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
   --against=OTHER.json for a paired test against another run on the same images;
-  --config.linear.epochs=50 for linear classifiers on augmented images; --config.finetune.epochs=100.
-unlabelled needs no labels: it says how far the contrastive task has come, and whether the features have collapsed.
-The result is a table, and JSON and pictures in WORKDIR/eval.
+  --config.linear.epochs=50 for linear classifiers on augmented images;
+  --config.finetune.epochs=100 for the length of fine-tuning.
+--protocol=unlabelled needs no labels: it reports contrastive progress and collapse of the features.
+Prints a table and writes JSON and pictures to WORKDIR/eval.
 """
-
-if __name__ == "__main__":
-    from sit_jax.common.allocator import restart_with_settings
-
-    restart_with_settings()
 
 import json
 import pathlib
@@ -20,14 +15,15 @@ import sys
 
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.config import cli
 from sit_jax.eval import unlabelled
 from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.report import against, comparison_lines, copy_to, table, title
 from sit_jax.eval.settings import Settings
-from sit_jax.probes.features import CLASSIFIED
 from sit_jax.probes.intervals import line
 from sit_jax.probes.labels import parse_amounts
 
@@ -36,23 +32,26 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune", "unlabelled"], "What to do.", flag_values=values)
-    flags.DEFINE_string("data", None, "Another data set: a SOURCE such as tfds:cifar100.", flag_values=values)
-    flags.DEFINE_enum("features", "tokens", list(CLASSIFIED), "What is classified.", flag_values=values)
-    flags.DEFINE_list("labels", [], "Shares of the labels to learn from.", flag_values=values)
-    flags.DEFINE_list("labels_per_class", [], "Numbers of labels a class to learn from.", flag_values=values)
-    flags.DEFINE_integer("repeats", 1, "Draws of the labels.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of the labels drawn and the classifiers.", flag_values=values)
-    flags.DEFINE_boolean("baseline", True, "Also with random weights.", flag_values=values)
-    flags.DEFINE_string("against", None, "The .json of another run: compare on the same images.", flag_values=values)
+    kinds = list(dict.fromkeys(kind for protocol in PROTOCOLS.values() for kind in protocol.features))
+    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "The evaluation protocol.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "A SOURCE such as tfds:cifar100. Default: the data set of the run.", flag_values=values
+    )
+    flags.DEFINE_enum("features", "tokens", kinds, "The features to score.", flag_values=values)
+    flags.DEFINE_list("labels", [], "Shares of the labels to learn from. Default: all.", flag_values=values)
+    flags.DEFINE_list("labels_per_class", [], "Numbers of labels per class to learn from.", flag_values=values)
+    flags.DEFINE_integer("repeats", 1, "Number of label draws.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the splits, label draws and classifiers.", flag_values=values)
+    flags.DEFINE_boolean("baseline", True, "Also evaluate random weights.", flag_values=values)
+    flags.DEFINE_string("against", None, "The .json report of another run to compare with.", flag_values=values)
     flags.DEFINE_string("out", None, "A .json file to copy the result to.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Evaluates as the command line says, and prints the table; returns whether it came to its end."""
+    """Evaluates and prints the table; returns False if a signal stopped it."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
     settings = Settings(
         workdir=pathlib.Path(values.workdir),
         protocol=values.protocol,
@@ -69,36 +68,46 @@ def command(argv: list[str]) -> bool:
     out = pathlib.Path(values.out) if values.out else None
     if out:
         check_out(out, ".json")
-    if settings.protocol == "unlabelled":
-        check_unlabelled(values)
-        report, path = unlabelled.evaluate(settings)
-        print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
-        if out:
-            copy_to(path, out)
-        return True
-    other = read_report(pathlib.Path(values.against)) if values.against else None
+    if PROTOCOLS[settings.protocol].labels:
+        done = with_labels(settings, values.against)
+    else:
+        check_without_labels(values)
+        done = without_labels(settings)
+    if done and out:
+        copy_to(done, out)
+    return done is not None
+
+
+def with_labels(settings: Settings, other_path: str | None) -> pathlib.Path | None:
+    """Evaluates with labels, prints the report and returns its path; None if a signal stopped it."""
+    other = read_report(pathlib.Path(other_path)) if other_path else None
     done = evaluate(settings, other)
     if done is None:
-        return False
+        return None
     report, path = done
     print(f"\n{title(report)}\n\n{table(report)}\n\n{comparison_lines(report)}")
     if other:
-        print(line(f"this run - {values.against}", against(report, other)))
+        print(line(f"this run - {other_path}", against(report, other)))
     print(f"\n{path}")
-    if out:
-        copy_to(path, out)
-    return True
+    return path
 
 
-def check_unlabelled(values: flags.FlagValues) -> None:
-    """Raises InputError for a flag that asks the protocol without labels for something about labels."""
+def without_labels(settings: Settings) -> pathlib.Path:
+    """Evaluates without labels, prints the report and returns its path."""
+    report, path = unlabelled.evaluate(settings)
+    print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
+    return path
+
+
+def check_without_labels(values: flags.FlagValues) -> None:
+    """Raises InputError if a flag needs a protocol with labels."""
     for name in ("labels", "labels_per_class", "against", "repeats", "features"):
         if values[name].value != values[name].default:
-            raise InputError(f"--{name} is for protocols with labels; leave it out, or take --protocol=linear")
+            raise InputError(f"--{name} is for protocols with labels; leave it out, or use --protocol=linear")
 
 
 def read_report(path: pathlib.Path) -> dict:
-    """Reads the report of another run; raises InputError where there is none."""
+    """Reads the report of another run; raises InputError if the file is not a current report."""
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -106,13 +115,15 @@ def read_report(path: pathlib.Path) -> dict:
             f"--against={path}: cannot be read as JSON ({error}); give a report of sit_jax.evaluate"
         ) from error
     if not isinstance(report, dict) or "comparisons" not in report:
-        raise InputError(f"--against={path}: is no report of sit_jax.evaluate, or an old one; evaluate that run again")
+        raise InputError(
+            f"--against={path}: is not a report of sit_jax.evaluate, or an old one; evaluate that run again"
+        )
     return report
 
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Plans: `python -m sit_jax.plan --config=configs/x.py[:args] --topology=v5e:16x16 [--out=FILE.json] [--config.a.b=v]`.
 
-Compiles the training step for TPUs or GPUs that need not be there, or for N devices of this CPU (`--topology=cpu:8`).
-Reports what one of them holds, computes and sends, and how fast it is at best. No data is read. Exit code 0: it fits;
-1: it does not.
+Compiles the training step for TPUs or GPUs, which this machine need not have, or for N devices of this CPU
+(`--topology=cpu:8`). Reports memory, computation and communication of one device, and the shortest possible step time.
+Reads no data. Exit code 0: the step fits into memory; 1: it does not fit.
 """
 
 import importlib.metadata
-import json
 import pathlib
 import sys
 import time
@@ -19,8 +18,9 @@ import ml_collections
 from absl import flags
 from jax.sharding import Mesh
 
-from sit_jax.common import errors
+from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.compiled import collectives, costs, hlo
 from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
@@ -35,33 +35,34 @@ from sit_jax.parallel.mesh import batch_sharding, make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import compile_steps
 
-TOPOLOGY = """v4, v5e, v5p or v6e with a shape, as v5e:4x4; h100, h200, a100, l4 or rtx4090 with the GPUs of one host,
-as h100:8, or with hosts and the GPUs of each, as h100:4x8; or cpu:N.
-With --config.mesh.slices=N, N TPU slices of that shape: N times the chips."""
-NUM_EXAMPLES = 1_000_000  # only the schedule of the learning rate depends on it
+TOPOLOGY = """v4, v5e, v5p or v6e with a shape, such as v5e:4x4; h100, h200, a100, l4 or rtx4090 with the GPUs of one
+host, such as h100:8, or with hosts x GPUs of each host, such as h100:4x8; or cpu:N.
+--config.mesh.slices=N plans N TPU slices of that shape."""
+NUM_EXAMPLES = 1_000_000  # only the learning-rate schedule depends on it
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command, with `--config.<key>=value` as in `argv`."""
     values = cli.make_config_flags(argv)
+    cli.add_out_flag(values)
     flags.DEFINE_string("topology", None, TOPOLOGY, flag_values=values)
     return values
 
 
 def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | None]:
-    """Returns configuration, topology and the file to write; raises InputError where the command line is wrong."""
+    """Returns (configuration, topology, file to write); raises InputError if the command line is wrong."""
     values = make_flags(argv)
     config = cli.parse_config(values, argv, ("config", "topology"), __doc__ or "")
     return config, values.topology, values.out
 
 
 def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
-    """Returns all that is known of a step on a topology, as plain JSON values; see `sit_jax.compiled.report`.
+    """Returns the plan of a step on a topology as plain JSON values; see `sit_jax.compiled.tables`.
 
-    To be called before JAX starts its devices. Raises InputError for a topology that is not known and for a
-    configuration that cannot work on it.
+    Call it before JAX starts its devices. Raises InputError if the topology is unknown, or if the configuration cannot
+    run on it.
     """
-    if check_topology(topology) != CPU:  # what is compiled for another machine could be stored, but not be read again
+    if check_topology(topology) != CPU:  # programs for other machines cannot be read back from the cache
         jax.config.update("jax_enable_compilation_cache", False)
     target = open_target(topology, config.mesh.slices or 1)
     config.data.source = config.data.source or "not read"
@@ -90,9 +91,9 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
 
 
 def compile_or_say_why(compile_: Callable[[], Any]) -> tuple[Any, str]:
-    """Returns what `compile_` returns, or None and the message of a compiler that ran out of memory of the chip.
+    """Returns (the compiled program, ""), or (None, the compiler's message) if the chip has too little memory.
 
-    Raises InputError where cuDNN is missing, which is not looked for before.
+    Raises InputError if cuDNN is missing; no earlier check looks for it.
     """
     try:
         return compile_(), ""
@@ -105,13 +106,13 @@ def compile_or_say_why(compile_: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of one batch of a resolved configuration."""
+    """Returns shape and sharding of one batch of a resolved configuration."""
     shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
     return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
 
 
 def describe(config: ml_collections.ConfigDict, topology: str, target: Target, mesh: Mesh) -> dict[str, Any]:
-    """Returns what was compiled, and by which versions."""
+    """Returns the compiled setup and the versions of the packages."""
     model, names = config.model, {"jax", "jaxlib", *target.packages}
     return {
         "topology": topology,
@@ -132,7 +133,7 @@ def describe(config: ml_collections.ConfigDict, topology: str, target: Target, m
 
 
 def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> set[int]:
-    """Returns the numbers of elements that collectives may move: parameters and embeddings, whole or in parts."""
+    """Returns the element counts that collectives may move: parameters and embeddings, whole or in parts."""
     whole = {leaf.size for leaf in jax.tree.leaves(abstract.params)}
     blocks = jax.tree.leaves(abstract.params["model"]["encoder"]["blocks"])
     layers = {leaf.size // leaf.shape[0] for leaf in blocks}
@@ -144,7 +145,7 @@ def expected_elements(abstract: TrainState, config: ml_collections.ConfigDict, m
 def measure(
     compiled: Any, config: ml_collections.ConfigDict, target: Target, mesh: Mesh, expected: set[int]
 ) -> dict[str, Any]:
-    """Returns what one device computes and sends in a step, and how long that takes at the least."""
+    """Returns the work and communication of one device in a step, and a lower bound of the time."""
     chip, program = target.chip, hlo.parse(compiled.as_text())
     found = collectives.merge(collectives.find_collectives(program, mesh.shape, target.joined))
     kernels = find_kernels(program, chip.passes)
@@ -181,10 +182,10 @@ def main(argv: list[str]) -> int:
         fits = plan["fits"]
         print(report.text(plan))
         if out:
-            pathlib.Path(out).write_text(json.dumps(plan, indent=2) + "\n")
+            write_json(pathlib.Path(out), plan)
         return True
 
-    code = cli.run(command, argv)
+    code = commands.run(command, argv)
     return errors.FAILED if code == errors.DONE and not fits else code
 
 

@@ -1,9 +1,9 @@
 """Draws what a trained model rebuilds: `python -m sit_jax.reconstruct --workdir=DIR --out=grid.png [options]`.
 
-Of --images='FOLDER/**/*.jpg', a pattern in quotes, and of --train=8 --test=8 images of the data set of the training (or
-of --data=SOURCE): the original, the original corrupted and the reconstruction below each other. The corruptions are
-those of the training; --drop=0.7 covers another share with noise, --replace=0.3 with other images, --grayscale, --blur
-and --recolour are probabilities. With --attention, instead, from where in each picture the two tokens read.
+Shows originals, corrupted images and reconstructions below each other. --images='FOLDER/**/*.jpg' (a pattern in quotes)
+draws files; --train=8 --test=8 draw images of the run's data set, or of --data=SOURCE. Corruptions are as in training.
+--drop=0.7 sets the share covered with noise, --replace=0.3 the share covered with other images. --grayscale, --blur and
+--recolour set probabilities. --attention draws the attention maps of the two tokens instead.
 """
 
 import glob
@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from sit_jax.common import commands
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
@@ -26,18 +27,19 @@ from sit_jax.data import Records, image_options, open_source
 from sit_jax.data.folder import file_records
 from sit_jax.data.load import StreamedImages
 from sit_jax.draw import pictures
-from sit_jax.draw.attention_maps import attention_picture
+from sit_jax.draw.heatmaps import attention_picture
 from sit_jax.eval.attention_maps import attention_maps
+from sit_jax.eval.data import use_source
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.views import whole_images
+from sit_jax.views.corrupt import OPERATIONS
 
-MOST_WITH_ATTENTION = 8  # pictures: each takes two lines
-FRACTIONS, PROBABILITIES = ("drop", "replace"), ("grayscale", "blur", "recolour")
+MOST_WITH_ATTENTION = 8  # pictures; each takes two lines
 
 
 class Group(NamedTuple):
-    """Images that are shown together."""
+    """Images drawn together under a title."""
 
     title: str
     images: StreamedImages
@@ -47,24 +49,26 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_string("images", None, "Pictures: a pattern such as 'FOLDER/**/*.jpg'.", flag_values=values)
-    flags.DEFINE_integer("train", 0, "Training images, at random.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("test", 0, "Test images, at random.", lower_bound=0, flag_values=values)
-    flags.DEFINE_string("data", None, "Their data set: a SOURCE; default: that of the run.", flag_values=values)
+    flags.DEFINE_string("images", None, "A pattern of files such as 'FOLDER/**/*.jpg'.", flag_values=values)
+    flags.DEFINE_integer("train", 0, "Number of random training images.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("test", 0, "Number of random test images.", lower_bound=0, flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "A SOURCE for --train and --test. Default: the data set of the run.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of the images and the corruptions.", lower_bound=0, flag_values=values)
-    for names, meaning in ((FRACTIONS, "Share of each image for"), (PROBABILITIES, "Probability of")):
-        for name in names:
-            text = f"{meaning} the corruption '{name}'; default: as in the training."
-            flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the images and corruptions.", lower_bound=0, flag_values=values)
+    for name, row in OPERATIONS.items():
+        meaning = "Share of each image for" if "fraction" in row.section else "Probability of"
+        text = f"{meaning} the corruption '{name}'. Default: as in training."
+        flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
     flags.DEFINE_boolean("attention", False, "Draw attention maps instead.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Draws as the command line says, and prints the errors and the file."""
+    """Draws the picture, and prints the reconstruction errors and the name of the file."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdir", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdir", "out"), __doc__ or "")
     check(values)
     paths = find_pictures(values.images) if values.images else []
     out = pathlib.Path(values.out)
@@ -83,18 +87,18 @@ def command(argv: list[str]) -> bool:
 
 
 def check(values: flags.FlagValues) -> None:
-    """Raises InputError for flags that do not go together."""
+    """Raises InputError if flags are missing or contradict each other."""
     if not (values.images or values.train or values.test):
         raise InputError("there is nothing to draw; give --images='FOLDER/*.jpg', --train=8 or --test=8")
     if values.data and not (values.train or values.test):
-        raise InputError("--data needs --train=8 or --test=8: how many of its images to draw")
-    given = [name for name in FRACTIONS + PROBABILITIES if values[name].value is not None]
+        raise InputError("--data needs the number of images to draw; add --train=8 or --test=8")
+    given = [name for name in OPERATIONS if values[name].value is not None]
     if values.attention and given:
-        raise InputError(f"--{given[0]} and --attention exclude each other: attention is on whole images")
+        raise InputError(f"--{given[0]} and --attention exclude each other: attention maps show uncorrupted images")
 
 
 def find_pictures(pattern: str) -> list[str]:
-    """Lists the files that a pattern matches, sorted; `**` stands for folders at any depth. InputError if none."""
+    """Returns the sorted files that match a pattern (`**`: any depth); raises InputError if there are none."""
     found = glob.glob(str(pathlib.Path(pattern).expanduser()), recursive=True)
     paths = sorted(path for path in found if pathlib.Path(path).is_file())
     if not paths:
@@ -103,12 +107,11 @@ def find_pictures(pattern: str) -> list[str]:
 
 
 def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collections.ConfigDict) -> list[Group]:
-    """Returns the groups that the flags ask for; their images are decoded when they are drawn."""
+    """Returns the groups of images that the flags select; images are decoded when they are drawn."""
     groups, size = [], config.model.image_size
     if values.train or values.test:
-        source = open_source(values.data or config.data.source)
-        is_other = values.data not in (None, config.data.source)
-        data_size = size if is_other else image_options(config)["image_size"]
+        source = open_source(use_source(config, values.data, cli.overrides(values)))
+        data_size = image_options(config)["image_size"]
         for split, records in (("train", source.pretrain), ("test", source.test)):
             if count := values[split].value:
                 drawn = draw_records(split, records, count, values.seed)
@@ -120,25 +123,22 @@ def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collectio
 
 
 def draw_records(split: str, records: Records | None, count: int, seed: int) -> Records:
-    """Draws images of a split, a function of the seed; InputError if there are not so many."""
+    """Returns `count` random images of a split, a function of the seed; raises InputError if it has fewer."""
     available = len(records) if records is not None else 0
     if records is None or count > available:
-        raise InputError(f"--{split}={count}: the data set has {available} images for it")
+        raise InputError(f"--{split}={count}: the data set has {available} images in this split")
     return records.take(np.random.default_rng([seed, len(split)]).permutation(available)[:count])
 
 
 def set_corruption(config: ml_collections.ConfigDict, values: flags.FlagValues) -> None:
-    """Sets the section `corrupt` to what the flags say."""
-    for name in FRACTIONS:
-        if (share := values[name].value) is not None:
-            config[name].fraction = (share, share)
-    for name in PROBABILITIES:
-        if (probability := values[name].value) is not None:
-            config[name].probability = probability
+    """Sets the section `corrupt` from the flags."""
+    for name, row in OPERATIONS.items():
+        if (value := values[name].value) is not None:
+            config[name].update({"fraction": (value, value)} if "fraction" in row.section else {"probability": value})
 
 
 def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> np.ndarray:
-    """Draws originals, corrupted and rebuilt images, group by group, [H, W, 3] uint8, and prints the errors."""
+    """Returns a picture [H, W, 3] uint8 of original, corrupted and rebuilt images by group; prints the errors."""
     rebuild, parts = make_rebuild(restored.config), []
     for title, images in groups:
         rows = reconstructions(rebuild, restored.params, images, named_key(jax.random.key(seed), title))
@@ -150,7 +150,7 @@ def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> 
 
 
 def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
-    """Draws the attention on the first images of the groups, [H, W, 3] uint8."""
+    """Returns a picture [H, W, 3] uint8 of the attention maps on the first images of the groups."""
     config, count = restored.config, sum(len(group.images) for group in groups)
     if count > MOST_WITH_ATTENTION:
         say(f"{count} pictures; the first {MOST_WITH_ATTENTION} are shown")
@@ -168,7 +168,7 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

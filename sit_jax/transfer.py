@@ -1,7 +1,8 @@
 """Domain transfer: `python -m sit_jax.transfer --workdirs=runs/cifar10,runs/cifar100 --protocol=linear [options]`.
 
-Evaluates each run on the data set of each, and an encoder with random weights (of the first run's shape) beside them:
-a grid of what was pre-trained on by what is evaluated on. What is evaluated already is not computed again.
+Evaluates each run on the data set of every run. In the grid, a row is a pre-training data set and a column is an
+evaluation data set. Further rows are random weights (in the model of the first run) and pixels. Stored evaluations are
+reused.
 """
 
 import pathlib
@@ -9,12 +10,14 @@ import sys
 
 from absl import flags
 
+from sit_jax.common import commands, console
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, write_json
 from sit_jax.config import cli
 from sit_jax.draw import plots
 from sit_jax.eval.evaluation import evaluate
+from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.report import short_name, with_interval
 from sit_jax.eval.restore import load_config
 from sit_jax.eval.settings import Settings
@@ -25,28 +28,28 @@ NOTHING, PIXELS = "nothing (random weights)", "nothing (pixels)"
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
-    flags.DEFINE_list("workdirs", [], "Work directories of two runs or more.", flag_values=values)
-    flags.DEFINE_enum("protocol", None, ["knn", "linear", "finetune"], "What to do.", flag_values=values)
-    flags.DEFINE_list("data", [], "SOURCEs to evaluate on; default: those of the runs.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of the classifiers.", flag_values=values)
+    flags.DEFINE_list("workdirs", [], "Work directories of at least two runs.", flag_values=values)
+    protocols = [name for name, protocol in PROTOCOLS.items() if protocol.labels]
+    flags.DEFINE_enum("protocol", None, protocols, "The evaluation protocol.", flag_values=values)
+    flags.DEFINE_list("data", [], "SOURCEs to evaluate on. Default: the data sets of the runs.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of the splits and classifiers.", flag_values=values)
     flags.DEFINE_string("out", None, "The .json file to write.", flag_values=values)
     return values
 
 
 def command(argv: list[str]) -> bool:
-    """Fills the grid, prints and draws it; returns whether it came to its end."""
+    """Fills, prints and draws the grid; returns False if a signal stopped it."""
     values = define_flags(argv)
-    cli.parse(values, argv, ("workdirs", "protocol", "out"), __doc__ or "")
+    commands.parse(values, argv, ("workdirs", "protocol", "out"), __doc__ or "")
     workdirs, overrides = [pathlib.Path(text) for text in values.workdirs], cli.overrides(values)
     out = pathlib.Path(values.out)
     check_out(out, ".json")
     if len(set(workdirs)) < 2:
-        raise InputError(f"--workdirs={','.join(values.workdirs)}: give two runs or more")
+        raise InputError(f"--workdirs={','.join(values.workdirs)}: give at least two runs")
     sources = [load_config(workdir, overrides).data.source for workdir in workdirs]
     columns = values.data or list(dict.fromkeys(sources))
     names = [f"{source} ({workdir.name})" for workdir, source in zip(workdirs, sources, strict=True)]
-    nothing = (NOTHING,) if values.protocol == "finetune" else (NOTHING, PIXELS)
-    grid: dict[str, dict[str, dict]] = {name: {} for name in (*nothing, *names)}
+    grid: dict[str, dict[str, dict]] = {name: {} for name in (NOTHING, PIXELS, *names)}
     for data in columns:
         for name, workdir in zip(names, workdirs, strict=True):
             say(f"{name}, evaluated on {data}")
@@ -68,6 +71,8 @@ def command(argv: list[str]) -> bool:
                 grid[NOTHING][data] = cell(report["baseline"], path)
                 if report["pixels"]:
                     grid[PIXELS][data] = cell(report["pixels"], path)
+    grid = {name: row for name, row in grid.items() if row}  # not every protocol has a pixel baseline
+    nothing = [name for name in grid if name not in names]
     write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
     top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
     shown = [*nothing, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
@@ -78,21 +83,20 @@ def command(argv: list[str]) -> bool:
 
 
 def cell(report: dict, path: pathlib.Path) -> dict:
-    """Returns what the grid holds of a report."""
+    """Returns the grid cell of a report."""
     return {**{key: report[key] for key in ("top1", "interval", "top5")}, "report": str(path)}
 
 
 def table(grid: dict[str, dict[str, dict]], columns: list[str]) -> str:
-    """Returns the grid for the screen."""
+    """Returns the grid as text."""
     rows = [["pre-trained on", *(f"on {column}" for column in columns)]]
     rows += [[name, *(with_interval({**row[column], "std": None}) for column in columns)] for name, row in grid.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return console.table(rows)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return cli.run(command, argv)
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Test set-up: four simulated devices, so that sharded code is compared with one device in one process."""
+"""Test set-up: four simulated devices, so that one process can compare sharded code with one device."""
 
 import pathlib
 import socket
@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax._src import compiler
 
 from sit_jax.model.fast import matrix_unit
 
@@ -16,10 +18,10 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """One cache of compiled programs for all tests and the commands that they run, gone afterwards."""
+    """One temporary compilation cache for all tests and the commands that they run."""
     folder = str(tmp_path_factory.getbasetemp().parent / "xla-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the many small ones take as long together
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the many small programs take as long in total
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -29,18 +31,31 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_matrix_unit():
-    """What is compared here differs by the rounding of float32 alone, whatever the processor; commands ask it."""
+    """On any processor, results in tests differ only by the rounding of float32; commands still check the processor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrix_unit, "CPUINFO", ROOT / "no processor")
         yield
 
 
+# The code generator of CPUs takes most of the time: the older, quicker one for fusions, in one piece.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """For files whose time goes into compilation, here and in commands: without optimisations it takes half as long."""
+    """For files dominated by compilation, here and in commands: without optimisations it takes a third of the time."""
+    jnp.zeros(()).block_until_ready()  # JAX has read XLA_FLAGS now: its value below reaches commands alone
+
+    def with_quick_options(*args, env_options_overrides=None, **kwargs):
+        return get_options(*args, env_options_overrides=QUICK | (env_options_overrides or {}), **kwargs)
+
+    get_options = compiler.get_compile_options
     jax.config.update("jax_disable_most_optimizations", True)
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", with_quick_options)
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        patch.setenv("XLA_FLAGS", flags, prepend=" ")
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -1,10 +1,10 @@
-"""Does to small real runs what machines do to long ones, and checks that nothing of it changes a bit of the result.
+"""Injects the faults of long runs into small real runs, and checks that the results stay equal bit for bit.
 
     python tests/faults.py [--quick | --trials=1.0] [--only=kill,damage] [--out=FILE.json]
 
-Kills at any moment and in the middle of a save, signals to stop, damaged checkpoints, a full disk, one of two processes
-that dies: after each, the same command must come to the end of a run that nothing stopped, in its metrics and in each
-array, bit for bit. Exit code 1 if it once does not. All of it takes about 20 minutes on two cores.
+The faults are kills at any moment and during a save, stop signals, damaged checkpoints, a full disk, and one of two
+processes that dies. After each fault, the same command must finish with the metrics and arrays of an undisturbed run,
+bit for bit. Exit code 1 if any trial fails. All trials take about 20 minutes on two cores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # for reading checkpoints here; the runs get it too
+os.environ["JAX_PLATFORMS"] = "cpu"  # to read checkpoints in this process; the runs inherit it
 
 import numpy as np
 from faults import lab as laboratory
@@ -28,7 +28,7 @@ from faults.lab import Failed, Lab, NotHit, Skipped, Trial
 from faults.processes import process_trials
 from faults.signals import kill_trials, save_trials, term_trials
 
-# What makes the trials of a kind, how many there are, and how many with --quick.
+# (function that makes the trials of a kind, number of trials, number with --quick)
 KINDS = {
     "kill": (kill_trials, 20, 1),
     "kill_in_save": (save_trials, 10, 1),
@@ -38,13 +38,13 @@ KINDS = {
     "process_killed": (process_trials, 8, 0),
 }
 STATES = ("passed", "failed", "skipped", "missed")
-ATTEMPTS = 6  # for a trial whose fault comes too late; then it counts as missed
+ATTEMPTS = 6  # for a trial whose fault comes too late; after that, it counts as missed
 
 
 def main() -> int:
-    """Runs the trials that the command line asks for and reports them."""
+    """Runs the trials of the command line and reports them."""
     arguments = parse_arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no run and no mount is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no run and no mount behind
     folder = pathlib.Path(tempfile.mkdtemp(prefix="faults-", dir=arguments.dir))
     lab = Lab(folder, arguments.small_disk)
     begin, outcomes = time.monotonic(), []
@@ -59,7 +59,7 @@ def main() -> int:
             futures = [pool.submit(progress.perform, trial, arguments.seed) for trial in trials]
             outcomes += [future.result() for future in futures]
     finally:
-        lab.close()  # after Ctrl-C runs are left, and trials that would start more
+        lab.close()  # after Ctrl-C, runs remain, and trials that would start more
     seconds = time.monotonic() - begin
     failed = any(outcome["state"] == "failed" for outcome in outcomes)
     print(report(outcomes, seconds), flush=True)
@@ -69,23 +69,23 @@ def main() -> int:
             json.dumps({"seconds": seconds, "summary": count(outcomes), "trials": outcomes}, indent=1)
         )
     if failed:
-        print(f"what failed is in {folder}")
+        print(f"the failed runs are in {folder}")
     else:
         laboratory.remove(folder)
     return int(failed)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Returns what the command line says."""
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=float, default=1.0, help="how many, as a multiple of the usual number")
-    parser.add_argument("--quick", action="store_true", help="one of a kind, in a minute and a half; no second process")
-    parser.add_argument("--only", default="", help=f"kinds, of {','.join(KINDS)}")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
-    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="trials at a time")
-    parser.add_argument("--out", type=pathlib.Path, help="a file for all results as JSON")
-    parser.add_argument("--dir", type=pathlib.Path, help="where the temporary folder is made")
-    parser.add_argument("--small_disk", type=pathlib.Path, help="a folder on a small file system, to be filled up")
+    parser.add_argument("--trials", type=float, default=1.0, help="number of trials, as a multiple of the usual number")
+    parser.add_argument("--quick", action="store_true", help="one trial of each kind in 90 seconds; no second process")
+    parser.add_argument("--only", default="", help=f"kinds of trials, out of {','.join(KINDS)}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and places of faults")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="concurrent trials")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file for all results")
+    parser.add_argument("--dir", type=pathlib.Path, help="parent of the temporary folder")
+    parser.add_argument("--small_disk", type=pathlib.Path, help="folder on a small file system to fill")
     arguments = parser.parse_args()
     arguments.only = [kind for kind in arguments.only.split(",") if kind] or list(KINDS)
     if unknown := set(arguments.only) - KINDS.keys():
@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def plan(lab: Lab, arguments: argparse.Namespace) -> list[Trial]:
-    """Returns the trials of all kinds that are asked for."""
+    """Returns the trials of all requested kinds."""
     trials = []
     for kind in arguments.only:
         make, usual, quick = KINDS[kind]
@@ -104,7 +104,7 @@ def plan(lab: Lab, arguments: argparse.Namespace) -> list[Trial]:
 
 
 def perform(trial: Trial, seed: int) -> dict:
-    """Makes a trial, again if its fault came too late, and returns what came out."""
+    """Runs a trial, repeats it if its fault came too late, and returns the outcome."""
     begin, misses = time.monotonic(), []
     state, note = "missed", ""
     for attempt in range(ATTEMPTS):
@@ -119,7 +119,7 @@ def perform(trial: Trial, seed: int) -> dict:
             state, note = "skipped", str(error)
         except Failed as error:
             state, note = "failed", str(error)
-        except Exception as error:  # an error of this script must not pass for a success
+        except Exception as error:  # an error in this script must not count as a success
             state, note = "failed", f"{type(error).__name__}: {error}"
         break
     else:
@@ -129,14 +129,14 @@ def perform(trial: Trial, seed: int) -> dict:
 
 
 class Progress:
-    """Says what came out and how long the rest will take."""
+    """Reports outcomes and the remaining time."""
 
     def __init__(self, trials: list[Trial]):
         self.total, self.done = sum(trial.weight for trial in trials), 0.0
         self.begin, self.lock = time.monotonic(), threading.Lock()
 
     def perform(self, trial: Trial, seed: int) -> dict:
-        """Makes a trial and reports it."""
+        """Runs a trial and reports it."""
         outcome = perform(trial, seed)
         with self.lock:
             self.done += trial.weight
@@ -147,7 +147,7 @@ class Progress:
 
 
 def count(outcomes: list[dict]) -> dict[str, dict[str, int]]:
-    """Returns how many trials of each kind came out how."""
+    """Returns the number of trials by kind and outcome."""
     summary: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
         row = summary.setdefault(outcome["kind"], dict.fromkeys(("trials", *STATES, "repeated"), 0))
@@ -158,7 +158,7 @@ def count(outcomes: list[dict]) -> dict[str, dict[str, int]]:
 
 
 def report(outcomes: list[dict], seconds: float) -> str:
-    """Returns the table, and each trial that did not pass."""
+    """Returns the table and a line for each trial that did not pass."""
     names = ("trials", *STATES, "repeated")
     lines = ["", f"{'kind':16}" + "".join(f"{name:>10}" for name in names)]
     for kind, row in count(outcomes).items():

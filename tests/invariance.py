@@ -1,7 +1,7 @@
-"""One training on many meshes: the same draws to the bit; the same pixels, losses and gradients up to rounding.
+"""The same training on many meshes: draws equal to the bit; pixels, losses and gradients equal up to rounding.
 
-`python tests/invariance.py` runs all CASES below, each in processes of its own with simulated devices, compares them
-with one device and prints a table; exit code 1 if one differs. About ten minutes on two cores.
+`python tests/invariance.py` runs all CASES below, each in its own processes with simulated devices, compares them with
+one device and prints a table. Exit code 1 if a case differs. It takes about ten minutes on two cores.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from sit_jax.model import losses
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, BATCH, SIZE = 20, 64, 16
 LOSSES = ("reconstruction", "rotation", "contrastive", "loss")
-PIXEL_TOLERANCE = 2e-6  # absolute; values are in [-1, 1], noise a little beyond
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative to the loss; to the largest gradient of an array
+PIXEL_TOLERANCE = 2e-6  # absolute; values are in [-1, 1], noise slightly outside
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # relative to the loss, and to the largest gradient of an array
 
 # name: (processes, devices of each, fsdp, slices, microbatches, NT-Xent of each eighth of the batch alone)
 REFERENCE = (1, 1, 1, 1, 1, False)
@@ -47,7 +47,7 @@ LOCAL = (1, 8, 1, 1, 1, True)
 
 
 def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, np.ndarray]:
-    """Trains on the devices that are here, and returns the views, the metrics and the gradients of the first step."""
+    """Trains on the available devices; returns the views, the metrics, and the gradients of the first step."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -59,7 +59,7 @@ def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, n
     from sit_jax.views import make_views
 
     config = digits.get_config("runlocal,variant=XS/4")
-    config.dtype = "float32"  # and so the dense products, whatever the processor
+    config.dtype = "float32"  # also for the dense products, on any processor
     config.model.image_size, config.batch_size, config.steps, config.microbatches = SIZE, BATCH, STEPS, microbatches
     config.optim.update(base_learning_rate=1e-3, warmup_steps=4)
     config = resolve(config, 1000)
@@ -95,7 +95,7 @@ def train(fsdp: int, slices: int, microbatches: int, local: bool) -> dict[str, n
 
 
 def run_case(case: tuple, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Runs a case in processes of its own, and returns what its first one found."""
+    """Runs a case in its own processes and returns the results of the first process."""
     processes, devices, *rest = case
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ def run_case(case: tuple, folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the number of draws (masks, rotations) that differ, and the largest differences of all else."""
+    """Returns the number of differing draws (masks, rotations), and the largest differences of all other values."""
 
     def absolute(name: str) -> float:
         return float(np.max(np.abs(found[name] - expected[name])))
@@ -135,7 +135,7 @@ def differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 def equal(difference: dict[str, float]) -> bool:
-    """Tells whether the differences are within the tolerances; there is none for the draws."""
+    """Returns whether the differences are within the tolerances; draws must be equal."""
     largest = {"draws": 0, "pixels": PIXEL_TOLERANCE, "losses": LOSS_TOLERANCE, "gradients": GRADIENT_TOLERANCE}
     return all(difference[name] <= largest[name] for name in largest)
 

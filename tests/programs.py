@@ -1,11 +1,11 @@
-"""Texts of compiled programs, shortened: what the compilers for TPUs and GPUs write of a training step."""
+"""Shortened texts of compiled programs: the TPU and GPU compilers' output for a training step."""
 
-# Shortened from what the TPU compiler writes: a loop with an all-gather that is spread over fusions, a fused
-# reduce-scatter, products as convolutions, and a sum over two slices of four chips.
+# Shortened output of the TPU compiler: a loop with an all-gather spread over fusions, a fused reduce-scatter, products
+# as convolutions, and a sum over two slices of four chips.
 TPU_PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
 FileNames
-1 "/somewhere/sit_jax/model.py"
+1 "/somewhere/sit_jax/model/vit.py"
 2 "/site-packages/flax/nnx/nn/linear.py"
 
 FunctionNames
@@ -82,20 +82,22 @@ ENTRY %main (param.1: f32[256,128], param.2: f32[64,64]) -> f32[64,128] {
 }
 """  # noqa: E501
 
-# Shortened from what the compiler writes for an H100: a loop over layers that loads what was saved beside other work,
-# products as calls of cuBLASLt, one of them with the slice of its weights, another one as a Triton kernel, attention by
-# cuDNN, collectives of eight GPUs.
+# Shortened output of the compiler for an H100: a loop over layers that loads stored values during other work, products
+# as calls of cuBLASLt (one with the slice of its weights), a product as a Triton kernel, attention by cuDNN, and
+# collectives of eight GPUs.
 GPU_PROGRAM = """HloModule jit_train_step, is_scheduled=true, num_partitions=8
 
 FileNames
 1 "/somewhere/sit_jax/train/step.py"
-2 "/somewhere/sit_jax/model.py"
+2 "/somewhere/sit_jax/model/vit.py"
 3 "/site-packages/flax/nnx/nn/linear.py"
-4 "/somewhere/sit_jax/norm.py"
+4 "/somewhere/sit_jax/model/fast/norm.py"
+5 "/somewhere/sit_jax/model/fast/layers.py"
+6 "/somewhere/sit_jax/model/fast/dense.py"
 
 FunctionNames
 1 "make_train_step.<locals>.train_step"
-2 "Encoder._run_layers"
+2 "_run"
 3 "Block.__call__"
 4 "Attention.__call__"
 5 "rows"
@@ -104,10 +106,10 @@ FunctionNames
 
 FileLocations
 1 {file_name_id=1 function_name_id=1 line=99 end_line=99 column=1 end_column=9}
-2 {file_name_id=2 function_name_id=2 line=210 end_line=210 column=1 end_column=9}
+2 {file_name_id=5 function_name_id=2 line=210 end_line=210 column=1 end_column=9}
 3 {file_name_id=2 function_name_id=3 line=91 end_line=91 column=1 end_column=9}
 4 {file_name_id=2 function_name_id=4 line=60 end_line=60 column=1 end_column=9}
-5 {file_name_id=2 function_name_id=5 line=70 end_line=70 column=1 end_column=9}
+5 {file_name_id=6 function_name_id=5 line=70 end_line=70 column=1 end_column=9}
 6 {file_name_id=3 function_name_id=6 line=422 end_line=422 column=1 end_column=9}
 7 {file_name_id=4 function_name_id=7 line=20 end_line=20 column=1 end_column=9}
 

@@ -1,4 +1,4 @@
-"""The measurements on an accelerator: budgets, stages that raise or hang, what is brought home, a whole rehearsal."""
+"""The measurements on an accelerator: time limits, stages that raise or hang, output files, a whole rehearsal."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ MODULES = {
     "fine": ROWS,
     "raises": ROWS + "    raise ValueError('something is wrong')\n",
     "hangs": ROWS + "    time.sleep(1000)\n",
-    # Half a line, as a kill may leave it, and a child in a process group of its own, which is stopped.
+    # Half a line, like after a kill, and a child in its own process group, which is stopped.
     "leaves": """
 import os, subprocess, sys, time
 def main(stage):
@@ -51,7 +51,7 @@ def main(stage):
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    """Replaces the parts of the measurements by modules of MODULES: a function of their names."""
+    """Replaces the parts of the measurements by modules of MODULES; a function of their names."""
     for name, text in MODULES.items():
         (tmp_path / f"fake_{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -123,7 +123,7 @@ def test_a_limit_that_strikes_keeps_what_is_there_and_the_next_stage_runs(parts,
     assert code == 1
     hung, fine = results["stages"]
     assert (hung["end"], fine["end"]) == ("stopped by its limit", "ended")
-    assert hung["note"].endswith("s by its limit; what is there is kept")
+    assert hung["note"].endswith("s by its limit; its results so far are kept")
     assert hung["limit_seconds"] == pytest.approx(8, abs=0.5)
     assert sum(row["stage"] == "right" for row in results["rows"]) == 6
 
@@ -141,7 +141,7 @@ def test_what_a_stage_started_ends_with_it(parts, tmp_path):
 
 
 def process_state(pid):
-    """Returns the state of a process as /proc has it; "" where there is none."""
+    """Returns the state of a process from /proc; "" if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0]
@@ -162,7 +162,7 @@ def test_the_limits_of_all_parts_keep_within_the_minutes():
     for index, part in enumerate(accelerator.PARTS):
         limit = accelerator.share_of(left - used - accelerator.RESERVE, [p.share for p in accelerator.PARTS[index:]])
         assert limit > 0, part
-        used += limit  # each of them takes all that it may
+        used += limit  # each stage takes as long as it may
     assert used <= left - accelerator.RESERVE + 1e-6
 
 
@@ -179,7 +179,7 @@ def test_the_limits_of_all_parts_keep_within_the_minutes():
         (["--minutes=5", "--out=OUT", "--stages="], "--stages is empty"),
         (["--minutes=5", "--out=OUT", "--train=configs/nothing.py"], "nothing.py"),
         (["--minutes=5", "--out=OUT", "--train=configs/cifar10.py:size=3"], "'size' is unknown"),
-        (["--minutes=5", "--out=OUT", "--data=nothing.npz"], "--data=nothing.npz: there is no such file"),
+        (["--minutes=5", "--out=OUT", "--data=nothing.npz"], "--data=nothing.npz does not exist"),
         (["--minutes=5", "--out=/proc/nothing"], "--out=/proc/nothing: cannot be written"),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_trace_is_read_by_instruction(tmp_path):
 def test_a_training_is_told_to_stop_until_it_has_ended():
     received = []
     with learn.stopped_after(0.1):
-        time.sleep(1.5)  # compiling: nobody listens yet
+        time.sleep(1.5)  # compiling: no signal handler yet
         before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
         time.sleep(2.5)
         signal.signal(signal.SIGTERM, before)
@@ -320,7 +320,7 @@ def test_configurations_that_cannot_be_loaded_are_input_errors(monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_rehearsal(tmp_path):
-    """As on an accelerator, at tiny sizes; with more minutes than it takes, so that nothing is skipped for time."""
+    """As on an accelerator, at tiny sizes; has more minutes than it needs, so that nothing is skipped."""
     command = [sys.executable, "benchmarks/accelerator.py", "--minutes=15", f"--out={tmp_path}", "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr

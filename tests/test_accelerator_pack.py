@@ -1,4 +1,4 @@
-"""What travels to a GPU machine: images without loss, in parts; wrong input is one line."""
+"""The pack for a GPU machine: lossless images in parts; wrong input is one line."""
 
 import subprocess
 import sys
@@ -44,9 +44,9 @@ def test_parts_hold_every_image_once_without_loss(array_file, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "arguments,expected",
     [
-        (["--data=missing.npz"], "--data=missing.npz: there is no such file"),
-        (["--data=text.npz"], "--data=text.npz: is no array file"),
-        (["--data=few.npz"], "--data=few.npz: lacks train_labels, test_images, test_labels"),
+        (["--data=missing.npz"], "--data=missing.npz does not exist"),
+        (["--data=text.npz"], "--data=text.npz is not an array file"),
+        (["--data=few.npz"], "--data=few.npz lacks train_labels, test_images, test_labels"),
         (["--check=python"], "holds no pack; make it with --data"),
         (["--unpack=images.npz"], "holds no part images-N.npz"),
     ],

@@ -20,7 +20,7 @@ def library(q, k, v):
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_values_and_gradients_equal_the_library(scale):
-    """Also where the softmax is all on one key, and exp of a logit would overflow."""
+    """Also if the softmax has all its weight on one key, or if exp of a logit would overflow."""
     q, k, v, gradient = draw(4)
     q, k = scale * q, scale * k
     value, backward = jax.vjp(attend, q, k, v)

@@ -1,4 +1,4 @@
-"""The benchmark: its figures add up, its parts are those of the step, and wrong input is one line."""
+"""The benchmark: its figures add up, its parts make up the step, and wrong input is one line."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_a_benchmark_says_all_there_is(result):
     assert code == 0
     assert 0 < figures["step"]["least"] <= figures["step"]["median"] <= figures["step"]["most"]
     compiled = figures["compiled"]
-    # Views are work too, but the model is all that the formula counts.
+    # Views cost FLOPs too, but the formula counts only the model.
     assert compiled["compiled_flops"] > 0.98 * compiled["model_flops"] > 0
     assert compiled["startup_seconds"] > compiled["compile_seconds"] + compiled["trace_seconds"]
     rates = figures["rates"]
@@ -48,7 +48,7 @@ def test_a_benchmark_says_all_there_is(result):
     assert 0 <= figures["reading"]["data_wait_fraction"] < 1
     assert figures["memory"]["host_peak"] > compiled["program_bytes"]
     assert "--random_images=40" in figures["command"]
-    assert figures["config"]["source"] == "random"  # and not the digits, which were not read
+    assert figures["config"]["source"] == "random"  # not the digits, which were not read
     text = report.text(figures)
     assert all(f"\n{name}" in text for name in ("step", "achieved", "start-up", "with reading"))
 
@@ -79,7 +79,7 @@ def step(quick_compilation):
 
 
 def test_the_parts_put_together_are_the_step(step):
-    """The whole of the parts makes the same parameters as the step of a training."""
+    """The program `whole` gives the same parameters as a training step."""
     programs = parts.programs(step.training, step.config)
     assert programs.keys() | {"backward"} == {"whole", "forward and backward", *parts.PARTS} | {
         f"without {name}" for name in parts.PARTS
@@ -103,7 +103,7 @@ def test_every_program_can_be_traced(step, corrupted_only):
 
 
 def test_parts_are_timed_and_reported(step, monkeypatch):
-    """The network alone, which compiles quickly, in the place of every part."""
+    """The network alone, which compiles fast, replaces every part."""
     forward = parts.programs(step.training, step.config)["forward"]
     names = ["whole", *parts.PARTS[:3], "optimizer", *(f"without {name}" for name in parts.PARTS)]
     monkeypatch.setattr(parts, "programs", lambda training, config: dict.fromkeys(names, forward))
@@ -118,7 +118,7 @@ def test_shares_of_the_parts():
     """Of a step of 10 s: 1 s each for views, corruption and optimizer; forward 2 s, backward 5 s."""
     seconds = {"augmentation": 1.0, "corruption": 1.0, "forward": 2.0, "backward": 5.0, "optimizer": 1.0}
     without = {name: 10 - time for name, time in seconds.items()}
-    without["forward"] -= seconds["backward"]  # what is not computed forward does not go back either
+    without["forward"] -= seconds["backward"]  # without a forward pass there is no backward pass
     times = {"whole": 10.0} | seconds | {f"without {name}": time for name, time in without.items()}
     shares = report.part_shares({name: {"median": time} for name, time in times.items()})
     for name, time in seconds.items():
@@ -176,7 +176,7 @@ def test_a_restarted_command_has_the_settings_of_this_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     code = """
 import json, os, pathlib
-from sit_jax import allocator
+from sit_jax.common import allocator
 allocator.restart_with_settings()
 maps = pathlib.Path("/proc/self/maps")
 kept = maps.exists() and "libjemalloc" in maps.read_text()
@@ -191,8 +191,8 @@ print(json.dumps([{name: os.environ[name] for name in allocator.VARIABLES if nam
 def test_a_step_on_cpu_ends_before_the_next_one_starts():
     code = """
 import jax, jax.numpy as jnp
-from sit_jax import cli
-cli.run_steps_one_by_one()
+from sit_jax.common import commands
+commands.run_steps_one_by_one()
 array = jnp.ones((1500, 1500))
 step = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda i, b: b @ a / 1500, a))
 jax.block_until_ready(step(array))

@@ -27,7 +27,7 @@ CONFIG = "--config=configs/digits.py:paper,runlocal"
         ([], "--config is missing"),
         ([CONFIG, "--peers=tensor"], "the peers are torch, library"),
         ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
-        ([CONFIG, "--config.microbatches=2"], "microbatches=2: the peers have 1 alone"),
+        ([CONFIG, "--config.microbatches=2"], "microbatches=2: the peers support only 1"),
         ([CONFIG, "--config.views.solarize=0.2"], "add --config.views.solarize=0.0"),
         (["--config=configs/digits.py:runlocal"], "views.jitter=0"),
         ([CONFIG, "--out=/nowhere/at/all.json"], "no such folder"),
@@ -119,5 +119,5 @@ def test_corruptions_are_as_ours_in_the_mean(resolved, images):
         b = b.numpy()
         np.testing.assert_allclose(a.mean(axis=(0, 1, 2)), b.mean(axis=(0, 1, 2)), atol=0.04)
         np.testing.assert_allclose(a.std(axis=(0, 1, 2)), b.std(axis=(0, 1, 2)), atol=0.04)
-        # Within an image: blur, crop and jitter change this one.
+        # Blur, crop and jitter change this statistic within an image.
         np.testing.assert_allclose(a.std(axis=(1, 2)).mean(axis=0), b.std(axis=(1, 2)).mean(axis=0), atol=0.04)

@@ -17,7 +17,7 @@ from sit_jax.train.state import TrainState
 
 
 def checksum_by_hand(x):
-    """The definition in NumPy: the sum of the bits of each element times an odd weight, modulo 2**32."""
+    """The definition in NumPy: the sum of each element's bits times an odd weight, modulo 2**32."""
     bits = np.ascontiguousarray(x).view(np.uint32).ravel().astype(np.uint64)
     return int((bits * (2 * np.arange(bits.size, dtype=np.uint64) + 1)).sum() % 2**32)
 
@@ -45,7 +45,7 @@ def test_one_flipped_bit_changes_the_checksum(place, bit):
 
 
 def make_state(step, fsdp=4):
-    """A state whose array is large and random, so that its file is not compressed, sharded over `fsdp` devices."""
+    """A state sharded over `fsdp` devices; its array is large and random, so that its file is not compressed."""
     mesh = make_mesh(-1, fsdp)
     state = TrainState(jnp.int32(step), {"model": {"w": array((256, 1024), step)}}, (jnp.float32(step),), None)
     return jax.device_put(state, state_shardings(state, mesh))
@@ -99,7 +99,7 @@ def test_wrong_numbers_are_never_restored(saved, tmp_path, damage, capsys):
     assert step == 1
     np.testing.assert_array_equal(state.params["model"]["w"], array((256, 1024), 1))
     assert state.params["model"]["w"].sharding.spec == P(None, "fsdp")
-    assert "warning: checkpoint 2 is damaged, trying the one before: " in capsys.readouterr().err
+    assert "warning: checkpoint 2 is damaged, trying the previous checkpoint: " in capsys.readouterr().err
     assert (run / "checkpoints" / "damaged-2-0").is_dir()
     checkpoints.save(make_state(2), 2, None)  # the step can be saved again
     checkpoints.finish()
@@ -120,7 +120,7 @@ def test_damaged_metrics_do_no_harm(saved, tmp_path, capsys, metrics):
     checkpoints.save(make_state(3), 3, {"eval/loss": 1.0})
     checkpoints.finish()
     assert checkpoints.steps() == [2, 3]
-    assert "metrics is damaged; the checkpoint is evaluated anew" in capsys.readouterr().err
+    assert "metrics is damaged; the checkpoint is evaluated again" in capsys.readouterr().err
 
 
 def test_all_damaged_is_an_error_and_deletes_nothing(saved, tmp_path):
@@ -171,7 +171,7 @@ def test_a_save_that_fails_is_said_and_harms_nothing(tmp_path, monkeypatch, caps
         patch.setattr("orbax.checkpoint.StandardCheckpointHandler.async_save", full_disk)
         checkpoints.save(make_state(2), 2, None)
     line = "warning: the checkpoint of step 2 could not be saved (No space left on device); older ones are kept"
-    assert capsys.readouterr().err == f"{line}: the newest is that of step 1\n"
+    assert capsys.readouterr().err == f"{line}: the newest is of step 1\n"
     assert checkpoints.steps() == [1]
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))

@@ -23,7 +23,7 @@ NAMES = [operation.__name__ for operation in OPERATIONS]
 
 
 def picture(seed=0):
-    """A smooth picture with noise, uint8 [16, 16, 3], that does not use the whole range."""
+    """A smooth picture with noise, uint8 [16, 16, 3], with less than the full range."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(40, 170, SIZE)[:, None, None] + np.linspace(0, 30, SIZE)[None, :, None] * np.array([1, -1, 0.5])
     return np.clip(ramp + rng.normal(0, 12, (SIZE, SIZE, 3)), 20, 230).astype(np.uint8)
@@ -38,7 +38,7 @@ def smooth_enhance(image, level, sign):
 
 
 def warp(*matrix):
-    """Pillow's affine transformation by the matrix, a function of strength, in its own pixel coordinates."""
+    """Pillow's affine transformation by `matrix`, a function of strength, in Pillow's pixel coordinates."""
 
     def transform(image, level, sign):
         values = [value(level * sign) if callable(value) else value for value in matrix]
@@ -120,7 +120,7 @@ def config(**values):
 
 
 def images_and_labels(count, classes=5):
-    """Images of one colour that tells the class: class c is c / 4 * 200 in all channels."""
+    """Images of one colour that encodes the class: class c has c / 4 * 200 in all channels."""
     labels = np.arange(count) % classes
     return np.broadcast_to((labels * 50)[:, None, None, None], (count, SIZE, SIZE, 3)).astype(np.uint8), labels
 

@@ -1,4 +1,4 @@
-"""What is counted in compiled programs: FLOPs, bytes and collectives."""
+"""Counts in compiled programs: FLOPs, bytes and collectives."""
 
 import jax
 import jax.numpy as jnp
@@ -209,9 +209,9 @@ def test_a_tpu_program_is_read():
     found = collectives.find_collectives(program, {"slice": 2, "data": 4, "fsdp": 1}, 4)
     summary = {(one.kind, one.axes, one.times, one.bytes, one.source) for one in found}
     assert summary == {
-        ("all-gather", "data", 12, 64 * 128 * 2, "sit_jax/model.py:91"),
-        ("reduce-scatter", "data", 1, 256 * 128 * 4, "sit_jax/model.py:91"),
-        ("all-reduce", "slice", 1, 64 * 128 * 4, "sit_jax/model.py:91"),
+        ("all-gather", "data", 12, 64 * 128 * 2, "sit_jax/model/vit.py:91"),
+        ("reduce-scatter", "data", 1, 256 * 128 * 4, "sit_jax/model/vit.py:91"),
+        ("all-reduce", "slice", 1, 64 * 128 * 4, "sit_jax/model/vit.py:91"),
         ("collective-permute", "data", 1, 64 * 64 * 4, ""),
     }
     (between,) = [one for one in found if one.slices == 2]
@@ -232,7 +232,7 @@ def test_memory_traffic_leaves_out_what_stays_on_the_chip():
 """
     )
     one = 8 * 128 * 4
-    reads = 2 * one + one  # both operands of the first sum, and the slice; what is kept on the chip is free
+    reads = 2 * one + one  # both operands of the first sum, and the slice; arrays on the chip are free
     assert kernels.memory_traffic(kernels.find_kernels(program)) == pytest.approx(reads + one + one, abs=64)
 
 
@@ -253,7 +253,7 @@ def test_what_a_tpu_fetches_ahead_counts_as_traffic_but_not_as_a_kernel():
     work = {"model_flops": 0, "matrix_flops_per_chip": 0, "memory_bytes_per_chip": 2 * one, "link_bytes_per_chip": 0}
     result = roofline(program, found, chip, work, 1, 8)
     assert (result["kernels"], result["seconds"]) == (1, one)
-    assert result["images_per_second"] == 8 / (2 * one)  # the memory needs that long
+    assert result["images_per_second"] == 8 / (2 * one)  # the memory takes that long
 
 
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
@@ -271,4 +271,4 @@ def test_a_program_for_tpus_is_compiled_without_one():
     assert (target.chip.flops, target.joined) == (197e12, 4)
     found = collectives.find_collectives(program, mesh.shape, 4)
     assert {one.axes for one in found} == {"fsdp"}
-    assert flops(program) == 5 * 2 * 256**3 // 4  # of the rows, a fourth on each chip
+    assert flops(program) == 5 * 2 * 256**3 // 4  # a quarter of the rows on each chip

@@ -1,4 +1,4 @@
-"""What is counted in a compiled program for GPUs, what its kernels are for, and how fast it can be."""
+"""A compiled program for GPUs: its counts, the causes of its kernels, and its best possible time."""
 
 import pytest
 from programs import GPU_PROGRAM
@@ -11,7 +11,7 @@ from sit_jax.compiled.roofline import lower_bound, roofline
 X = 24 * 64 * 2  # bytes of the activations
 HEADS = 4 * 2 * 6 * 32 * 2  # bytes of queries, of keys, of values and of their means
 SUMS = 4 * 2 * 6 * 4  # bytes of the sums of the softmax
-# (bytes, FLOPs) of one execution of each kernel, and how often it runs. Scratch memory is none of its bytes.
+# (bytes, FLOPs) of one execution of each kernel, and its number of executions. Scratch memory does not count as bytes.
 KERNELS = {
     "loop_broadcast_fusion": (12 * X, 0, 1),
     "fusion-start.1": (2 * X, 0, 12),  # reads and writes the slice of one layer
@@ -50,7 +50,7 @@ def test_a_step_adds_them_up(found):
 
 def test_float32_products_of_the_highest_precision_take_longer(found):
     longer = {k.instruction.name: k.matrix_flops / k.flops for k in found if k.flops and k.matrix_flops != k.flops}
-    assert longer == {"cublas-gemm.1": 312 / 19.5}  # an A100 has that many FLOP/s in bfloat16 and in float32
+    assert longer == {"cublas-gemm.1": 312 / 19.5}  # FLOP/s of an A100 in bfloat16 and in float32
 
 
 def test_causes_are_what_the_kernels_come_from(program, found):
@@ -83,7 +83,7 @@ def test_a_roofline_is_the_sum_of_what_each_kernel_takes_at_the_least(program, f
     assert result["images_per_second"] == 64 / result["seconds"]
     assert result["mfu"] == pytest.approx(1e6 / 8 / 50 / result["seconds"])
     assert sum(one["share"] for one in result["causes"]) == pytest.approx(1)
-    # Where the links need longer than all kernels, they set the time.
+    # If the links need longer than all kernels, they set the time.
     slower = roofline(program, found, chip, work | {"link_bytes_per_chip": 1e18}, 8, 64)
     assert (slower["seconds"], slower["images_per_second"]) == (result["seconds"], 64 / 1e9)
     assert roofline(program, found, Chip("CPU", 1e9), work, 8, 64) == {}
@@ -107,7 +107,7 @@ def test_what_crosses_hosts_goes_over_the_network(program):
     size = 1024 * 2
     assert reduced.slices == 4  # hosts of two GPUs each
     assert reduced.sent_in_slice == 2 * size * 1 / 2
-    assert reduced.sent_across == 2 * size * 3 / 4 / 2  # half of it by each GPU of a host
+    assert reduced.sent_across == 2 * size * 3 / 4 / 2  # each GPU of a host sends half of it
 
 
 def test_a_network_that_is_not_known_is_left_out_of_the_bound():

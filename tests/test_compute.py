@@ -1,4 +1,4 @@
-"""What is left open of how a model is computed is chosen by the device that the step is for."""
+"""Open settings of the computation are chosen for the device of the step."""
 
 import re
 import types
@@ -50,7 +50,7 @@ def test_what_is_open_is_chosen_by_the_device(chosen_for, model, expected):
     c = resolve(open_config(**model), 1000, chosen_for)
     assert (c.dtype, c.model.attention, c.model.unroll, c.model.halves) == expected
     again = resolve(c, 1000, CPU)
-    assert again.model == c.model  # what is chosen stays
+    assert again.model == c.model  # explicit settings stay
 
 
 def test_float32_on_a_gpu_has_plain_attention():

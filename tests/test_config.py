@@ -173,7 +173,7 @@ def test_configurations_of_former_versions_get_what_they_did(tmp_path):
 def test_all_tasks_off_is_an_error():
     c = load("digits")
     c.loss.weights.update(reconstruction="0", rotation="0.0", contrastive="0")
-    with pytest.raises(InputError, match="all three"):
+    with pytest.raises(InputError, match="all tasks off"):
         check_config(c, 1)
 
 

@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn of which run, and what is said where there is nothing to draw."""
+"""Learning curves: the plotted metrics and runs, and the error if there is nothing to plot."""
 
 import json
 
@@ -7,18 +7,17 @@ import pytest
 from PIL import Image
 
 from sit_jax import curves
-from sit_jax.config import cli
+from sit_jax.common import commands
 from sit_jax.draw import plots
+from sit_jax.model.tasks import TASKS
 
 
 def write_run(folder, decay, knn=True):
-    """A run of ten epochs: a training line each, and evaluations at its begin and end."""
+    """A run of ten epochs: one training line per epoch, and evaluations at its start and end."""
     rows = [{"step": 0, "epoch": 0.0, "eval/rotation_accuracy": 0.25} | ({"eval/knn_top1": 0.1} if knn else {})]
     for epoch in range(1, 11):
-        losses = {f"train/{task}": decay**epoch for task in plots.TASKS}
-        rows.append(
-            {"step": epoch, "epoch": float(epoch), **losses, **{f"train/log_var_{t}": 1.0 for t in plots.TASKS}}
-        )
+        losses = {f"train/{task}": decay**epoch for task in TASKS}
+        rows.append({"step": epoch, "epoch": float(epoch), **losses, **{f"train/log_var_{t}": 1.0 for t in TASKS}})
     rows.append({"step": 10, "epoch": 10.0, "eval/rotation_accuracy": 0.5} | ({"eval/knn_top1": 0.3} if knn else {}))
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -26,11 +25,11 @@ def write_run(folder, decay, knn=True):
 
 
 def draw(*options):
-    return cli.run(curves.command, ["curves", *options])
+    return commands.run(curves.command, ["curves", *options])
 
 
 def coloured(path):
-    """Pixels of the first colours of the plot's cycle: of the first run, of the second."""
+    """Pixels of the first two colours of the plot's cycle: of the first run and of the second run."""
     pixels = np.asarray(Image.open(path).convert("RGB"), int)
     return [(np.abs(pixels - colour).sum(axis=-1) < 30).sum() for colour in ([31, 119, 180], [255, 127, 14])]
 

@@ -1,4 +1,4 @@
-"""Features of a folder of images in one file: which, of what, and what is left behind when something is wrong."""
+"""Features of a folder of images in one file: layouts, kinds of features, and files left after errors."""
 
 import subprocess
 import sys
@@ -10,7 +10,8 @@ from PIL import Image
 
 from configs import digits
 from sit_jax import embed
-from sit_jax.config import cli, resolve
+from sit_jax.common import commands
+from sit_jax.config import resolve
 from sit_jax.data.decode import decode
 from sit_jax.eval.restore import restore
 from sit_jax.parallel.mesh import make_mesh
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A work directory as a training leaves it, without the training: the weights are not those of its seed."""
+    """A work directory as left by a training, without the training; its weights differ from those of its seed."""
     config = digits.get_config("runlocal")
     config.model.image_size = 16
     config = resolve.resolve(config, 1437)
@@ -53,7 +54,9 @@ def classes(tmp_path_factory):
 
 
 def run(workdir, images, out, *options):
-    return cli.run(embed.command, ["embed", f"--workdir={workdir}", f"--images={images}", f"--out={out}", *options])
+    return commands.run(
+        embed.command, ["embed", f"--workdir={workdir}", f"--images={images}", f"--out={out}", *options]
+    )
 
 
 def load(workdir, images, out, *options):
@@ -64,7 +67,7 @@ def load(workdir, images, out, *options):
 
 @pytest.fixture(scope="module")
 def by_kind(workdir, classes, tmp_path_factory):
-    """What is written for the two class folders, for each kind of features."""
+    """The files written for the two class folders, by kind of features."""
     out = tmp_path_factory.mktemp("kinds") / "out.npz"
     return {kind: load(workdir, classes, out, f"--features={kind}") for kind in embed.KINDS}
 
@@ -111,7 +114,7 @@ def test_the_batch_size_changes_nothing(workdir, classes, by_kind, tmp_path):
 
 
 def test_layouts(workdir, tmp_path):
-    """All images are there whatever the layout; labels come where a training on the folder would have them."""
+    """Every layout gives all images; the labels are those of a training on the folder."""
     flat, deep, split = tmp_path / "flat", tmp_path / "deep", tmp_path / "split"
     for i in range(3):
         save_picture(flat / f"{i}.png", i)
@@ -204,7 +207,7 @@ def test_importing_the_commands_is_light():
 
 
 def test_features_are_never_all_in_memory(classes, tmp_path):
-    """Each batch is written before the next one is asked for."""
+    """Each batch is written before the next batch is requested."""
     written = []
 
     class File:

@@ -1,4 +1,4 @@
-"""Evaluations as commands: what they write, that they repeat, go on, and choose nothing by the test split."""
+"""Evaluations as commands: their files, repetition and resumption, and no choice by the test split."""
 
 import json
 import shutil
@@ -142,7 +142,7 @@ def test_pixels_and_intervals_stand_beside_the_encoder(run):
 
 
 def test_the_better_pixels_are_the_baseline():
-    """Raw ones are kept to what a fit can take, and shrunk ones beside them: the better ones with the most labels."""
+    """Baselines are raw pixels, capped in number, and shrunk pixels; the better one at the most labels counts."""
     assert [tuple(pixels) for pixels in baselines(32, 32)] == [("raw", 32, 1), ("8 x 8", 8, 4)]
     assert [tuple(pixels) for pixels in baselines(224, 16)] == [("16 x 16", 16, 1), ("8 x 8", 8, 28)]
     assert [tuple(pixels) for pixels in baselines(8, 32)] == [("raw", 8, 1)]
@@ -233,7 +233,7 @@ def test_few_labels_with_repeats(run):
 
 @pytest.mark.parametrize("protocol,overrides", [("linear", {}), ("linear", {"linear.epochs": 20.0}), ("finetune", {})])
 def test_test_labels_influence_no_choice(root, run, protocol, overrides):
-    """With scrambled test labels the scores fall, and all that was chosen or trained stays the same."""
+    """With scrambled test labels, the scores fall, and all chosen or trained values stay the same."""
     reports = []
     for name in ("own", "scrambled"):
         options = {"data": f"npz:{root / name}.npz", "overrides": TINY | overrides}
@@ -366,7 +366,7 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
         (["--workdir=ROOT/run", "--protocol=knn", "--out=ROOT/out.txt"], "must end in .json"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"], "no such key: 'siz' Did you mean"),
-        (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "fine-tuning is on the two tokens"),
+        (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "--protocol=finetune takes tokens"),
         (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
         (
             ["--workdir=ROOT/run", "--protocol=finetune", "--config.finetune.augment.flip=2."],
@@ -403,7 +403,7 @@ def test_help_lists_the_options(capsys):
         command.main(["evaluate", "--help"])
     printed = capsys.readouterr().out
     assert done.value.code == 0
-    assert "--labels_per_class" in printed and "that of the run" in printed and len(printed.splitlines()) < 60
+    assert "--labels_per_class" in printed and "the data set of the run" in printed and len(printed.splitlines()) < 60
 
 
 def test_transfer_fills_the_grid(root, run, tmp_path, capsys):

@@ -93,7 +93,7 @@ def test_a_tpu_without_other_hosts_is_one_process(tpu, monkeypatch):
 WAIT = """
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-from sit_jax import hosts
+from sit_jax.parallel import hosts
 if sys.argv[2] == "stopped":
     os.kill(os.getpid(), signal.SIGTERM)
 hosts.CONNECT_SECONDS = 1

@@ -1,4 +1,4 @@
-"""The instruments on a model: the views that they draw, devices, and what they warn of."""
+"""The instruments on a model: their views, devices, and warnings."""
 
 import functools
 
@@ -46,7 +46,7 @@ def measured(model, images, devices, **values):
 
 
 def test_they_are_those_of_views_as_in_training(model, images):
-    """Of the 32 images that two batches hold: the five draws of two views by hand, all turned as in the first one."""
+    """The 32 images of two batches; the five draws of two views are made by hand, all rotated as in the first draw."""
     found, config = measured(model, images, 1), make_config()
     seed_key = named_key(jax.random.key(config.seed), "instruments")
 

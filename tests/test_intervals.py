@@ -14,7 +14,7 @@ def test_hits_survive_packing():
 
 @pytest.mark.parametrize("share,count", [(0.4, 10_000), (0.97, 360)])
 def test_interval_of_an_accuracy_is_that_of_the_binomial_distribution(share, count):
-    """Its quantiles, to a twentieth of the width: 2,000 resamples."""
+    """The quantiles agree to a twentieth of the width with 2,000 resamples."""
     hits = np.arange(count) < round(share * count)
     expected = scipy.stats.binom(count, hits.mean()).ppf([0.025, 0.975]) / count
     low, high = intervals.interval(hits)
@@ -26,7 +26,7 @@ def test_interval_of_values_that_do_not_vary_is_a_point():
 
 
 def test_repeats_narrow_the_interval_by_what_they_average_out():
-    """Against drawing images one by one, in 4,000 resamples."""
+    """Compared with drawing images one by one, in 4,000 resamples."""
     rng = np.random.default_rng(0)
     values = (rng.random((3, 400)) < rng.random(400)).mean(axis=0)
     drawn = values[rng.integers(0, 400, (4000, 400))].mean(axis=1)

@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
 from sit_jax.config.resolve import resolve
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.heads import project
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.probes import knn
@@ -104,5 +104,5 @@ def test_kinds_of_features_are_parts_of_the_same_tokens():
     np.testing.assert_array_equal(kinds["concat"][:, 0], tokens.reshape(4, -1))
     np.testing.assert_allclose(kinds["patch_mean"][:, 0], patches.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     projection = np.asarray(make_encode(config, mesh, "projection")(params, images))
-    head = nnx.merge(make_graphdef(config, "contrastive"), params["contrastive"])
+    head = nnx.merge(make_graphdefs(config)["contrastive"], params["contrastive"])
     np.testing.assert_allclose(projection[:, 0], project(head, tokens[:, 1])[0], rtol=1e-4, atol=1e-5)

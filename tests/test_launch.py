@@ -1,4 +1,4 @@
-"""The launch scripts, with stand-ins for what they start: the exact commands, and what follows each exit code."""
+"""The launch scripts, with stand-ins for the programs that they start: exact commands, and reactions to exit codes."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ LOCAL, SLURM, TPU = SCRIPTS = ["local.sh", "slurm.sh", "tpu_vm.sh"]
 TRAINING = ["--config=configs/digits.py", "--workdir=/shared/my run", "--config.views.area=(0.4, 1)"]
 BASICS = "bash cat dirname env grep hostname mkdir mv nohup rm setpriv setsid sleep tail true wc"
 
-# A tool that records its call and gives the first answer whose words are in the call, each answer once.
+# A tool that records its call and gives the first answer whose words are in the call; each answer is given once.
 TOOL = """#!{python} -IS
 import json, os, pathlib, sys, time
 stage = pathlib.Path({stage!r})
@@ -40,8 +40,8 @@ for i, (words, code, output) in enumerate(answers):
         sys.exit(code or 0)
 """
 
-# A training that does what its plan says for its process and start: an exit code, or "wait" for SIGTERM, "ignore" it,
-# or leave a "helper" behind.
+# A training that follows the plan of its process and start: an exit code, or "wait" for SIGTERM, "ignore" SIGTERM, or
+# leave a "helper" behind.
 PYTHON = """#!{python} -S
 import json, os, pathlib, signal, subprocess, sys, time
 if sys.argv[1] == "-c":
@@ -79,7 +79,7 @@ sys.exit(75)
 
 
 class Stage:
-    """A folder of stand-ins in front of nothing but the basic tools, and what was called."""
+    """A folder of stand-ins in front of the basic tools, and a log of calls."""
 
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
@@ -98,7 +98,7 @@ class Stage:
         return self
 
     def answer(self, *answers):
-        """Each answer is (words of the call, exit code, output); with the code None it is given again and again."""
+        """Each answer is (words of the call, exit code, output); with the code None, the answer is repeated."""
         (self.folder / "answers").write_text(json.dumps(answers))
 
     def plan(self, **processes):
@@ -153,7 +153,7 @@ def wait_until(condition, seconds=30):
 
 
 def commands(output):
-    """The commands that a dry run prints, without what it says about later ones."""
+    """The commands that a dry run prints, without its remarks on later commands."""
     return [shlex.split(line) for line in output.split("# after a preemption")[0].splitlines() if line[0] != "#"]
 
 
@@ -254,7 +254,7 @@ def test_local_starts_every_process_with_its_share(stage, options, env, settings
         connection = ["--coordinator=127.0.0.1:1234", "--num_processes=2", f"--process_id={i}"]
         words = [*settings[i], "PYTHONUNBUFFERED=1", str(stage.bin / "python"), "-m", "sit_jax.main"]
         assert call["call"] == [*words, *TRAINING, *connection]
-    if env.get("CUDA_VISIBLE_DEVICES") or "--cpu" in options:  # a dry run does not ask nvidia-smi
+    if env.get("CUDA_VISIBLE_DEVICES") or "--cpu" in options:  # a dry run does not call nvidia-smi
         dry = commands(stage.run(LOCAL, "2", *options, "--port=1234", "--dry-run", "--", *TRAINING, env=env).stdout)
         expected = [["python" if word.endswith("/python") else word for word in call["call"]] for call in calls]
         assert [sorted(command[1:]) for command in dry] == [sorted(words) for words in expected]
@@ -262,7 +262,7 @@ def test_local_starts_every_process_with_its_share(stage, options, env, settings
 
 
 def test_local_dry_run_runs_nothing(stage):
-    done = stage.run(LOCAL, "2", "--cpu", "--dry-run", "--", *TRAINING)  # without a python even
+    done = stage.run(LOCAL, "2", "--cpu", "--dry-run", "--", *TRAINING)  # even without Python
     assert (done.returncode, done.stderr, stage.calls) == (0, "", [])
     assert [command[-3] for command in commands(done.stdout)] == ["--coordinator=127.0.0.1:PORT"] * 2
 
@@ -316,7 +316,7 @@ def test_local_the_second_ctrl_c_kills(stage):
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None and len(stage.running()) == 2
-    process.send_signal(signal.SIGTERM)  # a machine that shuts down is no second Ctrl-C
+    process.send_signal(signal.SIGTERM)  # a shutdown of the machine is not a second Ctrl-C
     time.sleep(0.3)
     assert len(stage.running()) == 2
     process.send_signal(signal.SIGINT)
@@ -365,7 +365,7 @@ ASK += ["--job-name=mine"]
 
 
 def job_env(stage, **values):
-    """What Slurm sets in a job."""
+    """The variables that Slurm sets in a job."""
     variables = {"SLURM_JOB_ID": "123", "SLURM_GPUS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "6"} | values
     return stage.env | variables
 
@@ -476,7 +476,7 @@ ACTIVE, MISSING = (STATE, 0, "ACTIVE"), (STATE, 1, "ERROR: (gcloud) NOT_FOUND: R
 
 @pytest.fixture
 def cloud(stage):
-    """A stage with gcloud, and with what packs the project."""
+    """A stage with gcloud and with the tools that pack the project."""
     (stage.bin / "mkdir").unlink()
     return stage.add("gcloud", "tar", "mkdir")
 
@@ -568,14 +568,14 @@ def test_tpu_a_mistake_ends_up_soon(cloud):
     cloud.answer(*[(STATE, 1, "ERROR: PERMISSION_DENIED")] * 3)
     done = up(cloud, "--yes")
     assert (done.returncode, cloud.calls) == (1, [DESCRIBE] * 3)
-    assert done.stderr.splitlines()[-1].startswith("error: the state of my-tpu cannot be asked for")
+    assert done.stderr.splitlines()[-1].startswith("error: the state of my-tpu cannot be queried")
 
 
 def test_tpu_a_training_that_was_killed_is_not_waited_for(cloud):
     cloud.answer(("on-worker code", 0, "none"), ACTIVE, ("value(state)", 0, "READY"))
     done = tpu(cloud, "run", "--", *TRAINING)
     assert (done.returncode, cloud.calls) == (1, [START, LOGS, CODE, DESCRIBE, NODE])
-    assert "worker 0 of my-tpu does not say how the training is" in done.stderr
+    assert "worker 0 of my-tpu does not report the state of the training" in done.stderr
 
 
 @pytest.mark.parametrize("action", ["delete", "up"])
@@ -606,7 +606,7 @@ def test_tpu_up_does_all_and_a_dry_run_prints_it(cloud):
     done = up(cloud, "--yes")
     assert done.returncode == 0, done.stderr
     assert cloud.calls == [DESCRIBE, CREATE, DESCRIBE, CODE, *SETUP, START, LOGS, CODE, END]
-    assert commands(dry.stdout) == cloud.calls[:3] + cloud.calls[4:]  # a dry run finds no training that goes on
+    assert commands(dry.stdout) == cloud.calls[:3] + cloud.calls[4:]  # a dry run finds no running training
     assert shlex.join(DELETE).replace("'", "") in dry.stdout
 
 
@@ -651,7 +651,7 @@ def test_tpu_up_gives_up(cloud):
 
 @pytest.fixture
 def worker(stage):
-    """A command on a worker, where the project is in sit_jax of the home folder."""
+    """A command on a worker, where the project is in ~/sit_jax."""
     (stage.folder / "sit_jax" / "launch").mkdir(parents=True)
     shutil.copy(ROOT / "launch" / TPU, stage.folder / "sit_jax" / "launch")
     stage.env["PYTHON"] = str(stage.bin / "python")

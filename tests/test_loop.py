@@ -90,13 +90,15 @@ def undisturbed(tmp_path_factory):
 
 
 def run_and_signal(workdir, number, at_step):
-    """Starts a run, sends it a signal once it reports the step, and returns its exit code."""
+    """Starts a run, sends it a signal once it reports the step, and returns its exit code and what it printed."""
+    printed = []
     with subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
+            printed.append(line)
             if line.startswith(f"step {at_step}/"):
                 for _ in range(2 if number == signal.SIGTERM else 1):  # launchers and systems may both send it
                     os.kill(process.pid, number)
-        return process.wait(timeout=100)
+        return process.wait(timeout=100), "".join(printed)
 
 
 def test_what_a_run_writes(undisturbed):
@@ -133,23 +135,26 @@ def test_checkpoints_kept_are_the_latest_and_the_best(undisturbed):
     assert steps == {18, 20, best}
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
-@pytest.mark.parametrize("at_step", [9])
-def test_a_resumed_run_equals_one_that_never_stopped(undisturbed, tmp_path, number, code, at_step):
-    assert run_and_signal(tmp_path, number, at_step) == code
-    assert (tmp_path / "config.json").exists()
+def test_a_run_that_is_stopped_three_times_equals_one_that_never_was(undisturbed, tmp_path):
+    """Each signal meets the run that went on from the one before; what is left is equal only if all of them went on."""
+    signals = [(signal.SIGKILL, -signal.SIGKILL, 9), (signal.SIGTERM, 75, 9), (signal.SIGINT, 75, 12)]
+    for count, (number, code, at_step) in enumerate(signals):
+        found, printed = run_and_signal(tmp_path, number, at_step)
+        assert found == code, printed
+        assert ("going on from the checkpoint of step" in printed) == (count > 0)
+        assert (tmp_path / "config.json").exists()
+        assert not (tmp_path / "checkpoints" / "20").exists()
     finished = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from the checkpoint of step" in finished.stdout
+    assert "resuming from the checkpoint of step" in finished.stdout
     assert metrics_of(tmp_path) == metrics_of(undisturbed)
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(undisturbed))
 
 
-def test_a_finished_run_does_nothing_more(undisturbed):
+def test_a_finished_run_does_nothing_more(undisturbed, capsys):
     before = (undisturbed / "metrics.jsonl").read_text()
-    finished = subprocess.run(command(undisturbed), cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert finished.returncode == 0
-    assert "this run is finished" in finished.stdout
+    assert loop.train(make_config(), undisturbed)
+    assert "this run is finished" in capsys.readouterr().out
     assert (undisturbed / "metrics.jsonl").read_text() == before
 
 
@@ -172,13 +177,14 @@ class StopAt:
         return step == self.step
 
 
-@pytest.mark.parametrize("at_step", [6, 8])
-def test_stopped_at_any_step_the_metrics_go_on(undisturbed, tmp_path, monkeypatch, at_step):
+def test_stopped_at_any_step_the_metrics_go_on(undisturbed, tmp_path, monkeypatch):
     """In this process there are four devices, so against the run on one device numbers are equal up to rounding."""
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", StopAt(at_step))
-        assert not loop.train(make_config(), tmp_path)
-    assert loop.train(make_config(**{"mesh.fsdp": 2}), tmp_path)  # elastic: another mesh than before
+    for at_step, fsdp in ((6, 1), (8, 2)):  # between evaluations and at one; elastic: another mesh than before
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "StopSignal", StopAt(at_step))
+            assert not loop.train(make_config(**{"mesh.fsdp": fsdp}), tmp_path)
+        assert (tmp_path / "checkpoints" / str(at_step)).is_dir()
+    assert loop.train(make_config(), tmp_path)
     rows, expected = metrics_of(tmp_path), metrics_of(undisturbed)
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, reference in zip(rows, expected, strict=True):
@@ -195,7 +201,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(undisturbe
     done = subprocess.run(command(run), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "checkpoint 20 is damaged" in done.stderr
-    assert "going on from the checkpoint of step 18" in done.stdout
+    assert "resuming from the checkpoint of step 18" in done.stdout
     assert metrics_of(run) == metrics_of(undisturbed)
     assert (run / "checkpoints" / "damaged-20-0").is_dir()
     jax.tree.map(np.testing.assert_array_equal, final_state(run), final_state(undisturbed))
@@ -212,6 +218,7 @@ def test_a_checkpoint_of_another_model_is_not_called_damaged(undisturbed, tmp_pa
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     flags = ["--config.optim.base_learning_rate=1e36", "--config.optim.clip_norm=0", "--config.checkpoint_every=1"]
     flags += ["--config.optim.warmup_learning_rate=0", "--config.log_every=100", "--config.eval_every=100"]
+    flags += ["--config.eval.knn=off"]
     done = subprocess.run([*command(tmp_path), *flags], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     line = re.fullmatch(
@@ -328,7 +335,7 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path, monkeypatch,
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full_disk)
     for step in (2, 3):
         writer.write(step, 0.1 * step, {"train/loss": 1.0})
-    assert capsys.readouterr().err.count("cannot be written (No space left on device); the training goes on") == 1
+    assert capsys.readouterr().err.count("cannot be written (No space left on device); the training continues") == 1
     writer.file.room = 10**9
     monkeypatch.undo()
     writer.write(4, 0.4, {"train/loss": 4.0})

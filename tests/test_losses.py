@@ -5,14 +5,16 @@ import pytest
 import scipy.special
 
 from sit_jax.config import schema
-from sit_jax.model import losses, tasks, weighting
+from sit_jax.model import losses
+from sit_jax.model import weighting as weights_of_tasks
+from sit_jax.model.tasks import TASKS, tasks_on
 
 
 def section(weighting="gradient", subtract_floor=False, **weights):
     """The section `loss` of a configuration: learned weights, but for those that are given."""
     c = schema.defaults().loss
     c.update(weighting=weighting, subtract_floor=subtract_floor)
-    c.weights.update(dict.fromkeys(tasks.TASKS, "learned") | weights)
+    c.weights.update(dict.fromkeys(TASKS, "learned") | weights)
     return c
 
 
@@ -107,25 +109,25 @@ def test_learned_weights_by_hand():
     parts = {"reconstruction": jnp.float32(0.8), "rotation": jnp.float32(1.2), "contrastive": jnp.float32(5.0)}
     log_vars = {"reconstruction": jnp.float32(1.0), "rotation": jnp.float32(0.5), "contrastive": jnp.float32(1.4)}
     expected = np.exp(-0.5) * 0.8 + 0.5 + np.exp(-0.5) * 1.2 + 0.25 + np.exp(-1.4) * 5.0 + 0.7
-    np.testing.assert_allclose(weighting.total_loss(parts, log_vars, section(), {}), expected, rtol=1e-6)
+    np.testing.assert_allclose(weights_of_tasks.total_loss(parts, log_vars, section(), {}), expected, rtol=1e-6)
 
 
 def test_learned_weights_settle_where_theory_says():
     """The minimum over s of exp(-a s) L + s / 2 is at s = log(2 a L) / a."""
-    for task, a in tasks.LIKELIHOOD_SCALE.items():
-        parts = dict.fromkeys(tasks.TASKS, jnp.float32(0.7))
-        log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(0.0)) | {task: jnp.float32(np.log(2 * a * 0.7) / a)}
-        gradient = jax.grad(lambda s, parts=parts: weighting.total_loss(parts, s, section(), {}))(log_vars)
+    for task, a in ((name, row.likelihood_scale) for name, row in TASKS.items()):
+        parts = dict.fromkeys(TASKS, jnp.float32(0.7))
+        log_vars = dict.fromkeys(TASKS, jnp.float32(0.0)) | {task: jnp.float32(np.log(2 * a * 0.7) / a)}
+        gradient = jax.grad(lambda s, parts=parts: weights_of_tasks.total_loss(parts, s, section(), {}))(log_vars)
         np.testing.assert_allclose(gradient[task], 0.0, atol=1e-6)
 
 
 def test_fixed_weights_and_tasks_switched_off():
     parts = {"reconstruction": jnp.float32(2.0), "rotation": jnp.float32(3.0), "contrastive": jnp.float32(5.0)}
-    log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(1.0))
+    log_vars = dict.fromkeys(TASKS, jnp.float32(1.0))
     weights = section(reconstruction="0.5", rotation="0", contrastive="2")
-    np.testing.assert_allclose(weighting.total_loss(parts, log_vars, weights, {}), 11.0, rtol=1e-6)
+    np.testing.assert_allclose(weights_of_tasks.total_loss(parts, log_vars, weights, {}), 11.0, rtol=1e-6)
     weights = section(rotation="0", contrastive="0")
-    gradient = jax.grad(lambda s: weighting.total_loss(parts, s, weights, {}))(log_vars)
+    gradient = jax.grad(lambda s: weights_of_tasks.total_loss(parts, s, weights, {}))(log_vars)
     assert gradient["rotation"] == 0
     assert gradient["contrastive"] == 0
     assert gradient["reconstruction"] != 0
@@ -153,13 +155,13 @@ def test_nt_xent_reaches_its_floor_where_images_are_orthogonal(views):
 
 def test_a_floor_changes_the_weights_and_no_gradient_of_the_model():
     c = section(subtract_floor=True)
-    parts, log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(3.0)), dict.fromkeys(tasks.TASKS, jnp.float32(0.4))
-    floors = weighting.floors(c, 128, 2)
+    parts, log_vars = dict.fromkeys(TASKS, jnp.float32(3.0)), dict.fromkeys(TASKS, jnp.float32(0.4))
+    floors = weights_of_tasks.floors(c, 128, 2)
     assert floors == {"contrastive": pytest.approx(np.log(np.exp(2) + 126) - 2, rel=1e-6)}
-    assert weighting.floors(section(), 128, 2) == {}
+    assert weights_of_tasks.floors(section(), 128, 2) == {}
 
     def gradients(floors):
-        return jax.grad(weighting.total_loss, (0, 1))(parts, log_vars, c, floors)
+        return jax.grad(weights_of_tasks.total_loss, (0, 1))(parts, log_vars, c, floors)
 
     (of_losses, of_weights), (expected, other) = gradients(floors), gradients({})
     assert of_losses == expected
@@ -171,36 +173,38 @@ def test_a_floor_changes_the_weights_and_no_gradient_of_the_model():
 def test_weights_in_closed_form_follow_the_average_of_the_loss():
     """Against the average itself, in float64: s is where exp(-a s) L + s / 2 is least; the first loss starts it."""
     history = np.random.default_rng(0).uniform(0.2, 4.0, (30, 3))
-    log_vars, averages = dict.fromkeys(tasks.TASKS, jnp.float32(1.0)), None
+    log_vars, averages = dict.fromkeys(TASKS, jnp.float32(1.0)), None
     for step, row in enumerate(history):
-        parts = {task: jnp.float32(value) for task, value in zip(tasks.TASKS, row, strict=True)}
-        log_vars = weighting.closed_form(log_vars, parts, {"contrastive": 0.1}, jnp.int32(step))
+        parts = {task: jnp.float32(value) for task, value in zip(TASKS, row, strict=True)}
+        log_vars = weights_of_tasks.closed_form(log_vars, parts, {"contrastive": 0.1}, jnp.int32(step))
         row = row - [0, 0, 0.1]
         averages = row if averages is None else 0.99 * averages + 0.01 * row
-    for task, average in zip(tasks.TASKS, averages, strict=True):
-        a = tasks.LIKELIHOOD_SCALE[task]
+    for task, average in zip(TASKS, averages, strict=True):
+        a = TASKS[task].likelihood_scale
         np.testing.assert_allclose(np.exp(-a * log_vars[task]), 1 / (2 * a * average), rtol=1e-4)
 
 
 def test_weights_in_closed_form_have_no_gradient():
-    parts, log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(3.0)), dict.fromkeys(tasks.TASKS, jnp.float32(0.4))
-    gradient = jax.grad(lambda s: weighting.total_loss(parts, s, section(weighting="closed_form"), {}))(log_vars)
+    parts, log_vars = dict.fromkeys(TASKS, jnp.float32(3.0)), dict.fromkeys(TASKS, jnp.float32(0.4))
+    gradient = jax.grad(lambda s: weights_of_tasks.total_loss(parts, s, section(weighting="closed_form"), {}))(log_vars)
     assert all(value == 0 for value in gradient.values())
 
 
-@pytest.mark.parametrize("way", ["gradient", "closed_form"])
-def test_a_loss_below_its_floor_has_the_weight_of_a_small_one(way):
-    c = section(way, subtract_floor=True)
-    parts, log_vars = dict.fromkeys(tasks.TASKS, jnp.float32(3.0)), dict.fromkeys(tasks.TASKS, jnp.float32(0.4))
+@pytest.mark.parametrize("weighting", ["gradient", "closed_form"])
+def test_a_loss_below_its_floor_has_the_weight_of_a_small_one(weighting):
+    c = section(weighting, subtract_floor=True)
+    parts, log_vars = dict.fromkeys(TASKS, jnp.float32(3.0)), dict.fromkeys(TASKS, jnp.float32(0.4))
     floors = {"contrastive": 3.5}
-    of_losses, of_weights = jax.grad(weighting.total_loss, (0, 1))(parts, log_vars, c, floors)
+    of_losses, of_weights = jax.grad(weights_of_tasks.total_loss, (0, 1))(parts, log_vars, c, floors)
     np.testing.assert_allclose(of_losses["contrastive"], np.exp(-0.4), rtol=1e-6)
-    if way == "gradient":
-        np.testing.assert_allclose(of_weights["contrastive"], 0.5 - np.exp(-0.4) * weighting.SMALLEST_LOSS, rtol=1e-5)
+    if weighting == "gradient":
+        np.testing.assert_allclose(
+            of_weights["contrastive"], 0.5 - np.exp(-0.4) * weights_of_tasks.SMALLEST_LOSS, rtol=1e-5
+        )
     else:
-        found = weighting.closed_form(log_vars, parts, floors, jnp.int32(0))["contrastive"]
-        np.testing.assert_allclose(found, np.log(2 * weighting.SMALLEST_LOSS), rtol=1e-5)
+        found = weights_of_tasks.closed_form(log_vars, parts, floors, jnp.int32(0))["contrastive"]
+        np.testing.assert_allclose(found, np.log(2 * weights_of_tasks.SMALLEST_LOSS), rtol=1e-5)
 
 
 def test_tasks_that_are_on():
-    assert tasks.tasks_on(section(rotation="0", contrastive="0.5")) == ["reconstruction", "contrastive"]
+    assert tasks_on(section(rotation="0", contrastive="0.5")) == ["reconstruction", "contrastive"]

@@ -1,9 +1,8 @@
 """The command as a user types it: wrong input is one line and exit code 2, and nothing of it needs TensorFlow."""
 
-import importlib
 import json
-import re
-import shlex
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -30,37 +29,61 @@ def folders(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    "arguments,expected",
-    [
-        ([], "--config is missing"),
-        (["--config=configs/nothing.py"], "configs/nothing.py"),
-        ([CONFIG, "--config.modle.size=S"], 'error: no such key: \'modle\' Did you mean "model" instead of "modle"?'),
-        ([CONFIG, "--config.batch_size=many"], "batch_size"),
-        ([CONFIG, "--confg=1"], "confg"),
-        ([CONFIG, "extra"], "'extra' is not understood"),
-        (["--config=configs/digits.py:runlocl"], "'runlocl' is unknown; known: variant, res, paper, runlocal"),
-        ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
-        ([CONFIG, "--config.batch_size=2000"], "more than the 1437 images"),
-        ([CONFIG, "--config.data.source=folder:FOLDERS/missing"], "there is no such folder"),
-        ([CONFIG, "--config.data.source=folder:FOLDERS/empty"], "holds no images"),
-        ([CONFIG, "--config.data.source=folder:FOLDERS/broken"], "17.png: unreadable image"),
-        ([CONFIG, "--config.data.source=folder:FOLDERS/flat", "--config.eval.knn=on"], "needs labels"),
-        ([CONFIG, "--config.data.source=ftp:somewhere"], "the forms are digits, folder:PATH"),
-        ([CONFIG, "--config.data.source=tfds:cifar10"], "python -m sit_jax.data.prepare tfds:cifar10"),
-    ],
-)
-def test_wrong_input_is_one_line_and_exit_code_2(run_module, folders, tmp_path, monkeypatch, arguments, expected):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    arguments = [argument.replace("FOLDERS", str(folders)) for argument in arguments]
-    workdir = tmp_path / "run"
-    done = run_module("sit_jax.main", *arguments, f"--workdir={workdir}")
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+WRONG = [
+    ([], "--config is missing"),
+    (["--config=configs/nothing.py"], "configs/nothing.py"),
+    ([CONFIG, "--config.modle.size=S"], 'error: no such key: \'modle\' Did you mean "model" instead of "modle"?'),
+    ([CONFIG, "--config.batch_size=many"], "batch_size"),
+    ([CONFIG, "--confg=1"], "confg"),
+    ([CONFIG, "extra"], "'extra' is not understood"),
+    (["--config=configs/digits.py:runlocl"], "'runlocl' is unknown; known: variant, res, paper, runlocal"),
+    ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
+    ([CONFIG, "--config.batch_size=2000"], "more than the 1437 images"),
+    ([CONFIG, "--config.data.source=folder:FOLDERS/missing"], "there is no such folder"),
+    ([CONFIG, "--config.data.source=folder:FOLDERS/empty"], "holds no images"),
+    ([CONFIG, "--config.data.source=folder:FOLDERS/broken"], "17.png: unreadable image"),
+    ([CONFIG, "--config.data.source=folder:FOLDERS/flat", "--config.eval.knn=on"], "needs labels"),
+    ([CONFIG, "--config.data.source=ftp:somewhere"], "the forms are digits, folder:PATH"),
+    ([CONFIG, "--config.data.source=tfds:cifar10"], "python -m sit_jax.data.prepare tfds:cifar10"),
+]
+# One process imports the command once and forks for each of the cases, before anything of JAX has started.
+FORKS = """
+import json, os, sys
+from sit_jax.main import main
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    if (child := os.fork()) == 0:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[2]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = ["main", *arguments]
+        sys.exit(main(sys.argv))
+    with open(f"{sys.argv[2]}/{number}.code", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(folders, tmp_path_factory):
+    """How the command ended for each of the wrong inputs: a folder with exit codes, what was printed, and runs."""
+    root = tmp_path_factory.mktemp("wrong")
+    cases = [
+        [*(argument.replace("FOLDERS", str(folders)) for argument in arguments), f"--workdir={root / str(number)}"]
+        for number, (arguments, _) in enumerate(WRONG)
+    ]
+    env = os.environ | {"TFDS_DATA_DIR": str(root / "tfds")}
+    command = [sys.executable, "-c", FORKS, json.dumps(cases), str(root)]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=300)
+    return root
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=[expected for _, expected in WRONG])
+def test_wrong_input_is_one_line_and_exit_code_2(ended, number):
+    error = (ended / f"{number}.err").read_text()
+    assert (ended / f"{number}.code").read_text() == "2", error
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
     assert lines[0].startswith("error: ")
-    assert expected in lines[0]
-    assert not workdir.exists()
+    assert WRONG[number][1] in lines[0]
+    assert not (ended / str(number)).exists()
 
 
 def test_batch_must_divide_by_the_devices(run_module, tmp_path, monkeypatch):
@@ -72,17 +95,6 @@ def test_batch_must_divide_by_the_devices(run_module, tmp_path, monkeypatch):
     )
 
 
-def test_workdir_of_another_config_names_the_keys(run_module, tmp_path):
-    short = ["--config.steps=2", f"--workdir={tmp_path}"]
-    done = run_module("sit_jax.main", CONFIG, *short)
-    assert done.returncode == 0, done.stderr
-    before = (tmp_path / "metrics.jsonl").read_text()
-    done = run_module("sit_jax.main", CONFIG, *short, "--config.seed=3", "--config.loss.temperature=0.1")
-    assert done.returncode == 2
-    assert "loss.temperature: 0.2 -> 0.1; seed: 0 -> 3" in done.stderr
-    assert (tmp_path / "metrics.jsonl").read_text() == before
-
-
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None
@@ -91,78 +103,36 @@ sys.exit(main(["main", *sys.argv[1:]]))
 """
 
 
-def test_training_needs_no_tensorflow(tmp_path):
-    import subprocess
-
-    arguments = [CONFIG, "--config.steps=2", f"--workdir={tmp_path}"]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, quick_compilation):
+    """A training of two steps where TensorFlow cannot be imported: the finished process and the work directory."""
+    workdir = tmp_path_factory.mktemp("trained")
+    arguments = [CONFIG, "--config.steps=2", f"--workdir={workdir}"]
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200), workdir
+
+
+def test_training_needs_no_tensorflow(trained):
+    done, workdir = trained
     assert done.returncode == 0, done.stderr
-    assert "eval/knn_top1" in (tmp_path / "metrics.jsonl").read_text()
+    assert "eval/knn_top1" in (workdir / "metrics.jsonl").read_text()
+
+
+def test_workdir_of_another_config_names_the_keys(run_module, trained):
+    _, workdir = trained
+    before = (workdir / "metrics.jsonl").read_text()
+    changed = ["--config.steps=2", "--config.seed=3", "--config.loss.temperature=0.1"]
+    done = run_module("sit_jax.main", CONFIG, f"--workdir={workdir}", *changed)
+    assert done.returncode == 2
+    assert "loss.temperature: 0.2 -> 0.1; seed: 0 -> 3" in done.stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_importing_the_core_is_light():
-    import subprocess
-
     code = "import sys, sit_jax.train, sit_jax.train.loop; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "torch"}
     assert not heavy & set(done.stdout.split())
-
-
-def test_readme_shows_pictures_and_files_that_exist():
-    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert target.startswith("http") or (ROOT / target.partition("#")[0]).exists(), target
-
-
-def readme_commands():
-    text = (ROOT / "README.md").read_text()
-    return sorted(set(re.findall(r"python -m sit_jax\.main [^`\n]*", text)))
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme_are_understood(command, folders, monkeypatch):
-    """Each is parsed and checked up to the data; the digits and folder commands run in the tests here."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    from sit_jax.config.checks import check_config
-    from sit_jax.config.resolve import resolve
-
-    words = command.replace("PATH", str(folders / "flat")).split()[3:]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    monkeypatch.setattr(sys, "argv", ["main", *words])  # where ml_collections looks for overrides
-    values(sys.argv)
-    check_config(holder.value, 1)
-    assert resolve(holder.value, 10_000).steps > 100
-
-
-def evaluation_commands():
-    text = (ROOT / "README.md").read_text()
-    return sorted(set(re.findall(r"python -m sit_jax\.((?:evaluate|transfer|reconstruct|embed) [^`\n]*)", text)))
-
-
-@pytest.mark.parametrize("command", evaluation_commands())
-def test_evaluation_commands_of_the_readme_are_understood(command, folders, tmp_path, capsys):
-    """Each gets as far as the work directory, which is not there; the same commands run on real ones in other tests."""
-    command = command.replace("PATH", str(folders / "flat")).replace(".jpg", ".png")
-    module, *words = shlex.split(command.replace("runs/", f"{tmp_path}/"))
-    assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
-    assert "no run is there" in capsys.readouterr().err
-
-
-def test_settings_that_the_readme_suggests_exist():
-    from configs import folder
-    from sit_jax.config.checks import lookup
-
-    text = (ROOT / "README.md").read_text()
-    names = set(re.findall(r"--config\.([a-z_.]+)", text)) - {"data.source"}
-    assert len(names) > 8
-    config = folder.get_config()
-    for name in names:
-        lookup(config, name)
 
 
 def test_folder_command_of_the_readme(run_module, folders, tmp_path):

@@ -1,4 +1,4 @@
-"""Dense products with factors in bfloat16: how far from float32, in all layouts, and when they are chosen."""
+"""Dense products with bfloat16 factors: their error against float32, all layouts, and when they are chosen."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_product_and_gradients_are_those_of_rounded_factors(rows, inputs, output
 @pytest.mark.skipif(not UNIT, reason="the processor has no matrix unit")
 @pytest.mark.parametrize("inputs, outputs", [(128, 512), (512, 128)])
 def test_no_factor_is_taken_back_to_float32(inputs, outputs):
-    """XLA does so where it cannot take a product to the unit, which costs more than the rounding saves."""
+    """XLA does so if it cannot use the unit for a product, which costs more than the rounding saves."""
 
     def gradients(x, kernel, gradient):
         return jax.vjp(matrix_unit.product, x, kernel)[1](gradient)
@@ -93,7 +93,7 @@ def make_config(**values):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Parameters and views that all types of products get."""
+    """The same parameters and views for all types of products."""
     config = make_config()
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
 
@@ -117,7 +117,7 @@ def losses_and_gradients(products, unroll, params, views):
 
 @pytest.mark.parametrize("unroll", [False, True])
 def test_step_is_close_to_float32(unroll, drawn):
-    """Losses to 0.02 %, gradients to 1.5 % in all and 3 % in each array: bfloat16 rounds each factor by up to 0.4 %."""
+    """Losses to 0.02 %, gradients to 1.5 % in total and 3 % per array: bfloat16 rounds each factor by up to 0.4 %."""
     exact, exact_losses = losses_and_gradients("float32", unroll, *drawn)
     rounded, rounded_losses = losses_and_gradients("bfloat16", unroll, *drawn)
     for name, loss in exact_losses.items():
@@ -158,7 +158,7 @@ def test_float32_products_in_bfloat16_are_refused():
 
 
 def saved_run(workdir, products):
-    """Writes the configuration of a run, None as it was before the key existed, and the folder of a checkpoint."""
+    """Writes the configuration of a run, with None for a run older than the key, and the folder of a checkpoint."""
     saved = to_json(make_config(**{"model.products": products or "float32"}))
     if products is None:
         del saved["model"]["products"]
@@ -177,7 +177,7 @@ def test_an_evaluation_computes_as_the_run_did_on_any_processor(tmp_path, saved,
 
 @pytest.mark.parametrize("saved, expected", [(None, "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
 def test_a_run_continues_with_the_products_that_it_has(tmp_path, monkeypatch, saved, expected):
-    """On any processor, those before the key existed with float32; others are refused."""
+    """On any processor; runs older than the key resume with float32, and other products are refused."""
     saved_run(tmp_path, saved)
     monkeypatch.setattr(matrix_unit, "is_here", lambda: expected == "float32")
     opened = digits.get_config("paper,runlocal,variant=XS/4,res=16")

@@ -10,7 +10,7 @@ from sit_jax.parallel.mesh import make_mesh
 
 
 def test_the_gradient_of_a_loss_that_mixes_rows_is_exact():
-    """A closed form: the loss (sum of w x)^2 has the gradient 2 (sum of w x) (sum of x)."""
+    """Closed form: the loss (sum of w x)^2 has the gradient 2 (sum of w x) (sum of x)."""
     x, w = jnp.arange(12.0).reshape(4, 3), jnp.float32(0.5)
 
     def combine(outputs, w):

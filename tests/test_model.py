@@ -9,13 +9,17 @@ from flax import nnx
 
 from sit_jax.config import presets, schema
 from sit_jax.config.resolve import resolve
+from sit_jax.model.build import make_compute
+from sit_jax.model.fast import attention as fast_attention
 from sit_jax.model.fast.gelu import gelu
 from sit_jax.model.heads import project
-from sit_jax.model.vit import SIZES, SiT, patchify, resize_position_embedding, unpatchify
+from sit_jax.model.patches import patchify, unpatchify
+from sit_jax.model.sizes import SIZES
+from sit_jax.model.vit import SiT, resize_position_embedding
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import make_state, make_training
 
-# With the three heads and the three log variances, patch 16 at 224 px (mu and XS: patch 4 at 32 px).
+# With the three heads and three log variances; patch 16 at 224 px, for mu and XS patch 4 at 32 px.
 PARAMETERS = {
     "mu": 35_082,
     "XS": 1_277_578,
@@ -29,8 +33,14 @@ PARAMETERS = {
 }
 
 
-def make(size="mu", patch_size=4, image_size=16, **kwargs):
-    return SiT(size, patch_size, image_size, rngs=nnx.Rngs(0), **kwargs)
+def make(size="mu", patch_size=4, image_size=16, dtype="float32", **changes):
+    """A model with the paper's contrastive head of one layer, unless `changes` of the section `model` override it."""
+    c = schema.defaults()
+    c.dtype = dtype
+    c.model.update(projector_layers=1, projector_width=None, projector_norm="none", embedding_size=512)
+    c.model.update(attention="xla", products="float32", unroll=False, halves=False)
+    c.model.update(size=size, patch_size=patch_size, image_size=image_size, **changes)
+    return SiT(c.model, make_compute(c), rngs=nnx.Rngs(0))
 
 
 def test_every_size_has_a_golden_number():
@@ -49,7 +59,7 @@ def test_number_of_parameters(size):
 
 
 def test_output_shapes_and_types():
-    out = make(dtype=jnp.bfloat16)(jnp.zeros((6, 16, 16, 3)))
+    out = make(dtype="bfloat16")(jnp.zeros((6, 16, 16, 3)))
     assert {name: (x.shape, x.dtype.name) for name, x in out.items()} == {
         "rotation": ((6, 4), "float32"),
         "token": ((6, 32), "float32"),
@@ -59,7 +69,7 @@ def test_output_shapes_and_types():
 
 def test_bfloat16_is_close_to_float32():
     images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3), minval=-1)
-    exact, rounded = make()(images), make(dtype=jnp.bfloat16)(images)
+    exact, rounded = make()(images), make(dtype="bfloat16")(images)
     for name in exact:
         error = jnp.linalg.norm(exact[name] - rounded[name]) / jnp.linalg.norm(exact[name])
         assert error < 0.02, name
@@ -83,8 +93,8 @@ def test_queries_keys_and_values_of_a_product_each_are_those_of_one():
     attention = nnx.merge(*first_attention(make("Ti", 4, 16).encoder))
     attention.qkv.bias[...] = jnp.arange(3.0 * 192)
     x = jax.random.normal(jax.random.key(1), (2, 18, 192))
-    expected = attention.project(x).swapaxes(2, 3)
-    for part, right in zip(attention.project_apart(x), expected, strict=True):
+    expected = fast_attention.project(attention.qkv, x, 3).swapaxes(2, 3)
+    for part, right in zip(fast_attention.project_apart(attention.qkv, x, 3), expected, strict=True):
         np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-4)
 
 
@@ -149,7 +159,8 @@ def test_a_stem_of_convolutions_makes_a_token_of_each_patch_and_its_border():
     run = nnx.jit(lambda stem, images: stem(images))
     tokens = run(stem, images)
     assert tokens.shape == (2, 16, 32)
-    # Token k is of the patch in row k // 4: it reads from 7 pixels before the patch to its last one.
+    # Token k belongs to the patch in row k // 4. It reads from 7 pixels before the patch to the last pixel of the
+    # patch.
     changed = np.any(np.asarray(run(stem, images.at[0, 8, 16].add(1.0)) != tokens), axis=-1)
     np.testing.assert_array_equal(np.flatnonzero(changed[0]), [1 * 4 + 2])
     changed = np.any(np.asarray(run(stem, images.at[0, 7, 16].add(1.0)) != tokens), axis=-1)
@@ -166,7 +177,7 @@ def test_a_stem_of_convolutions_makes_a_token_of_each_patch_and_its_border():
                 out[y, x] = np.einsum("yxc,yxco->o", window[2 * y : 2 * y + 3, 2 * x : 2 * x + 3], kernel)
         out = (out - out.mean(-1, keepdims=True)) / np.sqrt(out.var(-1, keepdims=True) + 1e-6)
         window = np.maximum(out, 0)
-        # What lies outside of the image is zero in every layer, whatever the layer below has there.
+        # Padding is zero in every layer, whatever values the layer before has.
         outside = (7 >> (i + 1)) if i < 2 else 0
         window[:outside] = window[:, :outside] = 0
     expected = window[0, 0] @ np.float64(stem.out.kernel[...])
@@ -181,7 +192,7 @@ def test_projector_is_dense_layers_with_gelu_between_them():
         "layer1": (128, 128),
         "layer2": (128, 8),
     }
-    x = expected = np.random.default_rng(0).normal(size=(5, 32)) * 50  # far from where GELU is a line
+    x = expected = np.random.default_rng(0).normal(size=(5, 32)) * 50  # beyond the near-linear range of GELU around 0
     for name, layer in params.items():
         expected = expected if name == "layer0" else expected * scipy.stats.norm.cdf(expected)
         expected = expected @ layer["kernel"] + layer["bias"]
@@ -205,7 +216,7 @@ def test_projector_with_batch_normalisation_after_each_layer():
     embedding, statistics = project(head, jnp.float32(x), training=True)
     np.testing.assert_allclose(embedding, expected, rtol=1e-4, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, seen)
-    # In evaluation a row does not depend on its neighbours: the statistics are those of the parameters.
+    # In evaluation, a row does not depend on other rows: the statistics are parameters.
     for name, values in statistics.items():
         norm = getattr(head, name)
         norm.mean[...], norm.var[...] = values["mean"], values["var"]
@@ -228,7 +239,7 @@ def test_remat_and_unrolling_change_nothing():
     expected = gradient()
     for found in (gradient(remat=True), gradient(unroll=True)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, expected)
-    # Without a loop, only barriers keep what is computed again from being merged with what was computed before.
+    # Without a loop, only barriers keep XLA from merging the recomputation with the forward pass.
     counts = [lowered(remat=remat, unroll=True)[0].as_text().count("optimization_barrier") for remat in (False, True)]
     assert counts[0] < counts[1]
 
@@ -236,7 +247,7 @@ def test_remat_and_unrolling_change_nothing():
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
 def test_layers_train_on_two_halves_of_the_rows_of_one_device(drop_path):
     def run(views, devices=1, halves=True, training=True):
-        """Returns how many rows the products for queries, keys and values have, and the rebuilt patches."""
+        """Returns the number of rows in the products for queries, keys and values, and the rebuilt patches."""
         graphdef, params = nnx.split(make("XS", drop_path=drop_path, unroll=True, halves=halves), nnx.Param)
         images = jax.random.normal(jax.random.key(0), (views, 16, 16, 3))
         keys = jax.random.split(jax.random.key(1), views) if training else None
@@ -261,7 +272,7 @@ def test_layers_train_on_two_halves_of_the_rows_of_one_device(drop_path):
 
 
 def test_the_compiled_gradient_of_gelu_keeps_its_input_alone():
-    """Sixteen layers keep 32 arrays; without a barrier, XLA keeps the distribution function of each too: 47."""
+    """Sixteen layers store 32 arrays; without a barrier, XLA also stores each layer's distribution function: 47."""
     weight = jnp.ones((256, 256))
 
     def chain(weight):

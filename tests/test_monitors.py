@@ -1,4 +1,4 @@
-"""Instruments without labels, against closed forms and against versions written out."""
+"""Instruments without labels, against closed forms and explicit versions."""
 
 import itertools
 
@@ -64,19 +64,19 @@ def test_rank_me_of_known_spectra():
 
 
 def test_lidar_counts_the_directions_that_tell_images_apart():
-    """Images differ in three of ten directions alike, views in all of them by little: the rank is three."""
+    """Images differ equally in three of ten directions, views differ slightly in all: the rank is three."""
     corners = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
     means = np.concatenate([corners, np.zeros((8, 7))], axis=1)
     noise = rows(8, 4000, 10) * 0.01
     x = means[:, None] + noise - noise.mean(axis=1, keepdims=True)
     assert monitors.lidar(x) == pytest.approx(3, rel=0.01)
-    # Scaling a direction changes nothing, as the views are scaled too: RankMe would fall.
+    # Scaling a direction changes nothing, because the views are scaled too. RankMe would fall.
     x[..., 0] *= 20
     assert monitors.lidar(x) == pytest.approx(3, rel=0.1)
 
 
 def test_shared_variance_is_the_share_that_was_put_in():
-    """A common part of variance 1 and an own part of variance 3: a quarter is shared."""
+    """A common part of variance 1 and a separate part of variance 3: a quarter is shared."""
     common, own = rows(20_000, 1, 2), rows(20_000, 2, 2, seed=1)
     assert monitors.shared_variance(common + np.sqrt(3) * own) == pytest.approx(0.25, abs=0.02)
     assert monitors.shared_variance(rows(5, 1, 3).repeat(2, axis=1)) == pytest.approx(1)
@@ -88,5 +88,5 @@ def test_kmeans_finds_clusters_that_are_there():
     features = 10 * np.eye(3)[labels] + rows(60, 3)
     assert monitors.kmeans_nmi(features, labels) == pytest.approx(1)
     assert monitors.kmeans_nmi(rows(600, 3), np.arange(600) % 3) < 0.05
-    # Of twenty classes, only those are looked for that eight images have.
+    # k-means looks only for the classes that the eight images have, not for all twenty.
     assert 0 <= monitors.kmeans_nmi(rows(8, 3), np.array([0, 0, 3, 3, 19, 19, 19, 7])) <= 1

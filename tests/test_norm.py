@@ -1,4 +1,4 @@
-"""Layer normalisation against the layer of flax and its derived gradients."""
+"""Layer normalisation against flax's layer and its derived gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_bfloat16_is_rounded_only_at_the_end():
 
 
 def test_a_constant_row_gives_finite_values_and_gradients():
-    """At 3.3 rounding makes the difference of the two means -1.9e-6, which with epsilon is below zero."""
+    """At 3.3, rounding makes the variance -1.9e-6, which is below zero even with epsilon."""
     layer = make(24, jnp.float32)
     x = jnp.full((2, 3, 24), 3.3)
     assert bool(jnp.isfinite(layer_norm(layer, x)).all())
@@ -76,7 +76,7 @@ def test_a_constant_row_gives_finite_values_and_gradients():
 
 
 def test_the_compiled_backward_pass_keeps_less_than_the_derived_one():
-    """Sixteen layers keep input and output of each and two numbers a row; those of flax keep a third array."""
+    """Sixteen layers store input and output of each and two numbers per row; flax's layers store a third array."""
     x, weight = jnp.ones((8, 64, 64)), jnp.ones((64, 64))
     graphdef, params = nnx.split(make(64, jnp.float32), nnx.Param)
 

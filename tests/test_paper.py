@@ -1,18 +1,18 @@
-"""The paper's preset: what its corruptions cover, against what was measured on the first release, and how it starts."""
+"""The paper's preset: the areas of its corruptions against the first release, and its initialisation."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from benchmarks.mask_statistics import statistics
 from configs import cifar10
+from sit_jax.config import presets, schema
 from sit_jax.config.resolve import resolve
-from sit_jax.model.vit import SiT
+from sit_jax.model.build import make_model
 from sit_jax.views.corrupt import corrupt
 
-# Shares of the area that were measured on 3,000 masks of the first release at 224 px.
+# Shares of the area in 3,000 masks of the first release at 224 px.
 RELEASE = {
     "drop": 0.147,
     "replace": 0.149,
@@ -29,9 +29,9 @@ def config():
 
 
 def test_two_thousand_masks_cover_the_shares_of_the_release(config):
-    """To 1.2 points of the area; of 2,000 masks, a share has a standard error of 0.2 to 0.4 points.
+    """To 1.2 points of the area; with 2,000 masks, a share has a standard error of 0.2 to 0.4 points.
 
-    Blocks are shares of the side, so that masks of 56 px show what those of 224 px do at a sixteenth of the cost.
+    Blocks are shares of the side, so masks of 56 px have the same areas as masks of 224 px at a sixteenth of the cost.
     """
     masks = jax.jit(lambda key: corrupt(key, jnp.zeros((2000, 56, 56, 3)), config.corrupt)[1])(jax.random.key(0))
     shares = {name: float(mask.mean()) for name, mask in masks.items()}
@@ -40,7 +40,7 @@ def test_two_thousand_masks_cover_the_shares_of_the_release(config):
 
 
 def test_the_noise_has_the_strength_of_the_release(config):
-    """On views whose pixels spread like those of photographs, 0.5 in [-1, 1]: the release had 0.84 times that."""
+    """Views have the standard deviation of photographs, 0.5 in [-1, 1]; the release's noise had 0.84 times that."""
     gray = np.random.default_rng(0).normal(127.5, 70, (32, 14, 14, 1)).repeat(16, axis=1).repeat(16, axis=2)
     images = np.clip(gray, 0, 255).astype(np.uint8).repeat(3, axis=3)
     found = jax.jit(lambda key, images: statistics(key, images, config))(jax.random.key(0), images)
@@ -56,14 +56,17 @@ def test_recipe_of_the_release(config):
 
 def test_weights_start_as_in_the_release():
     """A normal distribution of 0.02, and +-1 / sqrt(3 P^2), uniform, to and from pixels."""
-    model = SiT("Ti", 16, 32, rngs=nnx.Rngs(0))
+    c = schema.defaults()
+    presets.paper(c)
+    c.model.update(size="Ti", image_size=32)
+    model = make_model(resolve(c, 1000), jax.random.key(0))
     for kernel in (
         model.encoder.blocks.attention.qkv.kernel,
         model.encoder.blocks.mlp_in.kernel,
         model.contrastive.kernel,
     ):
         assert float(kernel[...].std()) == pytest.approx(0.02, rel=0.02)
-        assert float(jnp.abs(kernel[...]).max()) > 0.06  # it is not cut at two standard deviations
+        assert float(jnp.abs(kernel[...]).max()) > 0.06  # not truncated at two standard deviations
     bound = 1 / np.sqrt(3 * 16**2)
     for kernel in (model.encoder.patch_embedding.kernel, model.reconstruction.linear.kernel):
         assert float(kernel[...].std()) == pytest.approx(bound / np.sqrt(3), rel=0.02)

@@ -1,4 +1,4 @@
-"""The planner: what it says about a step, what it advises, and its exit codes."""
+"""The planner: its report on a step, its advice, and its exit codes."""
 
 import importlib.util
 import json
@@ -115,7 +115,7 @@ def test_a_step_that_does_not_fit_says_what_to_change_and_exits_with_1(monkeypat
 
 
 def test_a_step_that_fits_is_measured_and_exits_with_0(run_module, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # halves the compile time
     out = tmp_path / "plan.json"
     missing = ["--config=configs/folder.py:runlocal", "--config.data.source=folder:/no/such/folder"]
     done = run_module("sit_jax.plan", *missing, "--topology=cpu:2", "--config.optim.ema=0.9", f"--out={out}")

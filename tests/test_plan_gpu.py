@@ -1,6 +1,7 @@
 """GPUs in the planner: their names, their memory, and the report on them."""
 
 import importlib.util
+import json
 
 import pytest
 
@@ -67,14 +68,15 @@ def test_the_report_speaks_of_gpus():
 def test_the_largest_batch_leaves_the_state_as_it_is():
     c = defaults()
     c.batch_size, c.dtype = 256, "bfloat16"
-    # Of 100 units, 10 are state and 2 gradients; the other 88 are those of 256 images: 128 have room for 372.
+    # Of 100 units, 10 are state and 2 are gradients. The other 88 belong to 256 images, and 128 units have room for
+    # 372.
     held = {"parameters": 4, "temporaries": 80, "batch": 10, "total": 100, "capacity": 140}
     assert memory.largest_batch(held, c, 1) == 368  # groups of 8 images
     assert memory.largest_batch(held, c, 8) == 320  # on each device
     c.microbatches = 4
     assert memory.largest_batch(held, c, 1) == 352  # in each microbatch
     assert memory.largest_batch(held | {"capacity": 11}, c, 1) == 0
-    assert memory.largest_batch(held | {"capacity": 10_000}, c, 1) == 8 * 256  # further off, nothing is known
+    assert memory.largest_batch(held | {"capacity": 10_000}, c, 1) == 8 * 256  # no estimate beyond this
 
 
 def test_a_missing_cudnn_is_told():
@@ -107,4 +109,4 @@ def test_a_step_for_gpus_is_compiled_without_one(run_module, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "no all-to-all, no images; " in done.stdout
     assert "memory of a GPU" in done.stdout
-    assert plan.json.loads((tmp_path / "plan.json").read_text())["roofline"]["seconds"] > 0
+    assert json.loads((tmp_path / "plan.json").read_text())["roofline"]["seconds"] > 0

@@ -90,11 +90,11 @@ def test_two_processes_stop_together_end_together_and_go_on_as_one(start, tmp_pa
     two[1].kill()
     output = two[0].communicate(timeout=BOUND)[0]
     assert two[0].returncode not in (0, 2, 75), output
-    assert f"going on from the checkpoint of step {saved}" in output
+    assert f"resuming from the checkpoint of step {saved}" in output
 
     for workdir in (alone, run):  # one process with as many devices: another mesh of the same size
         (one,) = start(workdir, saved + 5, processes=1, devices=2)
         one.kill()
         output = one.communicate()[0]
-    assert f"going on from the checkpoint of step {saved}" in output
+    assert f"resuming from the checkpoint of step {saved}" in output
     np.testing.assert_allclose(losses(run)[: saved + 5], losses(alone)[: saved + 5], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Pictures of reconstructions and of attention: what is in them, and what wrong input is told."""
+"""Pictures of reconstructions and of attention: their contents, and the errors for wrong input."""
 
 import re
 
@@ -11,19 +11,20 @@ from PIL import Image
 
 from configs import digits
 from sit_jax import reconstruct
+from sit_jax.common import commands
 from sit_jax.common.keys import row_keys
-from sit_jax.config import cli, resolve
+from sit_jax.config import resolve
 from sit_jax.data import open_source
 from sit_jax.draw.pictures import GAP, LINE, labelled_grid, text_width
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import ROWS, make_rebuild
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
 from sit_jax.views import whole_images
-from sit_jax.views.corrupt import replace
+from sit_jax.views.corrupt import Donors, replace
 
 TILE = 64 + 2 * GAP  # a model of 16 px is shown at 64
 LABELS = max(map(text_width, ROWS))
@@ -51,7 +52,7 @@ def state(config):
 
 @pytest.fixture(scope="module")
 def workdir(config, state, tmp_path_factory):
-    """A work directory as a training leaves it, without the training."""
+    """A work directory as left by a training, without the training."""
     path = tmp_path_factory.mktemp("run")
     write_config(path, config)
     checkpoints = Checkpoints(path, keep_latest=1, keep_best=0)
@@ -62,7 +63,7 @@ def workdir(config, state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Five pictures of several sizes and formats, at several depths."""
+    """Five pictures of several sizes and formats, in nested folders."""
     root = tmp_path_factory.mktemp("images")
     (root / "deep" / "er").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def images(tmp_path_factory):
 
 
 def run(workdir, out, *options):
-    return cli.run(reconstruct.command, ["reconstruct", f"--workdir={workdir}", f"--out={out}", *options])
+    return commands.run(reconstruct.command, ["reconstruct", f"--workdir={workdir}", f"--out={out}", *options])
 
 
 def draw(workdir, out, *options):
@@ -87,7 +88,7 @@ def tiles(picture, count):
 
 
 def cut(picture, rows, columns):
-    """The images [rows, columns, 64, 64, 3] from the upper left corner on."""
+    """The images [rows, columns, 64, 64, 3], starting at the upper left corner."""
     images = picture[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, 3)
     return images.swapaxes(1, 2)[:, :, GAP:-GAP, GAP:-GAP]
 
@@ -120,7 +121,7 @@ def test_without_corruption_the_second_row_equals_the_first(workdir, images, tmp
     upright = Image.open(images / "a.png").resize((16, 16), Image.Resampling.BICUBIC, box=(5, 0, 25, 20))
     np.testing.assert_allclose(original[0, ::4, ::4], np.asarray(upright).astype(int), atol=1)
     found = re.search(r"pictures \(5\): mean absolute error ([\d.]+)", capsys.readouterr().out)
-    # The picture is clipped and rounded, and the untrained model hardly leaves the middle of the range.
+    # The picture is clipped and rounded; the untrained model stays near the middle of the range.
     np.testing.assert_allclose(float(found[1]), np.abs(rebuilt - original).mean() / 127.5, atol=5e-3)
 
 
@@ -133,7 +134,7 @@ def test_drop_covers_the_share_that_is_asked_for(workdir, images, tmp_path):
 
 def test_a_single_picture_has_nothing_to_be_replaced_by(config):
     twice = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3)).repeat(2, axis=0)
-    picked = replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace, twice)
+    picked = replace(row_keys(jax.random.key(1), 2), twice, config.corrupt.replace, Donors(twice, 2))
     np.testing.assert_array_equal(picked, twice)
 
 
@@ -154,7 +155,7 @@ def test_rebuilt_rows_are_the_output_of_the_model(config, state):
     params = state.params["model"]
     clean, corrupted, rebuilt = make_rebuild(config)(params, images, jax.random.key(0))
     np.testing.assert_array_equal(clean, whole_images(jnp.asarray(images), 16))
-    patches = nnx.merge(make_graphdef(config), params)(corrupted)["patches"]
+    patches = nnx.merge(make_graphdefs(config)["model"], params)(corrupted)["patches"]
     expected = np.asarray(patches).reshape(5, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(5, 16, 16, 3)
     np.testing.assert_allclose(rebuilt, expected, rtol=1e-4, atol=1e-5)
 
@@ -222,11 +223,11 @@ def layer_norm(x, params):
 
 
 def test_attention_maps_equal_the_formula(config, state):
-    """By NumPy in float64, from the parameters of a model of one layer."""
+    """Against NumPy in float64, with the parameters of a model of one layer."""
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     params = jax.tree.map(np.array, state.params["model"])
     block = params["encoder"]["blocks"]
-    # Larger than a trained one has: untrained attention is the same everywhere.
+    # Larger than trained weights: untrained attention is nearly uniform.
     block["attention"]["qkv"]["kernel"] *= 20
     block["norm1"]["bias"] += 0.3
     block["attention"]["qkv"]["bias"] += np.linspace(-1, 1, 96, dtype=np.float32)
@@ -239,7 +240,7 @@ def test_attention_maps_equal_the_formula(config, state):
     first = jax.tree.map(lambda leaf: leaf[0], p["blocks"])
     qkv = layer_norm(x, first["norm1"]) @ first["attention"]["qkv"]["kernel"] + first["attention"]["qkv"]["bias"]
     q, k = qkv.reshape(3, 18, 3, 2, 16).transpose(2, 0, 3, 1, 4)[:2]
-    weights = softmax(q @ k.swapaxes(-1, -2) / 4)  # [images, heads, from, to]
+    weights = softmax(q @ k.swapaxes(-1, -2) / 4)  # [images, heads, queries, keys]
     expected = weights[:, :, :2, 2:].swapaxes(1, 2).reshape(3, 2, 2, 4, 4)
     assert found.shape == expected.shape
     assert found.dtype == np.float32

@@ -52,7 +52,7 @@ def test_held_out_and_kept_are_all():
     kept, held = hold_out(LABELS, 0.1, 0)
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(145))
     np.testing.assert_array_equal(np.bincount(LABELS[held]), [10, 4, 1])
-    kept, held = hold_out(np.array([0, 1, 1]), 0.1, 0)  # a single image is not given away
+    kept, held = hold_out(np.array([0, 1, 1]), 0.1, 0)  # the only image of a class is not held out
     assert (len(held), len(kept)) == (1, 2) and 0 in kept
     assert len(hold_out(LABELS, 0.0, 0)[1]) == 0
 

@@ -107,7 +107,7 @@ def test_what_has_no_gradient_follows_the_step():
     @jax.jit
     def embed(images):
         views, keys = make_views(key, images, config), row_keys(named_key(key, "model"), 32)
-        return forward(params, training, views, keys, config)[0].token
+        return forward(params, training, views, keys, config)[0]["contrastive"]["token"]
 
     token = embed(batch_of(16))
     seen = project(nnx.merge(training.head, params["model"]["contrastive"]), token, training=True)[1]["norm0"]

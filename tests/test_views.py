@@ -16,7 +16,7 @@ from sit_jax.views.augment import blur_view, crop_sides, random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter, rotate_hue, solarize
-from sit_jax.views.corrupt import OPERATIONS, blur, corrupted_images, group_size, replace
+from sit_jax.views.corrupt import OPERATIONS, Donors, blur, corrupted_images, group_size, replace
 from sit_jax.views.noise import noise
 
 SEEDS = given(seed=st.integers(0, 2**31))
@@ -399,7 +399,7 @@ def test_donors_are_other_images_of_a_small_group(images):
     rows = 2 * images
     images_of_rows = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, 1, 1, 3))
     keys = jax.random.split(jax.random.key(0), (300, rows))
-    picked = jax.vmap(lambda key: replace(key, images_of_rows, only(), images_of_rows)[:, 0, 0, 0])(keys)
+    picked = jax.vmap(lambda key: replace(key, images_of_rows, only(), Donors(images_of_rows, 2))[:, 0, 0, 0])(keys)
     picked = np.asarray(picked)
     donor_image, own_image = picked // 2, np.arange(rows) // 2
     assert not np.any(donor_image == own_image)
@@ -420,7 +420,7 @@ def test_sizes_of_groups_by_hand():
 
 def test_one_image_has_no_donor_but_itself():
     pair = jnp.arange(2.0)[:, None, None, None] * jnp.ones((2, 2, 2, 3))
-    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), pair)
+    picked = replace(jax.random.split(jax.random.key(0), 2), pair, only(), Donors(pair, 2))
     assert set(np.unique(picked)) <= {0.0, 1.0}
 
 
@@ -545,11 +545,11 @@ def test_blur_by_hand():
     impulse = jnp.zeros((1, 9, 9, 3)).at[0, 4, 4].set(1.0)
     kernel = np.exp(-0.5 * np.array([1.0, 0.0, 1.0]))
     kernel /= kernel.sum()
-    blurred = blur(jax.random.split(jax.random.key(0), 1), impulse, c)
+    blurred = blur(jax.random.split(jax.random.key(0), 1), impulse, c, None)
     np.testing.assert_allclose(blurred[0, 3:6, 3:6, 0], np.outer(kernel, kernel), rtol=1e-5)
     np.testing.assert_allclose(blurred.sum(), 3.0, rtol=1e-5)
     constant = jnp.full((1, 8, 8, 3), 0.3)
-    np.testing.assert_allclose(blur(jax.random.split(jax.random.key(0), 1), constant, c), constant, rtol=1e-5)
+    np.testing.assert_allclose(blur(jax.random.split(jax.random.key(0), 1), constant, c, None), constant, rtol=1e-5)
 
 
 def test_blur_equals_a_renormalised_gaussian_at_the_border():
@@ -560,7 +560,7 @@ def test_blur_equals_a_renormalised_gaussian_at_the_border():
     matrix = np.exp(-0.5 * (distance / 2.0) ** 2) * (distance <= 3)
     matrix /= matrix.sum(axis=1, keepdims=True)
     expected = np.einsum("ij,vjkc,lk->vilc", matrix, images, matrix)
-    blurred = blur(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), c)
+    blurred = blur(jax.random.split(jax.random.key(0), 2), jnp.asarray(images), c, None)
     np.testing.assert_allclose(blurred, expected, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Runs one stage in this process: `python -m benchmarks.accelerator_stages JSON`, as benchmarks/accelerator.py does."""
+"""Runs one stage in this process, as benchmarks/accelerator.py does: `python -m benchmarks.accelerator_stages JSON`."""
 
 import importlib
 import os
@@ -13,4 +13,4 @@ if __name__ == "__main__":
     plan = stage.load(sys.argv[1])
     importlib.import_module(plan.module).main(plan)
     sys.stdout.flush()
-    os._exit(0)  # all results are on disk; a thread that still compiles is not waited for
+    os._exit(0)  # all results are on disk; does not wait for a thread that still compiles

@@ -1,14 +1,14 @@
-"""report.png: bars of rates, of shares of the ceiling, of kernels with their rooflines, and of accuracies."""
+"""report.png: bars of rates, shares of the ceiling, kernels with their rooflines, and accuracies."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Bars = dict[str, list[float]]  # by legend, one value a name
+Bars = dict[str, list[float]]  # by legend, one value per name
 
 
 def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]:
-    """Returns (title, label of the axis, names, bars) of each panel that has figures."""
+    """Returns (title, axis label, names, bars) of each panel with figures."""
 
     def rows(table: str, *keys: str) -> list[dict]:
         return [r for r in results["rows"] if r["table"] == table and all(r.get(key) is not None for key in keys)]
@@ -25,7 +25,7 @@ def panels(results: Mapping[str, Any]) -> list[tuple[str, str, list[str], Bars]]
             {"sit_jax": [100 * r["mfu"] for r in shares]},
         ),
         (
-            "Beside PyTorch",
+            "Against PyTorch",
             "source images a second",
             names(peer),
             {"sit_jax": [row["ours"] for row in peer], "PyTorch": [row["theirs"] for row in peer]},
@@ -46,12 +46,12 @@ def beside_roofline(rows: Sequence[Mapping[str, Any]]) -> Bars:
 
 
 def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the names of rows, cut to what an axis has room for."""
+    """Returns the names of rows, truncated to fit the axis."""
     return [row["name"] if len(row["name"]) <= 44 else row["name"][:41] + "..." for row in rows]
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Draws the panels below each other; a line of text where nothing has been measured yet."""
+    """Draws the panels below each other, or a line of text if nothing has been measured yet."""
     from matplotlib.figure import Figure
 
     found = panels(results)
@@ -67,7 +67,7 @@ def draw(path: pathlib.Path, results: Mapping[str, Any]) -> None:
 
 
 def draw_panel(axis: Any, title: str, label: str, labels: list[str], bars: Bars) -> None:
-    """Draws horizontal bars, the first name on top, each with its value at its end."""
+    """Draws horizontal bars with the first name on top and each value at the end of its bar."""
     height = 0.8 / len(bars)
     for index, (legend, values) in enumerate(bars.items()):
         positions = [row + (index + 0.5) * height - 0.4 for row in range(len(labels))]

@@ -1,4 +1,4 @@
-"""The encoder in bfloat16, in files of less than 16 MiB, and back."""
+"""Writes the encoder in bfloat16 to files of less than 16 MiB, and reads them."""
 
 import pathlib
 
@@ -7,15 +7,15 @@ import numpy as np
 
 from benchmarks.equality import flatten
 
-PART = 15 * 2**20  # bytes of the arrays in a file; names and headers come on top
+PART = 15 * 2**20  # bytes of the arrays in a file; names and headers are extra
 PARTS = 3
 
 
 def save(params: dict, folder: pathlib.Path) -> list[str]:
-    """Writes the arrays of nested dictionaries to `encoder-N.npz` and returns the names of those left out.
+    """Writes the arrays of nested dictionaries to `encoder-N.npz` and returns the names of omitted arrays.
 
-    bfloat16 is stored as uint16 of the same bits, under the names of the arrays joined by "/". The largest go first,
-    each into the first file that has room for it; what finds none in PARTS files is left out.
+    Each bfloat16 array is stored as uint16 of the same bits, under its path joined by "/". The largest arrays come
+    first, each in the first file with enough room. Arrays that fit into none of the PARTS files are omitted.
     """
     arrays = {
         name: np.asarray(jnp.asarray(array, jnp.bfloat16)).view(np.uint16) for name, array in flatten(params).items()
@@ -36,7 +36,7 @@ def save(params: dict, folder: pathlib.Path) -> list[str]:
 
 
 def load(folder: pathlib.Path) -> dict:
-    """Returns the nested dictionaries of bfloat16 arrays that `save` has written."""
+    """Returns the nested dictionaries of bfloat16 arrays written by `save`."""
     tree: dict = {}
     for path in sorted(folder.glob("encoder-*.npz")):
         with np.load(path) as file:

@@ -1,4 +1,4 @@
-"""Stage `fast`: the ceilings of the device, the rates of four models and their variants, and rates with reading."""
+"""Stage `fast`: device ceilings, rates of four models and their variants, and rates with reading."""
 
 import pathlib
 import time
@@ -23,28 +23,28 @@ from sit_jax.timing.images import RandomImages
 from sit_jax.timing.step import Step
 
 GIB = 2**30
-COMPILERS = 4  # programs that are compiled at the same time; the device is quiet when they are timed
-LAST_SECONDS = 15.0  # of a stage, in which what is compiled by then is timed, though others still compile
-STEPS, REPEATS = 5, 5  # steps in flight in a measurement, and measurements
+COMPILERS = 4  # programs compiled concurrently; nothing else runs on the device while they are timed
+LAST_SECONDS = 15.0  # before the end of a stage: compiled programs are timed even if others still compile
+STEPS, REPEATS = 5, 5  # steps in flight per measurement, and number of measurements
 PLAIN, SCAN = {"model.attention": "xla"}, {"model.unroll": False}
 
 
 class Case(NamedTuple):
-    """A step to be timed."""
+    """A step to time."""
 
     variant: str
-    size: int  # of the images, in pixels
+    size: int  # image side in pixels
     batch: int
     changes: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
-        """Returns what it is called in the report."""
+        """Returns the name in the report."""
         changes = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.changes.items())
         return f"{self.variant}, {self.size} px, batch {self.batch}, {changes or 'defaults'}"
 
 
-# In order of value. A group is compiled together, then timed.
+# Most valuable first. A group is compiled together, then timed.
 DEFAULTS = (Case("B/16", 224, 256), Case("S/16", 224, 512), Case("S/4", 32, 512), Case("Ti/4", 32, 512))
 VARIANTS = (
     (
@@ -59,15 +59,15 @@ VARIANTS = (
 )
 TINY = (Case("mu/16", 32, 16), Case("mu/8", 32, 16))
 TINY_VARIANTS = ((Case("mu/8", 32, 16, PLAIN), Case("mu/8", 32, 16, SCAN)),)
-# What is trained on batches that are read: the index of a default, the images.
+# Trainings with reading: (index in DEFAULTS, images).
 READING = ((2, "CIFAR-10 in memory"), (1, "JPEGs of 500 x 375, streamed"), (0, "JPEGs of 500 x 375, streamed"))
 TINY_READING = ((1, "CIFAR-10 in memory"), (0, "JPEGs of 500 x 375, streamed"))
 
 
 def main(stage: Stage) -> None:
-    """Measures in order of value, as far as the time allows."""
+    """Measures the most valuable cases first, as far as the time allows."""
     add_machine(stage)
-    dtype = make_config(TINY[0]).model.products  # as sit_jax.bench
+    dtype = make_config(TINY[0]).model.products  # as in sit_jax.bench
     ceiling: dict[str, float] = {}
 
     def ceilings() -> dict[str, Any]:
@@ -78,16 +78,16 @@ def main(stage: Stage) -> None:
         stage.add("ceilings", "copy", value=ceiling["bytes_per_second"] / 1e9, unit="GB/s, read and written")
     begin = time.perf_counter()
     steps = time_group(stage, TINY if stage.dry_run else DEFAULTS, ceiling, needs=0.0)
-    needs = time.perf_counter() - begin  # as long as another group may take
+    needs = time.perf_counter() - begin  # estimate for every other group
     for index, images in TINY_READING if stage.dry_run else READING:
         time_reading(stage, steps.get(index), images)
-    steps.clear()  # frees their states
+    steps.clear()  # frees the training states
     for group in TINY_VARIANTS if stage.dry_run else VARIANTS:
         time_group(stage, group, ceiling, needs)
 
 
 def open_config(case: Case) -> ml_collections.ConfigDict:
-    """Returns the configuration of a case: the defaults, on random images."""
+    """Returns the configuration of a case: the defaults with random images."""
     config = defaults()
     set_variant(config, case.variant)
     config.model.image_size, config.batch_size = case.size, case.batch
@@ -100,12 +100,13 @@ def make_config(case: Case) -> ml_collections.ConfigDict:
     """Returns the resolved configuration of a case."""
     config = open_config(case)
     checks.check_config(config, jax.device_count())
-    # As many images as the comparison with PyTorch has: its program is then this one, and compiled already.
+    # The same number of images as in the comparison with PyTorch, which then finds this program in the compilation
+    # cache.
     return resolve.resolve(config, BATCHES * case.batch)
 
 
 class Compiled(NamedTuple):
-    """A step that is ready to run, with what its compilation says."""
+    """A step that is ready to run, and the figures of its compilation."""
 
     step: Step
     figures: Mapping[str, Any]
@@ -120,10 +121,10 @@ def compile_case(case: Case) -> Compiled:
 
 
 def time_group(stage: Stage, cases: tuple[Case, ...], ceiling: Mapping[str, float], needs: float) -> dict[int, Step]:
-    """Compiles cases at the same time and times them one by one; returns the steps that run, by index."""
+    """Compiles cases concurrently and times them one by one; returns the steps that ran, by index."""
     if stage.left() < needs:
         for case in cases:
-            stage.attempt("fast", case.name, dict, needs)  # names what is skipped
+            stage.attempt("fast", case.name, dict, needs)  # adds the skipped rows
         return {}
     ready: dict[int, Step] = {}
     threads = ThreadPoolExecutor(COMPILERS)
@@ -145,7 +146,7 @@ def time_group(stage: Stage, cases: tuple[Case, ...], ceiling: Mapping[str, floa
 
 
 def time_steps(compiled: Compiled, batch: int, ceiling: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the figures of a row: several steps are in flight, as in training."""
+    """Returns the figures of a row, measured with several steps in flight, as in training."""
     step, figures = compiled
     with jax.set_mesh(step.mesh):
         times = measure({"steps": lambda: [step.train() for _ in range(STEPS)]}, REPEATS)["steps"]
@@ -166,7 +167,7 @@ def time_steps(compiled: Compiled, batch: int, ceiling: Mapping[str, float]) -> 
 
 
 def time_reading(stage: Stage, step: Step | None, images: str) -> None:
-    """Adds the rate of a step on batches that are read as in training."""
+    """Adds the rate of a step on batches read as in training."""
 
     def work() -> dict[str, Any]:
         if step is None:

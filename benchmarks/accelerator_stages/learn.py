@@ -1,4 +1,4 @@
-"""Stage `learn`: a training as long as the time allows, measured first; k-NN and linear of what it has learned."""
+"""Stage `learn`: a training planned by its measured rate to fill the time, then k-NN and linear of its encoder."""
 
 import dataclasses
 import functools
@@ -25,19 +25,19 @@ from sit_jax.eval.restore import Restored, restore
 from sit_jax.timing.step import Step
 from sit_jax.train.loop import train
 
-# What a call trains, one after the other while there is time: changes of the configuration, by what they are called.
+# Trainings of a call in order, as time allows: name -> changes of the configuration.
 VARIANTS: dict[str, dict[str, Any]] = {"": {}, "temperature-0.5": {"loss.temperature": 0.5}}
-WORTHWHILE = 60.0  # seconds that a training must get, with its compilation and its evaluation
-RATE_SECONDS = 4.0  # in which the rate is measured
-SAFETY = 0.94  # share of its time that a training is planned for
-EVALUATIONS = 4  # in a training
-FORWARD = 5.0  # images that are encoded in the time that one is trained on, at least: two views, forward and back
+WORTHWHILE = 60.0  # least seconds for a training with its compilation and evaluation
+RATE_SECONDS = 4.0  # duration of the rate measurement
+SAFETY = 0.94  # planned share of the time for training
+EVALUATIONS = 4  # per training
+FORWARD = 5.0  # least number of images encoded in the training time of one image: two views, forward and backward
 MARGIN = 8.0  # seconds for the last checkpoint and the files
 DRY_STEPS = 40
 
 
 def main(stage: Stage) -> None:
-    """Trains and evaluates, each variant that there is time for."""
+    """Trains and evaluates each variant that the time allows."""
     add_machine(stage)
     if not stage.attempt("learn", "images", lambda: {"note": training.prepare(stage, {}).data.source}):
         return
@@ -55,17 +55,17 @@ def main(stage: Stage) -> None:
 
 @dataclasses.dataclass
 class Measured:
-    """What the plan of a training follows from; the same for all variants."""
+    """The measurements that plan a training; the same for all variants."""
 
-    rate: float  # source images a second
+    rate: float  # source images per second
     compile_seconds: float  # of the step
     labels: Labelled
     num_images: int
-    evaluation_seconds: float  # for k-NN and the linear classifier of one encoder; a guess until they are measured
+    evaluation_seconds: float  # for k-NN and the linear classifier of one encoder; an estimate until measured
 
 
 class Learning:
-    """One training with its evaluation."""
+    """One training and its evaluation."""
 
     def __init__(self, stage: Stage, variant: str, changes: Mapping[str, Any], measured: Measured | None):
         self.stage, self.first, self.measured = stage, not variant, measured
@@ -75,7 +75,7 @@ class Learning:
         self.finished = False
 
     def go(self) -> bool:
-        """Goes through all of it; returns whether the training has come to its end."""
+        """Measures, trains and evaluates; returns whether the training reached its last step."""
         stage, name = self.stage, f"training, {self.title}"
         if self.measured is None:
             if not stage.attempt("learn", f"rate, {self.title}", self.measure, needs=5.0):
@@ -91,12 +91,12 @@ class Learning:
 
     @property
     def facts(self) -> Measured:
-        """Returns what was measured."""
+        """Returns the measurements."""
         assert self.measured is not None
         return self.measured
 
     def measure(self) -> dict[str, Any]:
-        """Loads the images, compiles a step, and measures its rate on batches that are read as in training."""
+        """Loads the images, compiles a step, and measures its rate on batches read as in training."""
         config = self.config
         checks.check_config(config, jax.device_count())
         labels = load_labelled(config.data.source, config, 0)
@@ -113,18 +113,18 @@ class Learning:
         return {"value": rate, "unit": "source images/s", "compile_seconds": compile_seconds}
 
     def baselines(self) -> None:
-        """Adds the scores of random weights, and keeps how long they take."""
+        """Adds the scores of random weights and stores their duration."""
         start = protocols.random_weights(resolve.resolve(self.config, self.facts.num_images))
         begin = time.perf_counter()
         protocols.add_scores(self.stage, "random weights", protocols.of_encoder(start, self.facts.labels, start.params))
         self.facts.evaluation_seconds = time.perf_counter() - begin
 
     def plan_steps(self) -> int:
-        """Returns the steps of the training: those of the run that is there, or as many as end in time."""
+        """Returns the number of training steps: from the existing run, or as many as end in time."""
         path = self.folder / "config.json"
         if path.exists() and self.steps_done():
             return json.loads(path.read_text())["steps"]
-        # The number of steps is a part of the program: it is compiled anew. The evaluation is compiled beside it.
+        # The number of steps is part of the program, so the step is compiled again, and the evaluation as well.
         evaluation = (self.config.eval.num_train + 3 * self.config.eval.num_test) / (FORWARD * self.facts.rate)
         overhead = 1.5 * self.facts.compile_seconds + (EVALUATIONS + 1) * evaluation
         steps = int((self.training_seconds() * SAFETY - overhead) * self.facts.rate / self.config.batch_size)
@@ -133,11 +133,11 @@ class Learning:
         return min(steps, DRY_STEPS) if self.stage.dry_run else steps
 
     def training_seconds(self) -> float:
-        """Returns the seconds until the evaluation must begin."""
+        """Returns the seconds until the evaluation must start."""
         return self.stage.left() - 1.2 * self.facts.evaluation_seconds - (1.0 if self.stage.dry_run else MARGIN)
 
     def train(self) -> dict[str, Any]:
-        """Trains, from the checkpoint that is there, and stops in time for the evaluation."""
+        """Trains from the existing checkpoint, if any, and stops in time for the evaluation."""
         config = self.config
         config.steps = self.plan_steps()
         every = max(1, config.steps // EVALUATIONS)
@@ -148,16 +148,16 @@ class Learning:
         note = f"of {config.steps}, {self.steps_done() * config.batch_size / self.facts.num_images:.1f} epochs"
         note += f"; an earlier call made {before} of them" if before else ""
         if not self.finished:
-            note += "; stopped in time for the evaluation: another call with --stages=learn goes on"
+            note += "; stopped in time for the evaluation: another call with --stages=learn resumes it"
         return {"value": self.steps_done(), "unit": "steps", "note": note}
 
     def steps_done(self) -> int:
-        """Returns the step of the newest checkpoint, 0 where there is none."""
+        """Returns the step of the newest checkpoint, 0 without one."""
         folder = self.folder / "checkpoints"
         return max(ocp.utils.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
 
     def evaluate(self) -> None:
-        """Adds the scores of the encoder and of the average of its weights, and brings the encoder home."""
+        """Adds the scores of the encoder and of its averaged weights, and saves the encoder."""
         note = "" if self.finished else f"after {self.steps_done()} of {self.config.steps} steps"
         restored: dict[str, Restored] = {}
 
@@ -176,21 +176,21 @@ class Learning:
             protocols.add_scores(self.stage, f"pre-trained {weights}, {self.title}", scores, note)
 
     def save_encoder(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Writes the encoder to the folder that is brought home."""
+        """Writes the encoder to the folder of results."""
         left_out = encoder.save(jax.device_get(params), pathlib.Path(self.stage.out))
         files = sorted(pathlib.Path(self.stage.out).glob("encoder-*.npz"))
-        note = f"left out, as they find no room: {', '.join(left_out)}" if left_out else "all arrays"
+        note = f"omitted for lack of room: {', '.join(left_out)}" if left_out else "all arrays"
         return {"value": sum(path.stat().st_size for path in files) / 2**20, "unit": "MiB", "note": note}
 
 
 @contextmanager
 def stopped_after(seconds: float) -> Iterator[None]:
-    """Sends this process SIGTERM when the seconds are over, again and again until what is inside has ended."""
+    """Sends SIGTERM to this process after `seconds`, repeatedly until the body has ended."""
     done = threading.Event()
 
     def stop() -> None:
         if not done.wait(max(0.0, seconds)):
-            while not done.wait(1.0):  # one that comes before the loop listens would be lost
+            while not done.wait(1.0):  # a signal sent before the loop listens would be lost
                 os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What was measured: the device, its driver, the versions, the processor."""
+"""The machine of a measurement: device, driver, versions, processor."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ NVIDIA = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.s
 
 
 def add_machine(stage: Stage) -> None:
-    """Adds what a figure of this stage depends on."""
+    """Adds the conditions of the figures of this stage."""
 
     def row() -> dict[str, Any]:
         described = machine.describe() | {"card": card(), "client": jax.devices()[0].client.platform_version}
@@ -29,7 +29,7 @@ def add_machine(stage: Stage) -> None:
 
 
 def packages() -> str:
-    """Returns the packages here that requirements.txt does not admit."""
+    """Returns the installed packages that requirements.txt does not allow."""
     lines = [line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
     found = []
     for requirement in map(Requirement, filter(None, lines)):
@@ -39,11 +39,11 @@ def packages() -> str:
             version = "absent"
         if version == "absent" or not requirement.specifier.contains(version, prereleases=True):
             found.append(f"{requirement.name} {version}, not {requirement.specifier}")
-    return "; ".join(found) or "all as requirements.txt wants them"
+    return "; ".join(found) or "all as in requirements.txt"
 
 
 def card() -> dict[str, str] | str:
-    """Returns what the driver says of the first GPU, or why it says nothing."""
+    """Returns the driver's data of the first GPU, or the reason why there are none."""
     if shutil.which("nvidia-smi") is None:
         return "nvidia-smi is not installed"
     query = ["nvidia-smi", f"--query-gpu={','.join(NVIDIA)}", "--format=csv,noheader"]
@@ -56,5 +56,5 @@ def card() -> dict[str, str] | str:
 
 
 def on_gpu() -> bool:
-    """Tells whether the device that is measured is a GPU."""
+    """Returns whether the measured device is a GPU."""
     return jax.default_backend() == "gpu"

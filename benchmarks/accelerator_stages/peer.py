@@ -1,4 +1,4 @@
-"""Stage `fast`, continued: PyTorch beside sit_jax on the same device, each in a process of its own, in turns."""
+"""Stage `fast`, second process: PyTorch against sit_jax on the same device, in separate processes and in turns."""
 
 import contextlib
 import importlib.util
@@ -10,10 +10,10 @@ from benchmarks.accelerator_stages.stage import Skip, Stage
 from benchmarks.compare import Contender, alternate, summary
 from sit_jax.config.saved import to_json
 
-# In order of value: model, image size, batches to try until both frameworks fit into the memory.
+# Most valuable first: model, image size, batches to try until both frameworks fit into memory.
 CASES = (("B/16", 224, (256, 128)), ("S/16", 224, (512, 256)))
 TINY = (("mu/8", 32, (16,)),)
-SETUP_SECONDS = 60.0  # that both need at least to compile
+SETUP_SECONDS = 60.0  # least time for both to compile
 
 
 def main(stage: Stage) -> None:
@@ -27,7 +27,7 @@ def main(stage: Stage) -> None:
 
 
 def compare(stage: Stage, variant: str, size: int, batch: int) -> dict[str, Any]:
-    """Returns the rates of both; that their losses are the same is checked by the tests, on CPUs."""
+    """Returns the rates of both; the tests check on CPUs that their losses are equal."""
     if importlib.util.find_spec("torch") is None:
         raise Skip("PyTorch is not installed")
     config = to_json(open_config(Case(variant, size, batch)))

@@ -1,4 +1,4 @@
-"""Images to read: an array file of CIFAR-10, and JPEG files of the size of photographs."""
+"""Images to read: the array file of CIFAR-10, and JPEG files of the size of photographs."""
 
 import io
 import pathlib
@@ -9,11 +9,11 @@ from PIL import Image
 from benchmarks.accelerator_stages.stage import Skip
 
 WIDTH, HEIGHT = 500, 375
-DIFFERENT = 32  # pictures that are drawn; a file more is a copy of one of them
+DIFFERENT = 32  # different pictures; further files are copies
 
 
 def cifar10(path: pathlib.Path, dry_run: bool) -> str:
-    """Returns the SOURCE of CIFAR-10, in a dry run of the digits; raises Skip where the file is missing."""
+    """Returns the SOURCE of CIFAR-10, or digits in a dry run; raises Skip if the file is missing."""
     if dry_run:
         return "digits"
     if not path.exists():
@@ -22,7 +22,7 @@ def cifar10(path: pathlib.Path, dry_run: bool) -> str:
 
 
 def jpegs(folder: pathlib.Path, count: int) -> pathlib.Path:
-    """Makes a folder with at least `count` JPEG files, unless it is there, and returns it."""
+    """Returns a folder with at least `count` JPEG files; writes the missing files."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = range(len(list(folder.glob("*.jpg"))), count)
     if missing:
@@ -34,7 +34,7 @@ def jpegs(folder: pathlib.Path, count: int) -> pathlib.Path:
 
 
 def draw(rng: np.random.Generator) -> Image.Image:
-    """Draws noise of eight octaves, as much at each scale as photographs have."""
+    """Draws noise of eight octaves, with the energy of photographs at each scale."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for octave in range(1, 9):
         noise = rng.normal(size=(3, 2**octave, 2**octave)).astype(np.float32)
@@ -45,7 +45,7 @@ def draw(rng: np.random.Generator) -> Image.Image:
 
 
 def encode(image: Image.Image) -> bytes:
-    """Returns a JPEG file of quality 90."""
+    """Returns the bytes of a JPEG file of quality 90."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

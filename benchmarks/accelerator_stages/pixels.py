@@ -1,4 +1,4 @@
-"""Stage `learn`, during the training: k-NN and the linear classifier of raw pixels, on half of the cores."""
+"""Stage `learn`, concurrent with the training: k-NN and linear classifier of raw pixels, on half of the cores."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ NAME = "raw pixels"
 
 
 def start(stage: Stage) -> subprocess.Popen:
-    """Starts them in a process that adds rows to this stage."""
+    """Starts a process that adds the scores as rows of this stage."""
     plan = dataclasses.replace(stage, module="benchmarks.accelerator_stages.pixels")
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.accelerator_stages", dump(plan)], env=environment)
@@ -27,18 +27,18 @@ def start(stage: Stage) -> subprocess.Popen:
 
 
 def wait(stage: Stage, process: subprocess.Popen) -> None:
-    """Waits as long as there is time, and says if they did not come to an end."""
+    """Waits while there is time, and adds a row if the process failed or did not finish."""
     try:
         code = process.wait(max(0.0, stage.left()))
         if code:
-            stage.add("learn", NAME, "failed", note=f"exit code {code}; the log of this stage says why")
+            stage.add("learn", NAME, "failed", note=f"exit code {code}; see the log of this stage")
     except subprocess.TimeoutExpired:
         process.kill()
         stage.add("learn", NAME, "skipped", note="not all of them were finished in time")
 
 
 def main(stage: Stage) -> None:
-    """Adds the scores, the quick ones first."""
+    """Adds the scores, the fast ones first."""
     config = training.prepare(stage, {})
     data = load_labelled(config.data.source, config, 0)
     mesh = make_mesh()

@@ -1,4 +1,4 @@
-"""One stage in a process of its own, which ends with all that it has started."""
+"""Runs one stage in its own process and ends it with all of its child processes."""
 
 import os
 import pathlib
@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from benchmarks.accelerator_stages.stage import Stage, dump
 
-TICK = 0.2  # seconds between two looks
+TICK = 0.2  # seconds between two calls of `look`
 
 
 def run(
     plan: Stage, environment: dict[str, str], log: pathlib.Path, ends: float, look: Callable[[], None]
 ) -> int | None:
-    """Runs a stage and returns its exit code, None where it was killed because the time was `ends`.
+    """Runs a stage and returns its exit code, None if it was killed at the time `ends`.
 
-    What it prints goes to the file `log`; `look` is called again and again meanwhile.
+    Its output goes to the file `log`. `look` is called every TICK seconds meanwhile.
     """
     command = [sys.executable, "-m", "benchmarks.accelerator_stages", dump(plan)]
     with log.open("w") as file:
@@ -33,12 +33,12 @@ def run(
 
 
 def end_session(process: subprocess.Popen) -> None:
-    """Ends a process with all that it has started, also what is stopped or in another process group."""
+    """Kills a process and all processes of its session, including stopped ones and other process groups."""
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
             if session == process.pid:
                 os.kill(int(entry.name), signal.SIGKILL)
         except (OSError, ValueError):
-            continue  # it has ended meanwhile
+            continue  # the process has already ended
     process.wait()

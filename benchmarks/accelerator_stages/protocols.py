@@ -1,4 +1,4 @@
-"""Stage `learn`, continued: k-NN and the linear classifier of encoders, and of raw pixels by the same protocol."""
+"""Stage `learn`: k-NN and linear classifier of encoders, and of raw pixels by the same protocol."""
 
 import functools
 import pathlib
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from benchmarks.accelerator_stages.stage import Skip, Stage
 from sit_jax.eval.data import Labelled
-from sit_jax.eval.protocols import make_unit
+from sit_jax.eval.protocols import PROTOCOLS
+from sit_jax.eval.protocols.protocol import Subject, Unit
 from sit_jax.eval.restore import Restored, init_params
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.probes.features import Encode, make_encode
@@ -28,24 +29,25 @@ def add_scores(stage: Stage, what: str, scores: Mapping[str, Score], note: str =
 
 
 def of_encoder(restored: Restored, data: Labelled, params: dict) -> dict[str, Score]:
-    """Returns the two protocols of sit_jax.evaluate on all labels; features are computed once for each."""
+    """Returns the two protocols of sit_jax.evaluate with all labels; each computes the features once."""
     return scores_of(restored, data, params, make_encode(restored.config, restored.mesh))
 
 
 def scores_of(restored: Restored, data: Labelled, params: dict, encode: Encode) -> dict[str, Score]:
     """Returns the two protocols on the features that `encode` computes with `params`."""
-    rows = np.arange(len(data.train_labels))
+    unit = Unit(np.arange(len(data.train_labels)), 0, pathlib.Path())
+    subject = Subject(restored, data, params, encode, "tokens")
 
     def top1(protocol: str) -> float:
-        result = make_unit(restored, data, protocol, "tokens", params, encode)(rows, 0, pathlib.Path())
-        assert result is not None  # only trainings of classifiers are stopped by signals
+        result = PROTOCOLS[protocol].score(subject, unit)
+        assert result is not None  # score returns None only if a signal stops the training of a classifier
         return result["top1"]
 
     return {"k-NN": lambda: top1("knn"), "linear": lambda: top1("linear")}
 
 
 def random_weights(config: ml_collections.ConfigDict) -> Restored:
-    """Returns the encoder of a resolved configuration as its training starts."""
+    """Returns the encoder of a resolved configuration with its initial weights."""
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         params = jax.jit(lambda: init_params(config, with_heads=False))()
@@ -53,7 +55,7 @@ def random_weights(config: ml_collections.ConfigDict) -> Restored:
 
 
 def of_pixels(config: ml_collections.ConfigDict, data: Labelled, mesh: Mesh, side: int) -> dict[str, Score]:
-    """Returns the two protocols on pixels from -1 to 1, laid end to end, of images of `side` pixels."""
+    """Returns the two protocols on flattened pixels in [-1, 1] of images of `side` pixels."""
     size = config.data.image_size or config.model.image_size
 
     def checked(score: Score) -> Score:

@@ -1,15 +1,13 @@
-"""What the measurements say: a line for the screen, tables in Markdown, and the JSON file."""
+"""The report of the measurements: lines for the screen, and tables in Markdown."""
 
-import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.accelerator_stages import drawing
 
-WIDTH = 220  # characters of a line on the screen
-# For each table: its heading, and its columns (key of a row, heading, format).
+WIDTH = 220  # the most characters of a line on the screen
+# For each table: heading, and columns (key of a row, heading, format).
 NAME, STATUS, NOTE = ("name", "what", "{}"), ("status", "", "{}"), ("note", "note", "{}")
 TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "right": (
@@ -21,7 +19,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         (NAME, STATUS, ("value", "measured", "{:.4g}"), ("unit", "unit", "{}"), NOTE),
     ),
     "fast": (
-        "How fast? Source images a second, two views each",
+        "How fast? Source images per second, two views each",
         (
             *(NAME, STATUS, ("images_per_second", "images/s", "{:.0f}"), ("milliseconds", "step, ms", "{:.2f}")),
             *(("mfu", "share of the measured ceiling", "{:.1%}"), ("program_gib", "program, GiB", "{:.2f}")),
@@ -36,7 +34,7 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "peer": (
-        "Beside PyTorch, in turns on the same device",
+        "Against PyTorch, in turns on the same device",
         (
             *(NAME, STATUS, ("ours", "sit_jax, images/s", "{:.0f}"), ("theirs", "PyTorch, images/s", "{:.0f}")),
             *(("ratio", "ratio", "{:.2f}"), ("least", "lowest", "{:.2f}"), ("most", "highest", "{:.2f}"), NOTE),
@@ -44,14 +42,14 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "trace": ("Where does the time go?", (NAME, STATUS, ("value", "measured", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),
     "causes": (
-        "What is the time for? All kernels of a step",
+        "What takes the time? All kernels of a step",
         (
             *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
             ("roofline_milliseconds", "roofline, ms", "{:.3f}"),
         ),
     ),
     "kernels": (
-        "The kernels that take the most time, a step",
+        "The slowest kernels, per step",
         (
             *(NAME, ("milliseconds", "ms", "{:.3f}"), ("share", "share of all kernels", "{:.1%}")),
             *(("calls", "calls", "{:.0f}"), ("gflop", "GFLOP", "{:.2f}"), ("megabytes", "MB", "{:.2f}")),
@@ -60,18 +58,18 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "learn": ("What does it learn?", (NAME, STATUS, ("value", "value", "{:.4g}"), ("unit", "unit", "{}"), NOTE)),
-    "machine": ("What was measured on", (NAME, ("value", "description", "{}"), NOTE)),
+    "machine": ("The machine", (NAME, ("value", "description", "{}"), NOTE)),
 }
 
 
 def cells(row: Mapping[str, Any], table: str) -> list[str]:
-    """Returns the texts of a row of a table; empty where it has no figure."""
+    """Returns the texts of a row of a table; empty for a missing figure."""
     found = ((row.get(key), form) for key, _, form in TABLES[table][1])
     return ["" if value is None else form.format(value).replace("|", "/") for value, form in found]
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """Returns a row for the screen: the first column as it is, the others with their headings."""
+    """Returns a row for the screen: the first column alone, the other columns with their headings."""
     headings = [heading for _, heading, _ in TABLES[row["table"]][1]]
     named = zip(headings, cells(row, row["table"]), strict=True)
     texts = [f"{heading}: {text}" if heading and index else text for index, (heading, text) in enumerate(named) if text]
@@ -79,10 +77,10 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Returns the whole report."""
+    """Returns the report in Markdown."""
     lines = ["# Measured on an accelerator", "", f"`{results['command']}`, begun {results['began']}", ""]
     if results["dry_run"]:
-        lines += ["**A rehearsal at tiny sizes on the CPU: no figure here says anything of an accelerator.**", ""]
+        lines += ["**A rehearsal at tiny sizes on the CPU: no figure here applies to an accelerator.**", ""]
     lines += ["| stage | end | seconds | limit, s | note |", "|---|---|---|---|---|"]
     for ended in results["stages"]:
         name = f"{ended['stage']} ({ended['module'].rpartition('.')[2]})"
@@ -100,10 +98,3 @@ def write(out: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes report.md and report.png."""
     (out / "report.md").write_text(markdown(results))
     drawing.draw(out / "report.png", results)
-
-
-def write_json(path: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Writes all results, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Stage `right`: whether the device computes what the CPU does, and whether the loop treats it as it should."""
+"""Stage `right`: checks the device's results against the CPU's, and how the training loop uses the device."""
 
 import functools
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from sit_jax.train.state import Training, make_state, make_training
 from sit_jax.train.step import combine, forward
 from sit_jax.views import Views, make_views
 
-# Bounds of float32 with products in full precision: sums in another order, over some thousand elements.
-VIEWS = 1e-3  # of values from -1 to 1
+# Bounds for float32 with full-precision products: sums in another order over some thousand elements.
+VIEWS = 1e-3  # absolute, for values in [-1, 1]
 LOSSES, GRADIENTS = 1e-4, 1e-3  # relative
-# Bounds of bfloat16, which has 8 bits: of each loss; of the gradient in multiples of the CPU's own rounding error.
+# Bounds for bfloat16 with its 8 bits: for each loss; for the gradient, in multiples of the CPU's own rounding error.
 HALF_LOSSES, HALF_GRADIENTS = 2e-2, 2.0
 ATTENTION = 2e-2  # relative, bfloat16 against float32
 
@@ -53,7 +53,7 @@ def main(stage: Stage) -> None:
 
 
 def small_config(dry_run: bool) -> ml_collections.ConfigDict:
-    """Returns a small model at 32 px with every view and corruption, in a loop over its layers, in float32."""
+    """Returns a small model at 32 px in float32, with all views and corruptions, looping over its layers."""
     config = defaults()
     config.model.update(size="mu" if dry_run else "XS", patch_size=8, image_size=32)
     config.model.update(attention="xla", unroll=False, halves=False)
@@ -64,7 +64,7 @@ def small_config(dry_run: bool) -> ml_collections.ConfigDict:
 
 
 class Comparison:
-    """The same step of the same model on the same images on two devices."""
+    """The same step of the same model on the same images, on two devices."""
 
     def __init__(self, config: ml_collections.ConfigDict, cpu: jax.Device, device: jax.Device):
         self.config = resolve.resolve(config, 4 * config.batch_size)
@@ -85,7 +85,7 @@ class Comparison:
         }
 
     def on(self, side: str, program: Callable, *arguments: Any) -> Any:
-        """Runs a program on a side and returns what it returns, on the host."""
+        """Runs a program on `side` and returns its results on the host."""
         mesh = self.meshes[side]
         with jax.set_mesh(mesh), jax.default_device(mesh.devices.flat[0]):
             result = jax.jit(program)(*jax.device_put(arguments, replicated(mesh)))
@@ -96,27 +96,27 @@ class Comparison:
 
     @functools.cached_property
     def views(self) -> dict[str, Any]:
-        """Returns the views of both sides."""
+        """Returns the views on both sides."""
         with jax.default_matmul_precision("highest"):
             make = lambda images: make_views(jax.random.key(3), images, self.config)  # noqa: E731
             return {side: self.on(side, make, self.images) for side in self.meshes}
 
     def draws(self, choose: Callable) -> float:
-        """Returns how many values of what `choose` takes of the views differ."""
+        """Returns the number of differing values in the arrays that `choose` selects from the views."""
         chosen = [jax.tree.leaves(choose(views)) for views in self.views.values()]
         return float(sum(np.sum(a != b) for a, b in zip(*chosen, strict=True)))
 
     def distance(self, name: str) -> float:
-        """Returns the largest difference of the views."""
+        """Returns the largest absolute difference of the views `name`."""
         return float(np.max(np.abs(getattr(self.views["cpu"], name) - getattr(self.views["device"], name))))
 
     @functools.cached_property
     def params(self) -> dict:
-        """Returns the parameters at step 0, made on the CPU."""
+        """Returns the parameters at step 0, computed on the CPU."""
         return self.on("cpu", lambda: make_state(self.config, make_training(self.config).optimizer).params)
 
     def step(self, side: str, precision: str | None = None, **changes: Any) -> tuple[dict, np.ndarray]:
-        """Returns the losses and all gradients, laid end to end, on the CPU's views."""
+        """Returns the losses and all gradients, flattened into one array, on the CPU's views."""
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(changes)
         config = resolve.resolve(config, 4 * config.batch_size)
@@ -128,12 +128,12 @@ class Comparison:
 
     @functools.cached_property
     def exact(self) -> dict[str, tuple]:
-        """Returns both sides in float32 with products in full precision."""
+        """Returns the results on both sides in float32 with full-precision products."""
         return {side: self.step(side, "highest") for side in self.meshes}
 
     @functools.cached_property
     def half(self) -> dict[str, tuple]:
-        """Returns the CPU in float32, and the device in bfloat16 as it trains by default."""
+        """Returns the results on the CPU in float32, and on the device in bfloat16 with its default settings."""
         changes = {"dtype": "bfloat16", "model.attention": "auto", "model.unroll": None, "model.halves": None}
         return {"cpu": self.exact["cpu"], "device": self.step("device", **changes)}
 
@@ -148,14 +148,14 @@ class Comparison:
         return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
     def half_gradients(self) -> tuple[float, float, str]:
-        """Returns the error of bfloat16 on the device over that of bfloat16 on the CPU."""
+        """Returns the device's error in bfloat16 over the CPU's error in bfloat16."""
         own = self.gradient_error({"cpu": self.exact["cpu"], "device": self.step("cpu", dtype="bfloat16")})
         error = self.gradient_error(self.half)
         return error / own, HALF_GRADIENTS, f"times the CPU's own error in bfloat16, {own:.1e}; here {error:.1e}"
 
 
 def loss_and_gradients(training: Training, config: ml_collections.ConfigDict) -> Callable:
-    """Returns a function of (parameters, views) to (the three losses and their sum, the gradients)."""
+    """Returns a function (parameters, views) -> (the three losses and their sum, the gradients)."""
 
     def run(params: dict, views: Views) -> tuple[dict, dict]:
         keys = row_keys(named_key(jax.random.key(config.seed), "model"), len(views.clean))
@@ -171,7 +171,7 @@ def loss_and_gradients(training: Training, config: ml_collections.ConfigDict) ->
 
 
 def attention(tokens: int) -> tuple[float, float, str]:
-    """Returns the largest relative error of cuDNN's attention in bfloat16, its gradients included."""
+    """Returns the largest relative error of cuDNN's attention in bfloat16, including its gradients."""
     if not on_gpu():
         raise Skip("needs an NVIDIA GPU")
     q, k, v, gradient = jax.random.normal(jax.random.key(0), (4, 64, tokens, 6, 64), jnp.bfloat16)
@@ -202,7 +202,7 @@ def attention(tokens: int) -> tuple[float, float, str]:
 
 
 def loop_checks(stage: Stage) -> None:
-    """Checks the compiled step as the loop uses it: what it donates, what it keeps, what it transfers."""
+    """Checks the compiled step as in the training loop: donation, memory growth, transfers."""
     config = small_config(stage.dry_run)
     config.update(dtype="auto")
     config.model.update(attention="auto", unroll=None, halves=None)
@@ -242,6 +242,6 @@ def loop_checks(stage: Stage) -> None:
 
 
 def bytes_in_use() -> int:
-    """Returns the memory in use on the device; where it does not say, that of all arrays."""
+    """Returns the memory in use on the device; if the device does not report it, the size of all arrays."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("bytes_in_use", sum(array.nbytes for array in jax.live_arrays()))

@@ -1,4 +1,4 @@
-"""Stage `right`, continued: whole runs (resume, memory kept by jemalloc), and the protocols of the evaluation."""
+"""Stage `right`: checks of whole runs (resume, allocator settings) and of the evaluation protocols."""
 
 import os
 import pathlib
@@ -17,16 +17,16 @@ from sit_jax.parallel.mesh import make_mesh
 from sit_jax.probes.knn import knn_votes
 from sit_jax.probes.linear import linear_logits
 
-HALF, WHOLE = 10, 20  # steps until the checkpoint that a run resumes from, and in all
+HALF, WHOLE = 10, 20  # steps until the checkpoint to resume from, and steps in all
 RESUMED = ("first", "second")
-RUN_SECONDS = 120  # for a tiny training, with its start and its compilation
+RUN_SECONDS = 120  # for a tiny training, including start and compilation
 TRAINING = (
     *("--config=configs/digits.py:runlocal", f"--config.steps={WHOLE}", "--config.keep_latest=2"),
     *(f"--config.checkpoint_every={HALF}", f"--config.eval_every={WHOLE}", f"--config.log_every={HALF}"),
 )
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RESTART = """
-from sit_jax.allocator import restart_with_settings
+from sit_jax.common.allocator import restart_with_settings
 restart_with_settings()
 import os, jax
 jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))))
@@ -37,9 +37,9 @@ print("RESTARTED", "jemalloc" in os.environ.get("LD_PRELOAD", ""), loaded)
 
 
 class Resume:
-    """A tiny training of WHOLE steps, and two that go on from its checkpoint at HALF, each in a process of its own.
+    """A tiny training of WHOLE steps and two trainings resumed from its checkpoint at HALF, each in its own process.
 
-    They run during the other checks: most of their time is spent on starting and compiling.
+    They run during the other checks, because they mostly start and compile.
     """
 
     def __init__(self, stage: Stage):
@@ -49,7 +49,7 @@ class Resume:
         self.failure: Exception | None = None
 
     def go_on(self) -> None:
-        """Starts the two trainings that go on, when the first one has ended."""
+        """Starts the two resumed trainings after the first training has ended."""
         try:
             wait(self.stage, self.straight)
             for name in RESUMED:
@@ -57,10 +57,10 @@ class Resume:
                 shutil.rmtree(self.folder / name / "checkpoints" / str(WHOLE))
                 self.resumed[name] = start(self.folder / name)
         except Exception as error:
-            self.failure = error  # costs the rows of the resume, in `compare`, and nothing else
+            self.failure = error  # `compare` raises it, so only the rows of the resume fail
 
     def compare(self, name: str) -> tuple[float, float, str]:
-        """Returns how many arrays of a training that went on differ in a bit from those of the first one."""
+        """Returns the number of arrays in which a resumed training differs by a bit from the first training."""
         if self.failure:
             raise self.failure
         wait(self.stage, self.resumed[name])
@@ -70,7 +70,7 @@ class Resume:
 
 
 def start(workdir: pathlib.Path) -> subprocess.Popen:
-    """Starts a training in `workdir`, or what is left of it."""
+    """Starts a training in `workdir`, or resumes it."""
     command = [sys.executable, "-m", "sit_jax.main", *TRAINING, f"--workdir={workdir}"]
     return subprocess.Popen(command, cwd=ROOT)
 
@@ -83,7 +83,7 @@ def wait(stage: Stage, process: subprocess.Popen) -> None:
         process.kill()
         raise RuntimeError("a training did not end in the time of this stage") from None
     if code:
-        raise RuntimeError(f"a training ended with exit code {code}; the log of this stage says why")
+        raise RuntimeError(f"a training ended with exit code {code}; see the log of this stage")
 
 
 def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
@@ -93,10 +93,10 @@ def arrays(workdir: pathlib.Path) -> list[np.ndarray]:
 
 
 def restart(stage: Stage) -> tuple[float, float, str]:
-    """Starts a process anew with the settings of the allocator, and a product on the device in it."""
+    """Checks that a restarted process has the allocator settings and computes a product on the device."""
     found = allocator.settings()
     if not found:
-        raise Skip("nothing is set here: no jemalloc is installed, no huge pages are offered, or the user set it")
+        raise Skip("no settings apply: no jemalloc is installed, no huge pages are offered, or the user made them")
     command = [sys.executable, "-c", RESTART]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=max(1.0, min(60.0, stage.left()))
@@ -108,7 +108,7 @@ def restart(stage: Stage) -> tuple[float, float, str]:
 
 
 def evaluation_checks(cpu: jax.Device, device: jax.Device) -> dict[str, Callable[[], tuple[float, float, str]]]:
-    """Returns the checks of k-NN and the linear classifier on the same features on both devices, by name."""
+    """Returns the checks of k-NN and linear classifier by name: the same features on both devices."""
     rng, classes = np.random.default_rng(0), 10
     labels = np.arange(1500) % classes
     centres = rng.normal(size=(classes, 2, 32))

@@ -1,4 +1,4 @@
-"""What a stage of the accelerator's measurements works with: its time, its rows of results, its folders."""
+"""The tools of a stage of the accelerator's measurements: its time, its rows of results, its folders."""
 
 import dataclasses
 import json
@@ -11,33 +11,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
-NOTE = 240  # characters of an error that a row keeps; the log has all of them
+NOTE = 240  # the most characters of an error in a row; the log has the whole text
 
 
 class Skip(Exception):
-    """A piece of work cannot be done here; the message says why."""
+    """The work cannot be done here; the message gives the reason."""
 
 
 @dataclasses.dataclass
 class Stage:
-    """One stage in a process of its own."""
+    """One stage in its own process."""
 
     name: str
     module: str  # its `main(stage)` does the work
-    ends: float  # time.time() at which it should have ended; later it is killed
+    ends: float  # time.time() of its end; it is killed shortly after
     dry_run: bool
-    lines: str  # the file that its rows are appended to
-    work: str  # the folder for what is not brought home
-    out: str  # the folder for what is
+    lines: str  # the file for its rows
+    work: str  # the folder for temporary files
+    out: str  # the folder for results
     train: str  # CONFIG[:args] of the training
     data: str  # the array file of CIFAR-10
 
     def left(self) -> float:
-        """Returns the seconds until the end of this stage."""
+        """Returns the seconds until the end of the stage."""
         return self.ends - time.time()
 
     def add(self, table: str, name: str, status: str = "measured", **figures: Any) -> None:
-        """Appends a row to a table of the report, on disk when this returns."""
+        """Appends a row to a table of the report; the row is on disk when this returns."""
         row = {"stage": self.name, "table": table, "name": name, "status": status, **figures}
         with open(self.lines, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -45,9 +45,9 @@ class Stage:
             os.fsync(file.fileno())
 
     def attempt(self, table: str, name: str, work: Callable[[], Mapping[str, Any]], needs: float = 0.0) -> bool:
-        """Does a piece of work that returns the figures of a row, and adds the row; returns whether there are figures.
+        """Adds a row with the figures that `work` returns; returns whether it has figures.
 
-        Where less than `needs` seconds are left, the work is skipped. What it raises costs this row and nothing else.
+        If less than `needs` seconds are left, the work is skipped. If the work raises, only its row is affected.
         """
         if self.left() < needs:
             self.add(table, name, "skipped", note=f"needs about {needs:.0f} s, {max(0.0, self.left()):.0f} s are left")
@@ -68,24 +68,24 @@ class Stage:
         return True
 
     def check(self, name: str, work: Callable[[], tuple[float, float, str]], needs: float = 0.0) -> bool:
-        """Does work that returns (figure, bound, unit in words), and adds whether the figure is within the bound."""
+        """Runs work that returns (figure, bound, unit in words), and adds whether the figure is within the bound."""
 
         def row() -> dict[str, Any]:
             figure, bound, unit = work()
-            # Written so that a figure that is not a number fails.
+            # This comparison also fails for NaN.
             return {"status": "passed" if figure <= bound else "failed", "figure": figure, "bound": bound, "unit": unit}
 
         return self.attempt("right", name, row, needs)
 
 
 def short(error: BaseException) -> str:
-    """Returns what an error says, on one line."""
+    """Returns an error's message on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:NOTE]
 
 
 def load(text: str) -> Stage:
-    """Returns the stage that `dump` has written."""
+    """Returns the stage from the JSON of `dump`."""
     return Stage(**json.loads(text))
 
 
@@ -95,7 +95,7 @@ def dump(stage: Stage) -> str:
 
 
 def fresh(folder: pathlib.Path) -> pathlib.Path:
-    """Makes a folder anew, empty, and returns it."""
+    """Makes an empty folder, replacing an existing one, and returns it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

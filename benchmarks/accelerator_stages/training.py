@@ -1,4 +1,4 @@
-"""The training of the stage `learn`: its configuration, and the folder in which it lives."""
+"""The training of stage `learn`: its configuration and its work directory."""
 
 import pathlib
 import re
@@ -14,7 +14,7 @@ from sit_jax.config.presets import runlocal
 
 
 def load_config(text: str) -> ml_collections.ConfigDict:
-    """Returns the configuration of `CONFIG[:args]`; raises InputError where it cannot be loaded."""
+    """Returns the configuration of `CONFIG[:args]`; raises InputError if it cannot be loaded."""
     argv = ["accelerator", f"--config={text}"]
     config = cli.parse_config(cli.make_config_flags(argv), argv, ("config",), "")
     config.unlock()
@@ -22,9 +22,9 @@ def load_config(text: str) -> ml_collections.ConfigDict:
 
 
 def prepare(stage: Stage, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the configuration of a training with `changes` by dotted key, in a dry run at a tiny size.
+    """Returns the configuration of a training with `changes` by dotted key; a dry run gets a tiny size.
 
-    Raises Skip where the images are missing.
+    Raises Skip if the images are missing.
     """
     config = load_config(stage.train)
     config.data.source = pictures.cifar10(pathlib.Path(stage.data), stage.dry_run)
@@ -37,7 +37,7 @@ def prepare(stage: Stage, changes: Mapping[str, Any]) -> ml_collections.ConfigDi
 
 
 def folder(work: pathlib.Path, train: str, dry_run: bool, variant: str = "") -> pathlib.Path:
-    """Returns the work directory of a training: the same for the same configuration, so that a call resumes from it."""
+    """Returns the work directory of a training; the same configuration gives the same folder, to resume from."""
     path, _, arguments = train.partition(":")
     name = "-".join(filter(None, ["dry" if dry_run else "learn", pathlib.Path(path).stem, arguments, variant]))
     return work / re.sub(r"[^\w.=]+", "-", name)

@@ -1,4 +1,4 @@
-"""Stage `why`: a trace of three steps; the kernels that take the most time, each with its roofline."""
+"""Stage `why`: a trace of three steps, and the slowest kernels with their rooflines."""
 
 import dataclasses
 import pathlib
@@ -18,12 +18,12 @@ from sit_jax.timing.clock import measure
 
 CASE, TINY = Case("B/16", 224, 256), Case("mu/8", 32, 16)
 STEPS, TOP = 3, 10
-WHERE = 80  # characters of the place in the source that a row shows
+WHERE = 80  # the most characters of a source location in a row
 
 
 @dataclasses.dataclass
 class Work:
-    """What an instruction of the program has to do in all its runs of one step, at least, and what for."""
+    """The least work of an instruction in all its runs of one step, and its purpose."""
 
     flops: int = 0
     bytes: int = 0
@@ -32,7 +32,7 @@ class Work:
 
 
 def main(stage: Stage) -> None:
-    """Traces the step and adds what the trace says."""
+    """Traces the step and adds the results of the trace."""
     add_machine(stage)
     case, found = TINY if stage.dry_run else CASE, {}
 
@@ -41,8 +41,8 @@ def main(stage: Stage) -> None:
         with jax.set_mesh(found["step"].mesh):
             jax.block_until_ready(found["step"].train())
             time = measure({"step": found["step"].train}, 5)["step"]["median"]
-        found["ceilings"] = machine.ceilings(found["step"].config.model.products, 5)  # as sit_jax.bench
-        return {"value": 1e3 * time, "unit": f"ms a step of {case.name}, without a trace", "compiled": figures}
+        found["ceilings"] = machine.ceilings(found["step"].config.model.products, 5)  # as in sit_jax.bench
+        return {"value": 1e3 * time, "unit": f"ms per step of {case.name}, without a trace", "compiled": figures}
 
     def traced() -> dict[str, Any]:
         folder = fresh(pathlib.Path(stage.work) / "trace")
@@ -52,7 +52,7 @@ def main(stage: Stage) -> None:
         if not found["times"]:
             raise Skip("the trace names no kernel with its instruction")
         total = sum(found["times"].values()) / STEPS
-        return {"value": total / 1e6, "unit": "ms of kernels a step, those beside each other counted each"}
+        return {"value": total / 1e6, "unit": "ms of kernels per step, concurrent kernels counted separately"}
 
     if not stage.attempt("trace", "step", compiled) or not stage.attempt("trace", "kernels", traced):
         return
@@ -61,7 +61,7 @@ def main(stage: Stage) -> None:
     def counted() -> dict[str, Any]:
         work.update(count(hlo.parse(found["step"].step.as_text())))
         known = sum(time for name, time in found["times"].items() if name in work)
-        return {"value": known / sum(found["times"].values()), "unit": "of that time is of instructions of the program"}
+        return {"value": known / sum(found["times"].values()), "unit": "of that time, from instructions of the program"}
 
     stage.attempt("trace", "joined with the program", counted)
     total = sum(found["times"].values())
@@ -71,7 +71,7 @@ def main(stage: Stage) -> None:
 
 
 def count(program: hlo.Program) -> dict[str, Work]:
-    """Returns the work of each kernel of the program by the name of its instruction."""
+    """Returns the work of each kernel of the program, by the name of its instruction."""
     found: dict[str, Work] = defaultdict(Work)
     for kernel in kernels.find_kernels(program):
         work = found[kernel.instruction.name]
@@ -83,7 +83,7 @@ def count(program: hlo.Program) -> dict[str, Work]:
 
 
 def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) -> dict[str, Any]:
-    """Returns the row of a kernel, a step; the roofline is that of the measured ceilings."""
+    """Returns the row of a kernel, per step; its roofline uses the measured ceilings."""
     figures = {
         "milliseconds": time / STEPS / 1e6,
         "share": time / total,
@@ -103,12 +103,12 @@ def row(name: str, time: float, total: float, found: dict[str, Any], work: Any) 
 
 
 def least_seconds(work: Work, ceilings: Mapping[str, float]) -> float:
-    """Returns the roofline of a kernel: at the full speed of products or of the memory, as measured."""
+    """Returns the roofline of a kernel: its time at the measured full speed of products or of the memory."""
     return max(work.flops / ceilings["flops_per_second"], work.bytes / ceilings["bytes_per_second"])
 
 
 def add_causes(stage: Stage, found: Mapping[str, Any], work: Mapping[str, Work]) -> None:
-    """Adds the time of all kernels of a step and the sum of their rooflines, by what the kernels are for."""
+    """Adds the time of all kernels of a step and the sum of their rooflines, by purpose."""
     measured: Counter[str] = Counter()
     roofline: Counter[str] = Counter()
     for name, time in found["times"].items():
@@ -121,9 +121,9 @@ def add_causes(stage: Stage, found: Mapping[str, Any], work: Mapping[str, Work])
 
 
 def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str], dict[str, str]]:
-    """Returns nanoseconds, number of events and the name of the kernel of each instruction that the trace names.
+    """Returns nanoseconds, number of events and kernel name of each instruction named in the trace.
 
-    Those of the streams of the GPU; elsewhere those of the host's threads.
+    On a GPU, only its streams count; elsewhere, all threads of the host.
     """
     times: Counter[str] = Counter()
     calls: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def read_trace(folder: pathlib.Path) -> tuple[Counter[str], Counter[str], dict[s
                     if on_gpu() and not (plane.name.startswith("/device:GPU") and line.name.startswith("Stream")):
                         continue
                     for event in line.events:
-                        # A kernel that names no instruction, as a copy, stands for itself.
+                        # A kernel without an instruction, such as a copy, counts under its own name.
                         name = str(dict(event.stats).get("hlo_op") or (event.name if on_gpu() else ""))
                         if name:
                             times[name] += event.duration_ns

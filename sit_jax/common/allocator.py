@@ -1,36 +1,42 @@
-"""Memory between the steps: kept where jemalloc is installed, otherwise in huge pages where the system offers them."""
+"""Cheap memory for CPU steps: jemalloc if it is installed, otherwise huge pages if the system offers them."""
 
+import itertools
 import os
 import pathlib
 import platform
 import sys
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")  # Debian, Fedora, Arch, by hand
+FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")  # Debian, Fedora, Arch, local
 VARIABLES = ("LD_PRELOAD", "MALLOC_CONF", "GLIBC_TUNABLES")
 
 
 def settings() -> dict[str, str]:
-    """Returns the environment variables that make a step on CPU fast on this system; none where the user set one.
+    """Returns the environment variables that speed up CPU steps on this system; none if the user has set any of them.
 
-    Such a step takes gigabytes at once. The C library returns them to the system after each step, which must clear them
-    for the next one: up to a fourth of the processor's work in pages of 4 KiB, less in huge pages. jemalloc keeps them.
+    A step allocates gigabytes. The C library returns them to the system after each step, and the system clears them
+    for the next step: up to a quarter of the processor time with pages of 4 KiB, less with huge pages. jemalloc keeps
+    the memory.
     """
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return {}
     library = next(filter(os.path.exists, (f"{folder}/libjemalloc.so.2" for folder in FOLDERS)), None)
-    # On other processors pages may be larger than those that the library was built for, and it would end the program.
+    # Other processors may have larger pages than jemalloc was built for; jemalloc would then abort the program.
     if library and platform.machine() == "x86_64":
         return {"LD_PRELOAD": library, "MALLOC_CONF": "dirty_decay_ms:-1"}
     on_demand = HUGE_PAGES.exists() and "[madvise]" in HUGE_PAGES.read_text()
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}
 
 
-def restart_with_settings() -> None:
-    """Starts this command anew in the same process where there are `settings`, which are read only at a start.
+def restart_command(*names: str) -> None:
+    """Restarts this process with `settings` if its command is `python -m sit_jax.NAME` for a NAME in `names`."""
+    modules = {f"sit_jax.{name}" for name in names}
+    if any(option == "-m" and module in modules for option, module in itertools.pairwise(sys.orig_argv)):
+        restart_with_settings()
 
-    To be called before anything else.
-    """
+
+def restart_with_settings() -> None:
+    """Restarts this command in the same process if there are `settings`: they take effect only at the start."""
     found = settings()
     if found:
         os.environ.update(found)

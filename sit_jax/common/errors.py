@@ -1,16 +1,16 @@
-"""The exceptions that users see as one line, and the exit codes of the commands."""
+"""Exceptions that users see as one line, and the exit codes of the commands."""
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong; the message names it and the remedy, and the exit code is 2."""
+    """Wrong input by the user. The message names the input and the remedy; the exit code is 2."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or gradient is no longer finite; its message names the step and the metric."""
+    """A loss or gradient is not finite. The message names the step and the metric; the exit code is 1."""
 
 
 class SaveError(OSError):
-    """The end of a run could not be saved; the message names the newest checkpoint, and the exit code is 1."""
+    """The end of a run could not be saved. The message names the newest checkpoint; the exit code is 1."""
 
 
 DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75

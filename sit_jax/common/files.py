@@ -1,35 +1,50 @@
-"""Files of the user: where they go, whether they can be written, whole or not at all."""
+"""Files of the user: the cache folder, atomic writes, and checks that a file can be written."""
 
+import contextlib
 import json
 import os
-import pathlib
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from sit_jax.common.errors import InputError
 
 
 def user_cache() -> Path:
-    """Returns the folder of this program in the user's cache folder."""
+    """Returns `sit_jax` in the user's cache folder: XDG_CACHE_HOME, else ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sit_jax"
 
 
-def write_json(path: pathlib.Path, values: dict) -> None:
-    """Writes JSON, whole or not at all, making the folder."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file that replaces `path` at the end; after an error, `path` is unchanged.
+
+    Creates the folder. Several processes may write the same file at once; the last write wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def check_out(out: pathlib.Path, suffix: str) -> None:
-    """Raises InputError unless `--out` has this ending and can be written."""
+def write_json(path: Path, values: dict) -> None:
+    """Writes JSON atomically; creates the folder."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def check_out(out: Path, suffix: str) -> None:
+    """Raises InputError unless `out`, the value of --out, ends in `suffix` and can be written."""
     if out.suffix != suffix:
         raise InputError(f"--out={out}: the name must end in {suffix}")
     check_writable(out, f"--out={out}: cannot be written ({{}}); choose another file")
 
 
-def check_writable(path: pathlib.Path, message: str) -> None:
-    """Raises InputError, `message` with the reason in it, unless a file can be written; its folder is made."""
+def check_writable(path: Path, message: str) -> None:
+    """Creates the folder of `path`; raises InputError, with `message` and the reason, if the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         existed = path.exists()

@@ -1,4 +1,4 @@
-"""What to change where a step does not fit."""
+"""Advice for a step that does not fit."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from sit_jax.config import checks
 def advice(
     config: ml_collections.ConfigDict, mesh_shape: Mapping[str, int], memory: Mapping[str, int], topology: str
 ) -> list[str]:
-    """Returns what to change where a step does not fit, the cheapest first: flags or settings, each for itself."""
+    """Returns flags and settings that may make a step fit, the cheapest first; each is an alternative to the others."""
     chips = mesh_shape["slice"] * mesh_shape["data"] * mesh_shape["fsdp"]
     activations = [] if config.model.remat else ["--config.model.remat"]
     activations += [f"--config.microbatches={n}" for n in _more_microbatches(config, chips)[:1]]
@@ -31,7 +31,7 @@ def advice(
 
 
 def _more_of_the_memory(memory: Mapping[str, int]) -> list[str]:
-    """Returns the setting with which JAX takes more of a GPU's memory, if that is enough."""
+    """Returns the setting that lets JAX take more of a GPU's memory, if this suffices."""
     enough = memory["capacity"] < memory.get("total", math.inf) <= MOST * memory["whole"]
     return [f"{FRACTION_NAMES[-1]}={MOST}"] if enough else []
 
@@ -41,7 +41,7 @@ def _state(memory: Mapping[str, int]) -> int:
 
 
 def _more_shards(mesh_shape: Mapping[str, int], memory: Mapping[str, int]) -> list[str]:
-    """Returns the flag that shards the state as far as a slice allows, if that can save what is missing."""
+    """Returns the flag that shards the state as far as a slice allows, if this can save the missing memory."""
     ways = mesh_shape["data"]
     missing = memory.get("total", memory.get("needed", 0)) - memory.get("available", memory["capacity"])
     if ways == 1 or _state(memory) * (1 - 1 / ways) < missing:

@@ -1,4 +1,4 @@
-"""What the kernels of a step are for, in words: read from the calls that the compiler notes beside each."""
+"""The purpose of each kernel of a step, from the call stacks that the compiler records."""
 
 import collections
 import re
@@ -9,37 +9,36 @@ from sit_jax.compiled.kernels import FUSIONS, Kernel
 from sit_jax.compiled.stacks import PACKAGE
 
 UNNAMED = "not named by the compiler"
-# (start of "file:function" in this package, a pattern of JAX's operation, the cause). For a kernel, the calls that it
-# comes from are tried from the innermost, each against the rows from the first; the first that fits is the cause.
+# (start of "file:function" in this package, regular expression for JAX's operation, cause). The calls of a kernel are
+# matched from the innermost, each against the rows from the first; the first match gives the cause.
 CAUSES = (
-    ("attention.py:", "", "attention"),
-    ("model.py:Attention.", "", "attention"),
-    ("norm.py:", "", "layer norm"),
-    ("model.py:rows", "reduce_sum", "bias gradients"),
-    ("model.py:rows", "", "dense layers"),
-    ("model.py:drop_path", "", "GELU, residual sums and drop path"),
-    ("model.py:gelu", "", "GELU, residual sums and drop path"),
-    ("model.py:_gelu_gradient", "", "GELU, residual sums and drop path"),
-    ("model.py:Block.", "", "GELU, residual sums and drop path"),
-    ("model.py:Encoder._run_layers", "while|broadcast", "layer loop: saving and loading residuals"),
-    ("model.py:Encoder._run_", "", "weights of layers: cutting and joining"),
-    ("model.py:Encoder.", "", "patch embedding"),
-    ("model.py:patchify", "", "patch embedding"),
-    ("model.py:", "", "losses and heads"),
-    ("losses.py:", "", "losses and heads"),
+    ("model/fast/attention.py:", "", "attention"),
+    ("model/vit.py:Attention.", "", "attention"),
+    ("model/fast/norm.py:", "", "layer norm"),
+    ("model/fast/dense.py:", "reduce_sum", "bias gradients"),
+    ("model/fast/dense.py:", "", "dense layers"),
+    ("model/fast/gelu.py:", "", "GELU, residual sums and drop path"),
+    ("model/vit.py:drop_path", "", "GELU, residual sums and drop path"),
+    ("model/vit.py:Block.", "", "GELU, residual sums and drop path"),
+    ("model/fast/layers.py:", "while|broadcast", "layer loop: saving and loading residuals"),
+    ("model/fast/layers.py:", "", "weights of layers: cutting and joining"),
+    ("model/vit.py:Encoder.", "", "patch embedding"),
+    ("model/patches.py:patchify", "", "patch embedding"),
+    ("model/stem.py:", "", "patch embedding"),
+    ("model/", "", "losses and heads"),
     ("views/", "", "views"),
-    ("train/microbatches.py:", "while", "microbatches: sums of gradients"),
+    ("parallel/microbatches.py:", "while", "microbatches: sums of gradients"),
     ("train/step.py:forward", "", "losses and heads"),
     ("train/step.py:combine", "", "losses and heads"),
     ("train/", "", "optimizer"),
 )
-FAR = 50  # instructions looked at for one that the compiler named
+FAR = 50  # the most instructions searched for one with a call stack
 
 
 def seconds_by_cause(
     program: Program, kernels: Iterable[Kernel], seconds: Callable[[Kernel], float]
 ) -> list[tuple[str, float]]:
-    """Returns (cause, seconds a step) of all kernels, the longest first."""
+    """Returns (cause, seconds per step) over all kernels, the longest first."""
     total: dict[str, float] = collections.defaultdict(float)
     for kernel in kernels:
         total[cause(program, kernel)] += kernel.times * seconds(kernel)
@@ -47,7 +46,7 @@ def seconds_by_cause(
 
 
 def cause(program: Program, kernel: Kernel) -> str:
-    """Returns what a kernel is for, as in CAUSES."""
+    """Returns the purpose of a kernel, as in CAUSES."""
     named = next((one for one in _candidates(program, kernel) if program.stack(one)), None)
     if named is None:
         return UNNAMED
@@ -62,7 +61,7 @@ def cause(program: Program, kernel: Kernel) -> str:
 
 
 def _candidates(program: Program, kernel: Kernel) -> Iterator[Instruction]:
-    """Gives the instructions that may name a kernel: itself, what is fused into it from the end, what reads it."""
+    """Yields the instructions that may explain a kernel: itself, its fused instructions from the end, its readers."""
     instruction = kernel.instruction
     yield instruction
     fused = program.computations.get(instruction.attribute(r"calls=%?([\w.\-]+)") or "")
@@ -72,7 +71,7 @@ def _candidates(program: Program, kernel: Kernel) -> Iterator[Instruction]:
 
 
 def _readers(computation: Computation, instruction: Instruction) -> list[Instruction]:
-    """Returns what reads an instruction, what reads that, and so on, the nearest first."""
+    """Returns the direct and indirect readers of an instruction, the nearest first."""
     found, looked = [instruction], 0
     while looked < min(len(found), FAR):
         name = found[looked].name

@@ -1,4 +1,4 @@
-"""What a plan knows of the devices that it is made for."""
+"""The data of the devices that a plan is made for."""
 
 import types
 from collections.abc import Mapping
@@ -11,16 +11,15 @@ NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Chip(NamedTuple):
-    """What one chip or GPU has; None where it is not known."""
+    """The data of one chip or GPU; None if unknown."""
 
     name: str
     memory: float  # bytes
-    flops: float | None = None  # a second, bfloat16 with float32 sums
-    memory_bandwidth: float | None = None  # bytes a second
-    links: float | None = None  # bytes a second that it sends to its neighbours, all links together
-    network: float | None = None  # bytes a second that it sends to other slices or hosts
-    passes: Mapping[str, float] = NOTHING  # how many times the time of a bfloat16 product a float32 one takes, by
-    # its precision; 1 where it is left out
+    flops: float | None = None  # per second, bfloat16 with float32 sums
+    memory_bandwidth: float | None = None  # bytes per second
+    links: float | None = None  # bytes per second sent to neighbours, over all links together
+    network: float | None = None  # bytes per second sent to other slices or hosts
+    passes: Mapping[str, float] = NOTHING  # time of a float32 product relative to bfloat16, by precision; else 1
 
 
 class Target(NamedTuple):
@@ -28,9 +27,9 @@ class Target(NamedTuple):
 
     chip: Chip
     devices: list[jax.Device]
-    capacity: int  # bytes of a device's memory that JAX takes
-    joined: int  # devices that fast links join: those of one TPU slice or host
-    unit: str = "chip"  # what one device is called
-    groups: str = "slices"  # what is joined by fast links is called
-    packages: tuple[str, ...] = ()  # that compile for it
-    options: Mapping[str, Any] = NOTHING  # for the compiler
+    capacity: int  # bytes of a device's memory available to JAX
+    joined: int  # devices joined by fast links: one TPU slice or one host
+    unit: str = "chip"  # the word for one device
+    groups: str = "slices"  # the word for groups joined by fast links
+    packages: tuple[str, ...] = ()  # packages that contain its compiler
+    options: Mapping[str, Any] = NOTHING  # compiler options

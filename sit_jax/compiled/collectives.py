@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: what is sent, over which axes of the mesh, how often, and what is unwanted."""
+"""The collectives of a compiled program: their data, mesh axes and counts, and which of them are unwanted."""
 
 import collections
 import itertools
@@ -11,24 +11,24 @@ import numpy as np
 
 from sit_jax.compiled.hlo import COLLECTIVES, Array, Computation, Executed, Instruction, Program, operation
 
-Groups = list[tuple[int, ...]]  # of positions in the flattened mesh
+Groups = list[tuple[int, ...]]  # each of positions in the flattened mesh
 
 
 class Collective(NamedTuple):
     """One collective of the program, as one device sees it."""
 
     kind: str
-    axes: str  # of the mesh, such as "data x fsdp"
-    group: int  # devices that take part
-    slices: int  # how many slices or hosts its group spans
-    times: int  # executions a step
-    arrays: tuple[Array, ...]  # what one execution combines: the gathered, or that to be reduced or moved
+    axes: str  # mesh axes, such as "data x fsdp"
+    group: int  # number of devices that take part
+    slices: int  # number of slices or hosts in the group
+    times: int  # executions per step
+    arrays: tuple[Array, ...]  # of one execution: the gathered arrays, or the arrays to be reduced or moved
     operation: str
     source: str
 
     @property
     def bytes(self) -> int:
-        """Returns the bytes of one execution: of what is gathered, reduced or moved."""
+        """Returns the gathered, reduced or moved bytes of one execution."""
         return sum(array.bytes for array in self.arrays)
 
     @property
@@ -38,17 +38,17 @@ class Collective(NamedTuple):
 
     @property
     def sent_in_slice(self) -> float:
-        """Returns the least bytes a step that each device sends to others of its slice or host."""
+        """Returns the least bytes per step that each device sends within its slice or host."""
         return self.times * _sent(self.kind, self.bytes, self.group // self.slices)
 
     @property
     def sent_across(self) -> float:
-        """Returns the least bytes a step that each device sends to other slices or hosts, shared out in its own."""
+        """Returns the least bytes per step that a device sends to other slices; its slice shares the load."""
         return self.times * _sent(self.kind, self.bytes, self.slices) / (self.group // self.slices)
 
 
 def _sent(kind: str, size: int, group: int) -> float:
-    """Returns what each of a group must send for a collective on `size` bytes."""
+    """Returns the bytes that each device of a group must send for a collective on `size` bytes."""
     if group == 1:
         return 0.0
     if kind in ("collective-permute", "collective-broadcast"):
@@ -57,9 +57,9 @@ def _sent(kind: str, size: int, group: int) -> float:
 
 
 def find_collectives(program: Program, mesh_shape: Mapping[str, int], joined: int) -> list[Collective]:
-    """Returns the collectives of one run; one that is split into start, parts and end counts once.
+    """Returns the collectives of one run; a collective that is split into start, parts and end counts once.
 
-    `joined` consecutive devices of the mesh share fast links: those of a TPU slice, or of a host of GPUs.
+    `joined` consecutive devices of the mesh share fast links: a TPU slice or a host of GPUs.
     """
     found, chains = [], set()
     for done in program.executed():
@@ -69,7 +69,7 @@ def find_collectives(program: Program, mesh_shape: Mapping[str, int], joined: in
             found.append(_between_slices(program, done, mesh_shape))
         if kind not in COLLECTIVES:
             continue
-        # The parts of an asynchronous collective that is fused into computations repeat it, with one channel.
+        # If an asynchronous collective is fused into several computations, its parts repeat it with the same channel.
         if instruction.attribute(r'chain_id="(\d+)"'):
             channel = instruction.attribute(r"channel_id=(\d+)")
             if channel in chains:
@@ -87,7 +87,7 @@ def _one_collective(
     axes, slices = describe_groups(groups, mesh_shape, joined)
     size = len(groups[0])
     if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # so a TPU writes it: each device keeps its slice of the sum
+        kind = "reduce-scatter"  # the notation of TPUs: each device keeps its part of the sum
     arrays = tuple(
         array for operand in computation.operands(instruction) for array in _parts(program, computation, operand)
     )
@@ -104,7 +104,7 @@ def _one_collective(
 
 
 def _parts(program: Program, computation: Computation, operand: Instruction) -> tuple[Array, ...]:
-    """Returns the arrays of an operand; for one array that joins several, as GPUs reduce gradients, these."""
+    """Returns the arrays of an operand, or the arrays that it concatenates, as GPUs do to reduce gradients."""
     fused = program.computations.get(operand.attribute(r"calls=%?([\w.\-]+)") or "")
     root = fused.instructions[fused.root] if fused and operand.opcode == "fusion" else operand
     if root.opcode != "concatenate":
@@ -117,7 +117,7 @@ def _parts(program: Program, computation: Computation, operand: Instruction) -> 
 
 
 def _between_slices(program: Program, done: Executed, mesh_shape: Mapping[str, int]) -> Collective:
-    """Returns the collective that a TPU hands to its host, to be done over the network of the data centre."""
+    """Returns a collective that a TPU delegates to its host, to run over the data-centre network."""
     instruction, slices, told = done.instruction, mesh_shape["slice"], _with_name(program, done)
     kind = (instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"') or "").lower().replace("_", "-")
     sent = done.computation.operands(instruction)[0].arrays
@@ -127,7 +127,7 @@ def _between_slices(program: Program, done: Executed, mesh_shape: Mapping[str, i
 
 
 def _with_name(program: Program, done: Executed) -> Instruction:
-    """Returns the instruction that tells where a collective comes from: itself, its fusion or what these read."""
+    """Returns the instruction that names a collective's origin: itself, its fusion or one of their operands."""
     outer = done.fusion or done.instruction
     home = next(one for one in program.computations.values() if one.instructions.get(outer.name) is outer)
     near = [done.instruction, outer]
@@ -137,10 +137,10 @@ def _with_name(program: Program, done: Executed) -> Instruction:
 
 
 def replica_groups(attributes: str, num_devices: int) -> Groups:
-    """Reads the groups of devices of a collective, in any of the notations of XLA.
+    """Reads the device groups of a collective, in any notation of XLA.
 
-    They are lists `{{0,1},{2,3}}`, a reshaped range `[2,2]<=[2,2]T(1,0)`, axes of a mesh `mesh['a'=2,'b'=2] {'b'}`
-    with or without an order of devices, or pairs of source and target.
+    The notations are lists `{{0,1},{2,3}}`, a reshaped range `[2,2]<=[2,2]T(1,0)`, axes of a mesh `mesh['a'=2,'b'=2]
+    {'b'}` with or without an order of devices, and pairs of source and target.
     """
     if found := re.search(r"source_target_pairs=\{(\{.*?\})\}", attributes):
         pairs = [tuple(map(int, pair.split(","))) for pair in re.findall(r"\{([\d,]+)\}", found[1])]
@@ -161,7 +161,7 @@ def _mesh_groups(mesh: str, order: str | None, axes: str) -> Groups:
     ids = _reshaped_range(order) if order else np.arange(math.prod(sizes.values()))
     shape: list[int] = []
     chosen: list[int] = []
-    for name, size in sizes.items():  # a part of an axis is that axis split into (before, part, after)
+    for name, size in sizes.items():  # a part of an axis splits the axis into (before, part, after)
         before, part = parts.get(name, (1, size))
         if name in names:
             chosen.append(len(shape) + 1)
@@ -172,7 +172,7 @@ def _mesh_groups(mesh: str, order: str | None, axes: str) -> Groups:
 
 
 def _reshaped_range(text: str) -> np.ndarray:
-    """Reads `[4,2]T(1,0)`: the numbers from 0 in that shape, transposed."""
+    """Reads `[4,2]T(1,0)` as the numbers from 0, reshaped and transposed."""
     shape, _, order = text.partition("T")
     ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return ids.transpose(_numbers(order)) if order else ids
@@ -183,11 +183,10 @@ def _numbers(text: str) -> list[int]:
 
 
 def describe_groups(groups: Groups, mesh_shape: Mapping[str, int], joined: int) -> tuple[str, int]:
-    """Returns the axes of the mesh that the groups run over ("part of ..." if they do not fill them).
+    """Returns (mesh axes of the groups, number of slices or hosts in a group of `joined` devices per slice or host).
 
-    Beside them stands how many slices or hosts a group spans, each `joined` devices.
-
-    Where the numbers reach one slice only, they are those of each slice.
+    If the groups do not fill the axes, "part of " precedes the axes. If the device numbers cover one slice only, they
+    hold for each slice.
     """
     shape = dict(mesh_shape)
     if max(map(max, groups)) < math.prod(shape.values()) // shape.get("slice", 1):
@@ -212,7 +211,7 @@ def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def merge(found: list[Collective]) -> list[Collective]:
-    """Adds up the executions of collectives that differ in nothing but the operation they come from."""
+    """Sums the executions of collectives that differ only in operation, source and times."""
     merged: dict[tuple, list[Collective]] = collections.defaultdict(list)
     for one in found:
         merged[one.kind, one.axes, one.group, one.slices, one.arrays].append(one)
@@ -220,10 +219,10 @@ def merge(found: list[Collective]) -> list[Collective]:
 
 
 def suspicions(one: Collective, image_bytes: int, image_shapes: set[tuple[int, ...]], expected: set[int]) -> list[str]:
-    """Returns what is wrong with a collective; nothing for parameters, gradients and embeddings.
+    """Returns the problems of a collective; none for parameters, gradients and embeddings.
 
-    `image_bytes` is the size of the uint8 images of one device, `image_shapes` the (height, width, channels) of
-    images and views, `expected` the numbers of elements that parameters and embeddings have, whole or in parts.
+    `image_bytes` is the size of one device's uint8 images, `image_shapes` holds the (height, width, channels) of images
+    and views, and `expected` holds the element counts of parameters and embeddings, whole or in parts.
     """
     found = ["all-to-all"] if "all-to-all" in one.kind else []
     for array in one.arrays:

@@ -1,4 +1,4 @@
-"""FLOPs: those of the model by formula, those of the matrix products of a compiled program one by one."""
+"""FLOPs of the model by formula, and FLOPs of each matrix product in a compiled program."""
 
 import functools
 import math
@@ -10,39 +10,37 @@ import numpy as np
 
 from sit_jax.compiled.hlo import Computation, Instruction
 from sit_jax.compiled.libraries import library_flops, precision
-from sit_jax.model.heads import projector_sizes
+from sit_jax.model.sizes import SIZES, patch_count, token_count
 from sit_jax.model.stem import stem_sizes
-from sit_jax.model.vit import SIZES, TOKENS
+from sit_jax.model.tasks import TASKS
 
 
 def model_flops(config: ml_collections.ConfigDict) -> int:
-    """Returns the FLOPs of one step that the model needs, forward and backward, without recomputation and views.
+    """Returns the model FLOPs of one step, forward and backward, without recomputation and views.
 
-    Matrix products only, two FLOPs for a multiplication with its addition, over the whole global batch.
+    Only matrix products count, with two FLOPs per multiply-add, over the whole global batch.
     """
     model, views = config.model, config.views.count * config.batch_size
     width, depth, mlp, _ = SIZES[model.size]
-    pixels, patches = 3 * model.patch_size**2, (model.image_size // model.patch_size) ** 2
-    tokens = patches + TOKENS
+    tokens = token_count(model.image_size, model.patch_size)
     layer = tokens * (4 * width**2 + 2 * width * mlp) + 2 * tokens**2 * width
-    projector = projector_sizes(width, model.projector_layers, model.projector_width, model.embedding_size)
-    heads = width * 4 + sum(inputs * outputs for inputs, outputs in projector) + patches * width * pixels
-    similarity = views**2 * model.embedding_size
-    # The backward pass takes two products for each, but for the first: nothing wants the gradient of an image.
-    return 2 * (views * (3 * depth * layer + 3 * heads + _embedding(model, patches, pixels, width)) + 3 * similarity)
+    tasks = sum(task.multiplications(model, width, views) for task in TASKS.values())
+    # The backward pass needs two products for each forward product, except for the first: images need no gradient.
+    return 2 * (3 * views * depth * layer + 3 * tasks + views * _embedding(model, width))
 
 
-def _embedding(model: ml_collections.ConfigDict, patches: int, pixels: int, width: int) -> int:
+def _embedding(model: ml_collections.ConfigDict, width: int) -> int:
     """Returns the multiplications from an image to its tokens, forward and backward."""
+    patches = patch_count(model)
     if model.stem == "patches":
-        return 2 * patches * pixels * width
+        return 2 * patches * 3 * model.patch_size**2 * width
     sizes = stem_sizes(width, model.patch_size)
     products = [patches * 4 ** (len(sizes) - 1 - i) * 9 * inputs * outputs for i, (inputs, outputs) in enumerate(sizes)]
     return 2 * products[0] + 3 * (sum(products[1:]) + patches * width**2)
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> int:
-    """Returns the FLOPs of one matrix product (two for a multiplication with its addition), 0 for anything else."""
+    """Returns the FLOPs of a matrix product (two per multiply-add), 0 for other instructions."""
     if instruction.opcode == "dot":
         return _dot_flops(instruction, computation)
     if instruction.opcode == "convolution":
@@ -51,7 +49,7 @@ def product_flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def passes(instruction: Instruction, computation: Computation, passes_of: Mapping[str, float]) -> float:
-    """Returns how many times as long as in bfloat16 a product takes: `passes_of` its precision in float32, else 1."""
+    """Returns a product's time relative to bfloat16: `passes_of` its precision for float32 factors, else 1."""
     if any(operand.arrays[0].dtype != "f32" for operand in computation.operands(instruction)):
         return 1
     asked = instruction.attribute(r"operand_precision=\{(\w+)") or precision(instruction)
@@ -90,9 +88,10 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> in
 def _valid_positions(
     left: int, kernel: int, result: int, low: int, stride: int, left_step: int, kernel_step: int
 ) -> int:
-    """Counts the pairs of kernel and result position along one axis that meet an element, not padding or a hole.
+    """Counts the pairs of kernel and result position along an axis that meet an element instead of padding or a hole.
 
-    A TPU writes batched products as convolutions with so much padding or dilation that all other pairs meet nothing.
+    TPU programs express batched products as convolutions with so much padding or dilation that all other pairs meet
+    none.
     """
     position = np.arange(result)[:, None] * stride + np.arange(kernel)[None] * kernel_step - low
     return int(np.sum((position >= 0) & (position <= (left - 1) * left_step) & (position % left_step == 0)))

@@ -13,34 +13,34 @@ from sit_jax.compiled.chips import GIB, Chip, Target
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 INSTALL = "pip install -r requirements-plan-gpu.txt"
-HOST = 8  # GPUs of one host, at most
-FRACTION = 0.75  # of the memory, what JAX takes unless it is told otherwise
-MOST = 0.92  # a share of the memory that leaves room for libraries
+HOST = 8  # the most GPUs in one host
+FRACTION = 0.75  # JAX's default share of the memory
+MOST = 0.92  # the largest share of the memory that leaves room for libraries
 FRACTION_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the first is newer
-# Without a GPU nothing can be tried out, so that products would all become untuned Triton kernels.
+# Without a GPU, XLA cannot autotune, and all products would become untuned Triton kernels.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
 class Card(NamedTuple):
-    """What the compiler wants to know of a GPU beside its `Chip`."""
+    """The data of a GPU that the compiler needs in addition to its `Chip`."""
 
-    device: str  # its name for CUDA
+    device: str  # CUDA's name of the device
     capability: tuple[int, int]
     cores: int  # streaming multiprocessors
     clock: float  # GHz, boost
-    units: int  # float32 units of a core
-    threads: int  # of a core
+    units: int  # float32 units per core
+    threads: int  # per core
     l2: int  # MiB
-    shared: int  # KiB of a core; a block may have 1 KiB less
-    nvlinks: int  # active ones
+    shared: int  # KiB per core; a block can use 1 KiB less
+    nvlinks: int  # active links
 
 
-# Figures of the data sheets "NVIDIA H100 Tensor Core GPU" (SXM5), "H200 Tensor Core GPU" (SXM5), "A100 80GB" (SXM4),
-# "L4 Tensor Core GPU" and of "NVIDIA Ada GPU Architecture" (RTX 4090): dense products in bfloat16 with float32 sums,
-# bandwidth; NVLink, or PCIe 4.0 x16 where there is none; one direction is half of what the sheets give.
-# The memory is what CUDA offers, which is less than on the sheet. The network is that of the reference systems DGX
-# H100, H200 (8 x 400 Gbit/s) and A100 (8 x 200 Gbit/s); there is none for the other two.
-# Float32 products of the highest precision run on the float32 units, others in TF32 (half as fast as bfloat16).
+# Figures from the data sheets "NVIDIA H100 Tensor Core GPU" (SXM5), "H200 Tensor Core GPU" (SXM5), "A100 80GB" (SXM4),
+# "L4 Tensor Core GPU" and from "NVIDIA Ada GPU Architecture" (RTX 4090): dense bfloat16 products with float32 sums,
+# memory bandwidth, and NVLink, or PCIe 4.0 x16 without NVLink. One direction has half of the bandwidth in the sheets.
+# The memory is the amount that CUDA offers, which is less than in the sheets. The network belongs to the reference
+# systems DGX H100, H200 (8 x 400 Gbit/s) and A100 (8 x 200 Gbit/s); the other two GPUs have none. Float32 products of
+# the highest precision run on the float32 units, other float32 products in TF32 (half as fast as bfloat16).
 CHIPS = {
     "h100": Chip("H100", 79.1 * GIB, 989.4e12, 3352e9, 450e9, 50e9, passes={"highest": 989.4 / 67, "default": 2}),
     "h200": Chip("H200", 139.8 * GIB, 989.4e12, 4800e9, 450e9, 50e9, passes={"highest": 989.4 / 67, "default": 2}),
@@ -48,7 +48,7 @@ CHIPS = {
     "l4": Chip("L4", 22.0 * GIB, 121e12, 300e9, 32e9, passes={"highest": 121 / 30.3, "default": 2}),
     "rtx4090": Chip("RTX 4090", 23.6 * GIB, 165.2e12, 1008e9, 32e9, passes={"highest": 2, "default": 2}),
 }
-# From the same sheets, and the table of compute capabilities in the CUDA C++ Programming Guide.
+# From the same sheets and the table of compute capabilities in the CUDA C++ Programming Guide.
 CARDS = {
     "h100": Card("NVIDIA H100 80GB HBM3", (9, 0), 132, 1.98, 128, 2048, 50, 228, 18),
     "h200": Card("NVIDIA H200", (9, 0), 132, 1.98, 128, 2048, 50, 228, 18),
@@ -56,7 +56,7 @@ CARDS = {
     "l4": Card("NVIDIA L4", (8, 9), 58, 2.04, 128, 1536, 48, 100, 0),
     "rtx4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 128, 2.52, 128, 1536, 72, 100, 0),
 }
-# Limits that all of them share, and the versions of CUDA and cuDNN to compile for.
+# Limits shared by all GPUs, and the versions of CUDA and cuDNN to compile for.
 DESCRIPTION = """
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -98,7 +98,7 @@ device_description_str: "{name}"
 
 
 def parse_shape(topology: str) -> tuple[str, int, int]:
-    """Splits `h100:8` or `h100:4x8` into (kind, hosts, GPUs of a host); raises InputError for another shape."""
+    """Splits `h100:8` or `h100:4x8` into (kind, hosts, GPUs per host); raises InputError for any other shape."""
     kind, _, shape = topology.partition(":")
     found = re.fullmatch(r"(?:([1-9]\d{0,3})x)?([1-9]\d?)", shape, re.ASCII)
     if not found or int(found[2]) > HOST:
@@ -110,7 +110,7 @@ def parse_shape(topology: str) -> tuple[str, int, int]:
 
 
 def describe_card(kind: str) -> str:
-    """Returns the description of a GPU as text of XLA's `GpuTargetConfigProto`."""
+    """Returns the description of a GPU as the text of XLA's `GpuTargetConfigProto`."""
     card, chip = CARDS[kind], CHIPS[kind]
     return DESCRIPTION.format(
         threads=card.threads,
@@ -131,9 +131,9 @@ def describe_card(kind: str) -> str:
 
 
 def open_gpus(topology: str) -> Target:
-    """Returns the GPUs of a topology; raises InputError if it is not known or the compiler is missing."""
+    """Returns the GPUs of a topology; raises InputError if the topology is unknown or the compiler is missing."""
     kind, hosts, gpus = parse_shape(topology)
-    share = memory_fraction()  # first, as the plugin reads the same variable and fails without a word of it
+    share = memory_fraction()  # first, because the plugin reads the same variable and fails without a message
     if not any(importlib.util.find_spec(name) for name in PLUGINS):
         raise InputError(f"the compiler for GPUs is missing; install it with: {INSTALL}")
     try:
@@ -149,7 +149,7 @@ def open_gpus(topology: str) -> Target:
 
 
 def memory_fraction() -> float:
-    """Returns the share of a GPU's memory that JAX takes; raises InputError where its variable is no share."""
+    """Returns the share of a GPU's memory that JAX takes; raises InputError if its variable is not in (0, 1]."""
     name = next((name for name in FRACTION_NAMES if os.environ.get(name)), "")
     try:
         fraction = float(os.environ[name]) if name else FRACTION
@@ -161,7 +161,7 @@ def memory_fraction() -> float:
 
 
 def larger_topology(topology: str) -> str:
-    """Returns the topology with twice as many GPUs, in more hosts where one is full."""
+    """Returns the topology with twice as many GPUs, on more hosts if a host is full."""
     kind, hosts, gpus = parse_shape(topology)
     if hosts == 1 and gpus < HOST:
         return f"{kind}:{min(2 * gpus, HOST)}"

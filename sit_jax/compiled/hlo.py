@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: its computations, its instructions, and how often each is executed."""
+"""Parses the text of a compiled program: computations, instructions, and how often each instruction is executed."""
 
 import math
 import re
@@ -12,7 +12,7 @@ COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute"),
     "collective-broadcast",
 )
-ELEMENT_BITS = {"pred": 8, "token": 0, "opaque": 0}  # of the others the name says it: bf16, s32, f8e4m3fn
+ELEMENT_BITS = {"pred": 8, "token": 0, "opaque": 0}  # other names contain the bits: bf16, s32, f8e4m3fn
 
 
 class Array(NamedTuple):
@@ -20,16 +20,16 @@ class Array(NamedTuple):
 
     dtype: str
     dims: tuple[int, ...]
-    space: int  # memory space of a TPU: 0 is HBM, anything else on the chip
+    space: int  # memory space of a TPU: 0 is HBM, other numbers are on the chip
 
     @property
     def elements(self) -> int:
-        """Returns how many elements it has."""
+        """Returns the number of elements."""
         return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
-        """Returns its size without the padding of tiles."""
+        """Returns the size in bytes without the padding of tiles."""
         bits = ELEMENT_BITS.get(self.dtype) or int((re.search(r"\d+", self.dtype) or [0])[0])
         return self.elements * bits // 8
 
@@ -39,41 +39,41 @@ class Instruction(NamedTuple):
 
     name: str
     opcode: str
-    arrays: tuple[Array, ...]  # of its result, tuples laid out flat
+    arrays: tuple[Array, ...]  # of the result, tuples flattened
     operands: tuple[str, ...]
-    literal: str  # what stands between the parentheses
-    attributes: str  # what comes after them
+    literal: str  # the text between the parentheses
+    attributes: str  # the text after the parentheses
 
     @property
     def bytes(self) -> int:
-        """Returns the size of the result."""
+        """Returns the size of the result in bytes."""
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, pattern: str) -> str | None:
-        """Returns the first group of a pattern in the attributes, None where it does not occur."""
+        """Returns the first group of a pattern's first match in the attributes, None without a match."""
         found = re.search(pattern, self.attributes)
         return found[1] if found else None
 
 
 class Computation(NamedTuple):
-    """A sequence of instructions by name, and the name of the one that is its result."""
+    """A sequence of instructions by name, and the name of its result."""
 
     name: str
     instructions: dict[str, Instruction]
     root: str
 
     def operands(self, instruction: Instruction) -> list[Instruction]:
-        """Returns the instructions that an instruction reads."""
+        """Returns the instructions whose results an instruction reads."""
         return [self.instructions[name] for name in instruction.operands if name in self.instructions]
 
 
 class Executed(NamedTuple):
-    """An instruction as a run of the program meets it."""
+    """An instruction as executed by a run of the program."""
 
     instruction: Instruction
     computation: Computation
-    times: int  # how often it is executed in one run
-    fusion: Instruction | None  # the outermost fusion around it: its result need not reach memory
+    times: int  # executions in one run
+    fusion: Instruction | None  # the outermost fusion that contains it: its result may never reach memory
 
 
 class Program(NamedTuple):
@@ -81,10 +81,10 @@ class Program(NamedTuple):
 
     computations: dict[str, Computation]
     entry: str
-    stacks: dict[str, list[Frame]]  # by the number of a stack frame, the innermost first
+    stacks: dict[str, list[Frame]]  # by stack frame number, innermost call first
 
     def executed(self) -> Iterator[Executed]:
-        """Walks through all that is executed, the bodies of loops with their trip counts."""
+        """Yields all executed instructions, with loop bodies counted by their trip counts."""
         yield from self._walk(self.entry, 1, None)
 
     def _walk(self, name: str, times: int, fusion: Instruction | None) -> Iterator[Executed]:
@@ -92,7 +92,7 @@ class Program(NamedTuple):
         for instruction in computation.instructions.values():
             yield Executed(instruction, computation, times, fusion)
             if instruction.opcode.endswith(("-done", "-update")):
-                continue  # repeats the computation that its start calls
+                continue  # repeats the computation called by its start
             trips = (trip_count(self, instruction) or 1) if instruction.opcode == "while" else 1
             inner = fusion or (instruction if instruction.opcode in ("fusion", "fusion-start") else None)
             for callee in called(instruction):
@@ -100,23 +100,23 @@ class Program(NamedTuple):
                     yield from self._walk(callee, times * trips, inner)
 
     def unknown_loops(self) -> list[str]:
-        """Returns the operations whose loops tell no trip count: their bodies are counted once."""
+        """Returns the operations of loops without a known trip count; their bodies count once."""
         loops = [e.instruction for e in self.executed() if e.instruction.opcode == "while"]
         return [operation(loop) for loop in loops if trip_count(self, loop) is None]
 
     def stack(self, instruction: Instruction) -> list[Frame]:
-        """Returns the calls that an instruction comes from, the innermost first; empty where the program is silent."""
+        """Returns the calls that made an instruction, the innermost first; empty if the program records none."""
         return self.stacks.get(instruction.attribute(r"stack_frame_id=(\d+)") or "", [])
 
     def source(self, instruction: Instruction) -> str:
-        """Returns "file:line" of the code that an instruction comes from, of this package where it is on the stack."""
+        """Returns "file:line" of the code that made an instruction, preferably in this package."""
         stack = self.stack(instruction)
         frame = next((frame for frame in stack if frame.here), stack[0] if stack else None)
         return f"{frame.file}:{frame.line}" if frame else ""
 
 
 def parse(text: str) -> Program:
-    """Reads the text of an optimised HLO module, as `compiled.as_text()` gives it."""
+    """Parses the text of an optimised HLO module, as `compiled.as_text()` returns it."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     instructions: dict[str, Instruction] = {}
@@ -149,7 +149,7 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Returns where the parenthesis at `start` closes."""
+    """Returns the position that closes the parenthesis at `start`."""
     depth = 0
     for found in re.finditer(r"[()]", text[start:]):
         depth += 1 if found[0] == "(" else -1
@@ -159,7 +159,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """Reads the arrays of a type such as `(f32[4]{0}, bf16[8,2]{1,0:T(8,128)S(1)})`."""
+    """Parses the arrays of a type such as `(f32[4]{0}, bf16[8,2]{1,0:T(8,128)S(1)})`."""
     found = []
     for dtype, dims, layout in ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
@@ -169,7 +169,7 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 
 def called(instruction: Instruction) -> list[str]:
-    """Returns the computations that an instruction executes, but for the scalar ones of reductions."""
+    """Returns the computations that an instruction executes, except the scalar computations of reductions."""
     names = re.findall(
         r"\b(?:calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)", instruction.attributes
     )
@@ -180,7 +180,7 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """Returns how often the body of a `while` runs, None where neither compiler nor condition tells it."""
+    """Returns the trip count of a `while`, None if neither the compiler nor the condition states it."""
     known = loop.attribute(r'known_trip_count":\{"n":"(\d+)"')
     if known:
         return int(known)
@@ -190,5 +190,5 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
 
 
 def operation(instruction: Instruction) -> str:
-    """Returns the name that JAX gave to an operation, without the name of the program."""
+    """Returns JAX's name of an operation, without the name of the program."""
     return (instruction.attribute(r'op_name="([^"]*)"') or instruction.name).partition("/")[2] or instruction.name

@@ -1,4 +1,4 @@
-"""The kernels of a compiled program: what each computes, and the bytes that it must read and write."""
+"""The kernels of a compiled program: their FLOPs, and the bytes that they must read and write."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,33 +7,33 @@ from sit_jax.compiled.costs import passes, product_flops
 from sit_jax.compiled.hlo import COLLECTIVES, Computation, Instruction, Program
 from sit_jax.compiled.libraries import library, results
 
-# Instructions that move nothing: names for what is there, or the frame around other instructions. Collectives pass for
-# free, as one that is spread over several fusions would count in each of them. Calls of libraries are not free.
+# Instructions that move no data: aliases and containers of other instructions. Collectives are free, because a
+# collective spread over several fusions would count in each of them. Library calls are not free.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
     *("partition-id", "replica-id", "iota", "opt-barrier", "send", "recv", "custom-call", "async", *COLLECTIVES),
 }
-SLICES = {"slice", "dynamic-slice", "gather", "slice-start"}  # read no more than they return
+SLICES = {"slice", "dynamic-slice", "gather", "slice-start"}  # read only as much as they return
 FUSIONS = {"fusion", "fusion-start"}
 
 
 class Kernel(NamedTuple):
-    """One instruction that runs on the device, with all that is fused into it."""
+    """An instruction that runs on the device, with everything fused into it."""
 
     instruction: Instruction
-    computation: Computation  # that it stands in
-    times: int  # executions a step
-    bytes: int  # read and written by one execution, at the least
-    flops: int = 0  # of the matrix products of one execution
-    matrix_flops: float = 0  # the same in the time of bfloat16 products
+    computation: Computation  # that contains it
+    times: int  # executions per step
+    bytes: int  # least bytes read and written by one execution
+    flops: int = 0  # of the matrix products in one execution
+    matrix_flops: float = 0  # the same, weighted by the time relative to bfloat16 products
 
 
 def find_kernels(program: Program, passes_of: Mapping[str, float] | None = None) -> list[Kernel]:
     """Returns the kernels of one run on one device, without collectives.
 
-    `passes_of` tells how many times as long as a bfloat16 product a float32 one takes, by its precision. Each kernel
-    reads each operand once and writes its result once, slices read what they return, updates in place write what they
-    change, and what a TPU keeps on the chip is free.
+    `passes_of` is the time of a float32 product relative to a bfloat16 product, by precision. Each kernel reads each
+    operand once and writes its result once. Slices read only what they return, and updates in place write only what
+    they change. Arrays that a TPU keeps on the chip are free.
     """
     found: list[Kernel] = []
     for instruction, computation, times, fusion in program.executed():
@@ -42,24 +42,24 @@ def find_kernels(program: Program, passes_of: Mapping[str, float] | None = None)
             found.append(Kernel(instruction, computation, times, moved))
         if flops := product_flops(instruction, computation):
             matrix_flops = flops * passes(instruction, computation, passes_of or {})
-            # What is fused comes right after its fusion.
+            # Fused instructions directly follow their fusion.
             last = found[-1]
             found[-1] = last._replace(flops=last.flops + flops, matrix_flops=last.matrix_flops + matrix_flops)
     return found
 
 
 def compiled_flops(kernels: list[Kernel]) -> int:
-    """Returns the FLOPs of all matrix products of one run, on one device, loops with their trip counts."""
+    """Returns the FLOPs of all matrix products of one run on one device, with loops counted by their trip counts."""
     return sum(kernel.times * kernel.flops for kernel in kernels)
 
 
 def matrix_flops(kernels: list[Kernel]) -> float:
-    """Returns the same in the time of bfloat16 products: float32 ones count as often as they take longer."""
+    """Returns the same FLOPs weighted by their time relative to bfloat16 products."""
     return sum(kernel.times * kernel.matrix_flops for kernel in kernels)
 
 
 def memory_traffic(kernels: list[Kernel]) -> int:
-    """Returns the least bytes that one run moves between memory and one device."""
+    """Returns the least bytes that one run moves between the memory and one device."""
     return sum(kernel.times * kernel.bytes for kernel in kernels)
 
 
@@ -88,7 +88,7 @@ def _read(program: Program, instruction: Instruction, computation: Computation) 
 
 
 def _read_by_fusion(program: Program, computation: Computation, index: int) -> int:
-    """Returns the bytes that a fused computation reads of its parameter."""
+    """Returns the bytes that a fused computation reads of its parameter `index`."""
     parameters = (i for i in computation.instructions.values() if i.opcode == "parameter" and i.literal == str(index))
     return sum(_used(program, computation, parameter) for parameter in parameters)
 
@@ -120,11 +120,11 @@ def _written(program: Program, instruction: Instruction, computation: Computatio
         target = instruction.arrays[{"copy-start": 0, "slice-start": -2}.get(instruction.opcode, 0)]
         return 0 if target.space else target.bytes
     arrays = instruction.arrays
-    if instruction.opcode == "fusion-start":  # begins with its operands and ends with a number
+    if instruction.opcode == "fusion-start":  # the result starts with the operands and ends with a number
         arrays = arrays[sum(len(operand.arrays) for operand in computation.operands(instruction)) : -1]
     parts = fused.operands(root) if fused and root.opcode == "tuple" else [root]
     if len(parts) != len(arrays):
-        return 0  # a tuple that only passes on what is there
+        return 0  # a tuple that only forwards existing arrays
     return sum(
         _changed(program, fused or computation, part)
         for part, array in zip(parts, arrays, strict=True)
@@ -133,7 +133,7 @@ def _written(program: Program, instruction: Instruction, computation: Computatio
 
 
 def _changed(program: Program, computation: Computation, result: Instruction) -> int:
-    """Returns the bytes of a result that are new: an update in place writes the update, what is passed on nothing."""
+    """Returns the new bytes of a result: an update in place writes the update, a forwarded array writes nothing."""
     while result.opcode == "bitcast":
         result = computation.operands(result)[0]
     if result.opcode == "dynamic-update-slice":

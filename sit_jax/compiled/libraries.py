@@ -1,4 +1,4 @@
-"""Calls of NVIDIA's libraries in a compiled program: what they compute, which their descriptions tell."""
+"""Calls of NVIDIA's libraries in a compiled program, and their FLOPs."""
 
 import math
 import re
@@ -6,25 +6,25 @@ import re
 from sit_jax.compiled.hlo import Array, Computation, Instruction
 
 TARGET = r'custom_call_target="(__cu[^"]*|__gpu[^"]*)"'
-# Products of the attention of cuDNN, each 2 * T * T * d FLOPs a head: logits and means; backward the logits again, and
-# the gradients of weights, values, queries and keys.
+# Number of products in cuDNN's attention, each 2 * T * T * d FLOPs per head. Forward: logits and means. Backward: the
+# logits again, and the gradients of weights, values, queries and keys.
 PRODUCTS = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
 
 
 def library(instruction: Instruction) -> str:
-    """Returns the library function that an instruction calls, "" for other instructions."""
+    """Returns the library function that an instruction calls, "" if it calls none."""
     return (instruction.attribute(TARGET) or "") if instruction.opcode == "custom-call" else ""
 
 
 def results(instruction: Instruction) -> tuple[Array, ...]:
-    """Returns the arrays that a library call gives back, without its scratch memory."""
+    """Returns the result arrays of a library call, without its scratch memory."""
     *rest, last = instruction.arrays
     scratch = rest and last.dtype in ("s8", "u8") and len(last.dims) == 1
     return tuple(rest) if scratch else instruction.arrays
 
 
 def library_flops(instruction: Instruction, computation: Computation) -> int:
-    """Returns the FLOPs of a matrix product of cuBLAS or of an attention of cuDNN, 0 for anything else."""
+    """Returns the FLOPs of a cuBLAS matrix product or a cuDNN attention, 0 for other instructions."""
     target = library(instruction)
     if target.startswith("__cublas"):
         left = computation.operands(instruction)[0].arrays[0]
@@ -36,7 +36,7 @@ def library_flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def precision(instruction: Instruction) -> str:
-    """Returns the precision that was asked of a product: "default", "high" or "highest"."""
+    """Returns the requested precision of a product: "default", "high" or "highest"."""
     return (instruction.attribute(r'"operand_precision": ?\["(\w+)"') or "default").lower()
 
 
@@ -45,7 +45,7 @@ def _contracted(instruction: Instruction) -> list[int]:
 
 
 def _logits(instruction: Instruction) -> list[int]:
-    """Returns the shape [B, heads, T, T] of the logits, which are never in memory."""
+    """Returns the shape [V, heads, T, T] of the logits, which never reach memory."""
     return _numbers(instruction.attribute(r'"intermediate_tensor_shape": ?\{.*?"dimensions": ?\[([^\]]*)\]'))
 
 

@@ -1,4 +1,4 @@
-"""What a step holds in the memory of one device, and how large a batch would fit."""
+"""The memory that a step needs on one device, and the largest batch that fits."""
 
 import math
 import re
@@ -12,18 +12,18 @@ import ml_collections
 from sit_jax.train.state import TrainState
 from sit_jax.views.corrupt import DONOR_IMAGES
 
-FAR = 8  # times a batch, beyond which its memory tells little of a larger one
+FAR = 8  # the largest multiple of a compiled batch whose memory can be extrapolated
 ARGUMENTS = ("parameters", "optimizer", "other_state", "batch")
 
 
 def chip_bytes(tree: object) -> int:
-    """Returns the bytes that each device holds of a tree of shapes with shardings."""
+    """Returns the bytes per device of a tree of shapes with shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
-    """Returns the bytes a device of the state and the batch."""
+    """Returns the bytes per device of the state and the batch."""
     rest = chip_bytes(abstract) - chip_bytes(abstract.params) - chip_bytes(abstract.opt_state)
     return {
         "parameters": chip_bytes(abstract.params),
@@ -34,7 +34,7 @@ def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
 
 
 def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, int]:
-    """Returns the bytes a device of a compiled step beside its arguments, and the total."""
+    """Returns the bytes per device of a compiled step in addition to its arguments, and the total."""
     stats = compiled.memory_analysis()
     logical = sum(arguments[name] for name in ARGUMENTS)
     parts = {
@@ -47,20 +47,20 @@ def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, in
 
 
 def out_of_memory(message: str) -> dict[str, int]:
-    """Reads what a compiler says that ran out of memory: the bytes that it needs and those that it has."""
+    """Parses the out-of-memory message of a compiler: the bytes needed and the bytes available."""
     sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", message)
     found = [int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) for number, unit in sizes]
     return dict(zip(("needed", "available"), found, strict=False))
 
 
 def largest_batch(memory: Mapping[str, int], config: ml_collections.ConfigDict, devices: int) -> int:
-    """Estimates the largest batch that fits from the memory of one that was compiled; 0 where none does.
+    """Estimates the largest batch that fits from the memory of a compiled batch; 0 if none fits.
 
-    State, gradients and program stay as they are, the rest grows with the batch. The result is a multiple that all
-    devices and microbatches cut into whole groups of donors, and at most FAR times the batch that was compiled: further
-    off, the similarities of NT-Xent, which grow with its square, would outgrow all else.
+    State, gradients and program keep their size; everything else grows with the batch. The result is a multiple that
+    devices and microbatches divide into whole groups of donors. It is at most FAR times the compiled batch: beyond
+    that, the similarities of NT-Xent, which grow with the square of the batch, would dominate.
     """
-    # Of the gradients, one copy is there at a time, in the type of the computation.
+    # One copy of the gradients exists at a time, in the dtype of the computation.
     gradients = memory["parameters"] * jnp.dtype(config.dtype).itemsize // jnp.dtype("float32").itemsize
     growing = memory["batch"] + memory["temporaries"] - gradients
     room = memory["capacity"] - (memory["total"] - growing)

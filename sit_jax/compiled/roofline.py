@@ -1,4 +1,4 @@
-"""How fast a step can be at best: its kernels one after another, each at the full speed of the chip."""
+"""The best possible time of a step: its kernels one after another, each at the full speed of the chip."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from sit_jax.compiled.chips import Chip
 from sit_jax.compiled.hlo import Program
 from sit_jax.compiled.kernels import Kernel
 
-BESIDE = ("copy-start", "slice-start")  # a TPU fetches ahead with these while kernels run
+BESIDE = ("copy-start", "slice-start")  # TPU prefetches that overlap with kernels
 
 
 def lower_bound(work: Mapping[str, Any], chip: Chip, batch_size: int) -> dict[str, Any]:
-    """Returns the least seconds of a step for each of compute, memory, links and network, and what follows from them.
+    """Returns the least seconds of a step for compute, memory, links and network each, and the rates that follow.
 
-    All of it overlaps, which no step reaches. Empty for a chip whose figures are not known; a network that is not
-    known is left out.
+    The bound assumes that all four overlap completely, which no real step does. Returns {} if the chip's figures are
+    unknown, and omits an unknown network.
     """
     if not (chip.flops and chip.memory_bandwidth and chip.links):
         return {}
@@ -33,11 +33,11 @@ def lower_bound(work: Mapping[str, Any], chip: Chip, batch_size: int) -> dict[st
 def roofline(
     program: Program, kernels: list[Kernel], chip: Chip, work: Mapping[str, Any], devices: int, batch_size: int
 ) -> dict[str, Any]:
-    """Returns the least seconds of the kernels one after another, by cause, and what follows from them for the step.
+    """Returns the least seconds of all kernels in sequence, by cause, and the resulting rates of the step.
 
-    Each kernel takes as long as its products or its bytes at full speed, whichever is longer. Collectives and copies
-    that run beside are not in these seconds, but slow the step where memory, links or network need longer. Empty for a
-    chip whose figures are not known.
+    Each kernel takes the time of its products or of its bytes at full speed, whichever is longer. These seconds exclude
+    collectives and overlapping copies. If memory, links or network need longer than the kernels, they set the time of
+    the step. Returns {} if the chip's figures are unknown.
     """
     if not (chip.flops and chip.memory_bandwidth):
         return {}

@@ -1,4 +1,4 @@
-"""Reads where the instructions of a compiled program come from: the tables in the head of its text."""
+"""Parses the call stacks of a compiled program from the tables at the head of its text."""
 
 import re
 from typing import NamedTuple
@@ -7,15 +7,15 @@ PACKAGE = "sit_jax"
 
 
 class Frame(NamedTuple):
-    """One call on the stack that made an instruction."""
+    """One call on the stack of an instruction."""
 
-    file: str  # from the name of the package where it is of this one, else the whole path
+    file: str  # starts with the package name in this package, else the whole path
     line: str
     function: str
 
     @property
     def here(self) -> bool:
-        """Tells whether it is a function of this package."""
+        """Returns whether the function belongs to this package."""
         return self.file.startswith(f"{PACKAGE}/")
 
 
@@ -31,7 +31,8 @@ def read_stacks(text: str) -> dict[str, list[Frame]]:
         )
     }
     rows = re.findall(r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?\}", text, re.M)
-    # The first frame has no parent; where it names itself, the numbers of parents start at 1 for none.
+    # The first frame has no parent. If a frame names itself as parent, parent numbers are shifted by 1 and 1 means
+    # none.
     offset = int(any(frame == parent for frame, _, parent in rows))
     parents = {frame: str(int(parent or 0) - offset) for frame, _, parent in rows}
     frames = {frame: locations[location] for frame, location, _ in rows if location in locations}

@@ -1,4 +1,4 @@
-"""What a plan says: the text for the screen, and the JSON of a collective."""
+"""The output of a plan: the text for the screen, and the JSON of a collective."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ MEMORY = {
     "batch": "batch of images",
     "padding": "padding of these",
     "temporaries": "temporaries",
-    "output": "output beside the state",
+    "output": "output without the state",
     "program": "program",
     "total": "total",
 }
 GPU_PRODUCTS = "matrix products are calls of cuBLASLt here; on a GPU, XLA tries Triton kernels too and takes the faster"
-SMALL_SHARE = 0.002  # collectives below this share of all bytes are summed up on the screen
+SMALL_SHARE = 0.002  # collectives below this share of all bytes share one line on the screen
 
 
 def collective_json(one: Collective, suspicions: list[str]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _collectives(found: list[dict[str, Any]], unit: str, groups: str) -> list[st
         return [
             *lines,
             "",
-            f"no all-to-all, no images; all that is as large as a {unit}'s images are parameters, gradients or "
+            f"no all-to-all, no images; all arrays as large as a {unit}'s images are parameters, gradients or "
             "embeddings",
         ]
     return [*lines, "", "unwanted:"] + [
@@ -150,7 +150,7 @@ def _roofline(found: Mapping[str, Any]) -> list[str]:
     return [
         f"roofline: {found['kernels']} kernels one after another, each at the full speed of products or memory, take "
         f"{found['seconds'] * 1e3:.1f} ms;",
-        f"at most {found['images_per_second']:,.0f} images/s and {found['mfu']:.1%} MFU with the collectives beside "
+        f"at most {found['images_per_second']:,.0f} images/s and {found['mfu']:.1%} MFU if collectives overlap with "
         "them; the three largest causes:",
         *_table(causes),
     ]
@@ -194,7 +194,7 @@ def _largest(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _si(number: float) -> str:
-    """Writes 12345678 as "12.35 M"."""
+    """Formats 12345678 as "12.35 M"."""
     for unit in ("", "k", "M", "G", "T", "P"):
         if number < 1000 or unit == "P":
             break

@@ -1,4 +1,4 @@
-"""From the name of a topology to its devices: TPUs and GPUs that need not be there, and the CPU of this machine."""
+"""From the name of a topology to its devices: absent TPUs and GPUs, and the CPU of this machine."""
 
 import os
 
@@ -12,7 +12,7 @@ CPU = "cpu"
 
 
 def check_topology(topology: str) -> str:
-    """Returns the kind of device of `v5e:4x4`, `h100:8` or `cpu:8`; raises InputError for one that is not known."""
+    """Returns the kind of device in `v5e:4x4`, `h100:8` or `cpu:8`; raises InputError if the topology is unknown."""
     kind, _, shape = topology.partition(":")
     if kind == CPU:
         if not shape.isdecimal() or not 1 <= int(shape) <= 4096:
@@ -30,9 +30,9 @@ def check_topology(topology: str) -> str:
 
 
 def open_target(topology: str, slices: int) -> Target:
-    """Returns the devices of a topology, of TPUs those of `slices` slices, without looking for an accelerator.
+    """Returns the devices of a topology, for TPUs of `slices` slices, without looking for an accelerator.
 
-    To be called before JAX starts its devices. Raises InputError if the topology is not known or its compiler missing.
+    Call it before JAX starts its devices. Raises InputError if the topology is unknown or its compiler is missing.
     """
     kind = check_topology(topology)
     jax.config.update("jax_platforms", "cpu")
@@ -48,7 +48,7 @@ def _open_cpu(devices: int) -> Target:
 
 
 def larger_topology(topology: str) -> str:
-    """Returns the next larger topology of the same kind, "" where there is none."""
+    """Returns the next larger topology of the same kind, "" if there is none."""
     kind = topology.partition(":")[0]
     if kind in gpus.CHIPS:
         return gpus.larger_topology(topology)

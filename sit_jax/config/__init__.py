@@ -1,4 +1,4 @@
-"""What a configuration file needs: the defaults, the arguments after the colon, the presets."""
+"""For configuration files: defaults, arguments after the colon, presets."""
 
 from sit_jax.config.arguments import parse_arg
 from sit_jax.config.presets import apply_args, paper, runlocal, set_variant

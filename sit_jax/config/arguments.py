@@ -1,4 +1,4 @@
-"""The arguments of configuration files: what follows the colon of --config=FILE:name=value,flag."""
+"""Arguments of configuration files: the text after the colon in --config=FILE:name=value,flag."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from sit_jax.common.errors import InputError
 
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
-    """Parses what follows the colon of `--config=FILE:name=value,flag` by the types of the defaults in `spec`.
+    """Parses the text after the colon in `--config=FILE:name=value,flag`; `spec` gives names, defaults and types.
 
-    A bare name is True. Raises InputError for an unknown name or a value of the wrong type.
+    A bare name is True. Raises InputError if a name is unknown or a value has the wrong type.
     """
     values = dict(spec)
     for item in filter(None, (arg or "").split(",")):

@@ -1,4 +1,4 @@
-"""Presets that every configuration file takes as arguments: the paper's recipe, a try-out, the size of the model."""
+"""Presets that every configuration file accepts as arguments: the paper's recipe, a try-out, the model size."""
 
 import ml_collections
 
@@ -8,10 +8,10 @@ from sit_jax.config.schema import defaults
 
 
 def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
-    """Applies the arguments that every configuration takes, and returns it.
+    """Applies the arguments that every configuration accepts, and returns the configuration.
 
-    `paper` sets the paper's recipe, `runlocal` shrinks all to a try-out on a laptop; then `variant=S/4`
-    (size/patch size) and `res=64` (image size in pixels) set the model. Raises InputError for anything else.
+    First `paper` sets the paper's recipe, then `runlocal` shrinks everything to a laptop try-out, then `variant=S/4`
+    (size/patch side) and `res=64` (image side in pixels) set the model. Raises InputError for any other argument.
     """
     args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False)
     if args.paper:
@@ -26,7 +26,7 @@ def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.
 
 
 def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
-    """Sets size and patch size of the model from a name such as "S/4"."""
+    """Sets the size and patch side of the model from a name such as "S/4"; raises InputError for any other form."""
     size, _, patch = variant.partition("/")
     if not patch.isdigit():
         raise InputError(f"config argument variant={variant} must be SIZE/PATCH, such as S/4")
@@ -36,9 +36,9 @@ def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:
 def paper(c: ml_collections.ConfigDict) -> None:
     """Sets the paper's recipe: ViT-B/16 at 224 px, its views, corruptions, losses, fine-tuning, batch 288, 501 epochs.
 
-    The first release repeats every image three times within a third of the data, an epoch, so that its 501 epochs draw
-    each image 501 times. Blocks and fractions are such that the corruptions cover the shares of the area that were
-    measured on the release, which cuts blocks at the lower and the right border (docs/paper.md).
+    An epoch of the authors' first release is a third of the images, each repeated three times; 501 epochs draw each
+    image 501 times. The release clips blocks at the lower and right border. `block` and `fraction` are set so that the
+    corruptions cover the same shares of the area as measured on the release (docs/paper.md).
     """
     base = defaults()
     for section in ("views", "corrupt", "loss", "optim", "linear", "finetune"):
@@ -62,7 +62,7 @@ def paper(c: ml_collections.ConfigDict) -> None:
 
 
 def runlocal(c: ml_collections.ConfigDict) -> None:
-    """Shrinks a configuration to less than a minute on a laptop: a tiny model at 32 px, 200 steps of 32 images."""
+    """Shrinks a configuration to under a minute on a laptop: a tiny model at 32 px, 200 steps of 32 images."""
     c.model.update(size="mu", patch_size=4, image_size=32)
     c.data.image_size = min(c.data.image_size or 32, 32)
     c.batch_size, c.steps = 32, 200

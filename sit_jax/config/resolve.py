@@ -1,4 +1,4 @@
-"""From a configuration to one in which nothing is open: durations in steps, how the model is computed."""
+"""Resolves a configuration: fills in durations in steps and how the model is computed."""
 
 import math
 
@@ -10,7 +10,7 @@ from sit_jax.config import computation as compute
 
 
 def duration(config: ml_collections.ConfigDict, prefix: str, num_examples: int, batch_size: int) -> int:
-    """Returns a duration in steps from `{prefix}steps`, `{prefix}examples` or `{prefix}epochs`, the first that is set.
+    """Returns a duration in steps: the first that is set of `{prefix}steps`, `{prefix}examples` and `{prefix}epochs`.
 
     Raises InputError if both steps and examples are set.
     """
@@ -29,10 +29,11 @@ def resolve(
 ) -> ml_collections.ConfigDict:
     """Returns the configuration with every open value filled in: image size, how it is computed, durations in steps.
 
-    `device` is one of the devices that the step is for; None: those of this machine. A warm-up is cut to half of the
-    training. Raises InputError if the training is not at least one step long.
+    `device` is a device that runs the step; None: the first device of this machine. The warm-up is at most half of the
+    training. Raises InputError if the training has no step, if the warm-up is negative, or if both steps and examples
+    are set.
     """
-    config = ml_collections.ConfigDict(config.to_dict())  # unlocks, drops placeholders, leaves the argument alone
+    config = ml_collections.ConfigDict(config.to_dict())  # an unlocked copy without placeholders
     with config.unlocked():
         config.data.num_examples = num_examples
     config.data.image_size = config.data.image_size or config.model.image_size
@@ -44,6 +45,6 @@ def resolve(
         raise InputError(f"the training is {config.steps} steps long; set steps, examples or epochs above 0")
     if warmup_steps < 0:
         raise InputError(
-            f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps from 0"
+            f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps to 0 or more"
         )
     return config

@@ -1,4 +1,4 @@
-"""The configuration of a run as JSON: read, written and compared."""
+"""The configuration of a run as JSON: reading, writing, comparing."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ import pathlib
 
 import ml_collections
 
-# Keys that may change between a run and its continuation: none changes the result by more than rounding.
+# Keys that may change when a run resumes: they change the result at most by rounding.
 RESUMABLE = (
     *(
         "log_every",
@@ -27,7 +27,7 @@ RESUMABLE = (
 )
 
 
-# What runs did that were saved before these keys were there.
+# Behaviour of runs that were saved before these keys existed.
 FORMER = {
     "views.count": 2,
     "views.jitter": 1.0,
@@ -46,7 +46,7 @@ FORMER = {
 
 
 def read_saved(path: pathlib.Path) -> dict:
-    """Returns the configuration of a run from its `config.json`, with FORMER values where it has no key."""
+    """Returns the configuration of a run from its `config.json`; missing keys get the values in FORMER."""
     saved = json.loads(path.read_text())
     for name, value in FORMER.items():
         *sections, key = name.split(".")
@@ -56,12 +56,12 @@ def read_saved(path: pathlib.Path) -> dict:
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict:
-    """Returns a configuration as plain JSON values (tuples become lists)."""
+    """Returns a configuration as JSON values; tuples become lists."""
     return json.loads(config.to_json_best_effort())
 
 
 def differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Lists `key: old -> new` for each key of two JSON configurations whose change makes another run."""
+    """Lists `key: old -> new` for each differing key of two JSON configurations, except the RESUMABLE keys."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         name, a, b = f"{prefix}{key}", old.get(key), new.get(key)

@@ -3,149 +3,139 @@
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from sit_jax.model.tasks import TASKS
+from sit_jax.views.corrupt import OPERATIONS
+
 
 def defaults() -> ml_collections.ConfigDict:
-    """Returns the configuration that every file in `configs/` starts from; `data.source` is for the file to set."""
+    """Returns the configuration that every file in `configs/` starts from; each file sets `data.source`."""
     c = ml_collections.ConfigDict()
     c.seed = 0
-    # Source images in a step, over all devices and hosts; each gives `views.count` views.
+    # Source images per step, over all devices and hosts; each image gives `views.count` views.
     c.batch_size = 256
-    # Gradient accumulation: the batch goes through the device in so many parts, with the losses of the whole batch.
+    # Gradient accumulation: each device processes its rows in this many parts. The losses are of the whole batch.
     c.microbatches = 1
-    # Length of the training: `steps` or `examples` (source images) go before `epochs` (true passes over the data).
+    # Length of the training: `steps` or `examples` (source images), else `epochs` (exact passes over the data).
     c.epochs = 100.0
     c.steps = placeholder(int)
     c.examples = placeholder(int)
-    # Type of the computation: "auto" is bfloat16 on accelerators and float32 on CPU; parameters are float32.
+    # Computation type: bfloat16, float32, or "auto": bfloat16 on accelerators, float32 on CPU. Parameters are float32.
     c.dtype = "auto"
 
     c.data = ml_collections.ConfigDict()
     # digits | folder:PATH | npz:PATH.npz | tiny_imagenet:PATH | tfds:NAME
     c.data.source = ""
-    # Side in pixels at which images are kept: shorter side resized, centre cropped. None: the model's image size.
+    # Side of the stored images in pixels: shorter side resized, then centre crop. None: the model's image size.
     c.data.image_size = placeholder(int)
-    # Gigabytes; what fits is decoded once and kept in memory, the rest is streamed from disk.
+    # Gigabytes (10^9 bytes). Up to this size, data sets are decoded once into memory; otherwise streamed from disk.
     c.data.memory_limit = 8.0
-    # Where decoded images are cached; None: ~/.cache/sit_jax/images.
+    # Cache folder of decoded images. None: ~/.cache/sit_jax/images.
     c.data.cache_dir = placeholder(str)
-    # Skip and count images that cannot be read, instead of stopping.
+    # True skips and counts unreadable images; False stops at the first.
     c.data.skip_unreadable = False
 
     c.views = ml_collections.ConfigDict()
-    c.views.count = 2  # views of an image in a step
-    c.views.area = (0.2, 1.0)  # share of the image that a random crop covers
-    c.views.ratio = (3 / 4, 4 / 3)  # its width / height
+    c.views.count = 2  # views per image and step, at least 2
+    c.views.area = (0.2, 1.0)  # range of the random crop's area, as a share of the image
+    c.views.ratio = (3 / 4, 4 / 3)  # range of the crop's width / height
     c.views.flip = 0.5  # probability of a horizontal flip
-    c.views.jitter = 0.8  # probability of the colour jitter
-    c.views.brightness = 0.4  # its strengths; 0 is off
+    c.views.jitter = 0.8  # probability of colour jitter
+    c.views.brightness = 0.4  # strength of the jitter; 0 is off (also contrast, saturation, hue)
     c.views.contrast = 0.4
     c.views.saturation = 0.2
-    c.views.hue = 0.1  # at most 0.5, a half turn
+    c.views.hue = 0.1  # in full turns; at most 0.5
     c.views.grayscale = 0.2  # probability
     c.views.solarize = 0.0  # probability
     c.views.blur = 0.0  # probability
-    c.views.turned = 0.3  # probability that a view is turned; 0.75 makes the four rotations equally likely
-    c.views.share_rotation = True  # turn all views of an image alike
+    c.views.turned = 0.3  # probability of a turn by 90, 180 or 270 degrees; at 0.75 all four classes are equally likely
+    c.views.share_rotation = True  # rotate all views of an image by the same angle
 
-    # Blocks are shares of the side of the image; fractions are shares of its area.
-    c.corrupt = ml_collections.ConfigDict()
-    c.corrupt.share = 0.25  # of the images: theirs are corrupted, in steps of an eighth and at least one of eight; or 0
-    c.corrupt.grayscale = {"probability": 0.3, "block": (0.05, 1.0)}
-    c.corrupt.blur = {"probability": 0.3, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)}
-    c.corrupt.recolour = {
-        "probability": 0.3,
-        "block": (0.05, 1.0),
-        "brightness": 0.8,
-        "contrast": 0.8,
-        "saturation": 0.8,
-        "hue": 0.2,
-    }
-    # The fill is noise, zeros or mean; images are in [-1, 1], and photographs have a standard deviation of about 0.5.
-    c.corrupt.drop = {"fraction": (0.0, 0.1), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0}
-    c.corrupt.replace = {"fraction": (0.0, 0.1), "block": (0.05, 0.25)}
+    # One section per corruption; see OPERATIONS in views/corrupt.py.
+    c.corrupt = ml_collections.ConfigDict({name: dict(row.section) for name, row in OPERATIONS.items()})
+    c.corrupt.share = 0.25  # share of images that are corrupted, rounded to eighths, at least one of eight; 0 is off
 
     c.model = ml_collections.ConfigDict()
     c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
-    c.model.patch_size = 4
-    c.model.image_size = 32
-    c.model.stem = "patches"  # or convolutions, of 3 x 3 pixels: outside the paper
-    c.model.drop_path = 0.1  # stochastic depth, rate of the last layer
-    c.model.embedding_size = 128  # of the contrastive head
-    c.model.projector_layers = 3  # dense layers of the contrastive head; above 1, hidden ones with GELU
-    c.model.projector_width = 1024  # of the hidden layers
-    c.model.projector_norm = "batch"  # batch normalisation after each of these layers, over the global batch; or none
-    c.model.remat = False  # recompute layers in the backward pass: less memory, a fourth more time
-    # How the layers are computed; what is open is chosen by the device that the step is for (sit_jax/compute.py).
-    # Compile each layer for itself instead of a loop over them. None: on CPUs and GPUs, unless there is remat.
+    c.model.patch_size = 4  # side in pixels; must divide image_size
+    c.model.image_size = 32  # side in pixels, at least 8
+    c.model.stem = "patches"  # or convolutions: 3 x 3, stride 2 (not in the paper)
+    c.model.drop_path = 0.1  # stochastic depth: rate of the last layer; the rate grows linearly from 0
+    c.model.embedding_size = 128  # width E of the contrastive head's output
+    c.model.projector_layers = 3  # dense layers of the contrastive head; GELU after all but the last
+    c.model.projector_width = 1024  # width of its hidden layers. None: four times the token width
+    c.model.projector_norm = "batch"  # batch norm after each of its layers, over the global batch; or none
+    c.model.remat = False  # recompute layers in the backward pass: less memory, a quarter more time
+    # Computation of the layers. sit_jax/config/computation.py fills in None and "auto" for the device of the step.
+    # Unroll the loop over layers: each layer is compiled separately. None: on CPUs and GPUs, unless remat is on.
     c.model.unroll = placeholder(bool)
-    # Two halves of the rows side by side in training on one device. None: on CPUs with unrolled layers.
+    # In training on one device, run the two halves of the rows side by side. None: on CPUs with unrolled layers.
     c.model.halves = placeholder(bool)
-    # xla | cudnn | auto, which is cudnn where it runs: on an NVIDIA GPU, in bfloat16, with an even number of tokens,
-    # 2 + patches. The number is even for 224 px in patches of 16 or 14 and 32 px in patches of 4, odd for 224/32.
+    # xla | cudnn | auto. cuDNN needs an NVIDIA GPU, bfloat16 and an even number of tokens (2 + patches); "auto" uses it
+    # if it can. The number is even for image/patch sizes 224/16, 224/14 and 32/4, and odd for 224/32.
     c.model.attention = "auto"
-    # Factors of dense products where dtype is float32; sums are float32. "auto" is bfloat16 where dtype is "auto" and
-    # the processor has a matrix unit for it (AMX), otherwise the type of the computation.
+    # If dtype is float32: type of the factors of dense products; sums are float32. "auto": bfloat16 if dtype is "auto"
+    # and the CPU has a matrix unit for it (AMX), otherwise the computation type.
     c.model.products = "auto"
 
     c.loss = ml_collections.ConfigDict()
-    c.loss.temperature = 0.5
-    # How weights are learned: "gradient", as published, or "closed_form", 1 / (2 a EMA(loss)).
+    c.loss.temperature = 0.5  # of NT-Xent
+    # How weights are learned: "gradient" (as published) or "closed_form", 1 / (2 a EMA(loss)); a is 0.5 for L1, else 1.
     c.loss.weighting = "gradient"
-    c.loss.subtract_floor = False  # take the floor of NT-Xent from it, in the weighting alone
-    c.loss.log_var_init = 1.0
-    # "learned", or a fixed weight as text. "0" switches the task off.
-    c.loss.weights = {"reconstruction": "1", "rotation": "0.3", "contrastive": "1"}
-    # Rebuild the corrupted pixels only.
+    c.loss.subtract_floor = False  # subtract the lowest value of NT-Xent from it, only in the learned weighting
+    c.loss.log_var_init = 1.0  # first value of the log variances of the learned weights
+    # Per task: "learned" or a fixed weight as text. "0" switches the task off.
+    c.loss.weights = {name: task.weight for name, task in TASKS.items()}
+    # Reconstruction loss on corrupted pixels only.
     c.loss.corrupted_only = False
 
     c.optim = ml_collections.ConfigDict()
-    c.optim.base_learning_rate = 1e-3  # for 512 images a step; scaled linearly with batch_size
+    c.optim.base_learning_rate = 1e-3  # peak for 512 images per step; scaled linearly with batch_size
     c.optim.final_learning_rate = 5e-6
-    c.optim.warmup_learning_rate = 1e-6  # the first one
-    c.optim.warmup_epochs = 5.0  # at most half of the training
-    c.optim.warmup_steps = placeholder(int)  # warmup_steps or warmup_examples go before warmup_epochs
+    c.optim.warmup_learning_rate = 1e-6  # at step 0
+    c.optim.warmup_epochs = 5.0  # the warm-up is cut to half of the training
+    c.optim.warmup_steps = placeholder(int)  # warmup_steps or warmup_examples override warmup_epochs
     c.optim.warmup_examples = placeholder(int)
     c.optim.weight_decay = 0.05  # on kernels only
     c.optim.b1 = 0.9
     c.optim.b2 = 0.999
     c.optim.eps = 1e-8
-    c.optim.clip_norm = 1.0  # largest norm of the gradients; 0 is off
-    c.optim.ema = 0.0  # decay of the average of the weights; 0 is off
-    c.optim.log_var_rate = 1.0  # learning rate of the log variances, over that of the model
+    c.optim.clip_norm = 1.0  # largest global norm of the gradients; 0 is off
+    c.optim.ema = 0.0  # decay of the moving average of the weights; 0 is off
+    c.optim.log_var_rate = 1.0  # learning rate of the log variances, relative to the model's
 
     c.mesh = ml_collections.ConfigDict()
-    c.mesh.data = -1  # devices that share out the batch; -1: the rest
-    c.mesh.fsdp = 1  # devices that share out batch and parameters
-    # Groups of devices that each hold all parameters: TPU slices or nodes. None: the TPU slices that are there, else 1.
+    c.mesh.data = -1  # devices that share the batch; -1: the remaining devices
+    c.mesh.fsdp = 1  # devices that share the batch and the parameters; -1: the remaining devices
+    # Groups of devices that each hold all parameters: TPU slices or nodes. None: the TPU slices found, else 1.
     c.mesh.slices = placeholder(int)
 
     c.eval = ml_collections.ConfigDict()
-    # k-NN, a linear probe and k-means on frozen features: "auto" where there are labels, "on" insists, "off".
+    # k-NN, a linear probe and k-means on frozen features. "auto": if there are labels; "on": labels required; "off".
     c.eval.knn = "auto"
-    c.eval.knn_k = 20
-    c.eval.knn_temperature = 0.07
-    c.eval.num_train = 10_000  # labelled training images that k-NN votes with, at most
-    c.eval.num_test = 2_000  # test images, at most
+    c.eval.knn_k = 20  # neighbours
+    c.eval.knn_temperature = 0.07  # of the votes
+    c.eval.num_train = 10_000  # most labelled training images for k-NN and the linear probe
+    c.eval.num_test = 2_000  # most test images
 
     # Linear classifiers on the frozen encoder (sit_jax.evaluate --protocol=linear).
     c.linear = ml_collections.ConfigDict()
-    # 0: a convex fit on features that are computed once; above, so many epochs on augmented images, as in the paper.
+    # 0: convex fit on features computed once. Above 0: epochs of SGD on augmented images, as in the paper.
     c.linear.epochs = 0.0
-    c.linear.held_out = 0.1  # share of the labelled training images that chooses among what follows
-    c.linear.l2 = tuple(10.0**exponent for exponent in range(-6, 2))  # convex: strengths of the penalty to try
-    c.linear.learning_rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # epochs: SGD, all of them are trained at once
-    c.linear.hidden = 0  # epochs: width of a tanh layer before each classifier (1024 in the paper's variant)
+    c.linear.held_out = 0.1  # share of the labelled training images that selects l2 or the learning rate
+    c.linear.l2 = tuple(10.0**exponent for exponent in range(-6, 2))  # convex fit: penalty strengths to try
+    c.linear.learning_rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # SGD: rates to try, all trained at once
+    c.linear.hidden = 0  # SGD: width of a tanh layer before each classifier (1024 in the paper's variant); 0 is off
     c.linear.batch_size = 256
     c.linear.augment = augmentation()
 
-    # Fine-tuning of all weights (sit_jax.evaluate --protocol=finetune), by the recipe of DeiT.
+    # Fine-tuning of all weights (sit_jax.evaluate --protocol=finetune) with DeiT's recipe.
     c.finetune = ml_collections.ConfigDict()
     c.finetune.epochs = 100.0
     c.finetune.batch_size = 480
-    c.finetune.held_out = 0.0  # share of the labelled training images to watch instead of training on them
+    c.finetune.held_out = 0.0  # share of the labelled training images used to monitor instead of to train
     c.finetune.drop_path = 0.1
     c.finetune.optim = ml_collections.ConfigDict()
-    c.finetune.optim.base_learning_rate = 5e-4  # for 512 images a step
+    c.finetune.optim.base_learning_rate = 5e-4  # peak for 512 images per step
     c.finetune.optim.final_learning_rate = 1e-5
     c.finetune.optim.warmup_learning_rate = 1e-6
     c.finetune.optim.warmup_epochs = 5.0
@@ -155,24 +145,24 @@ def defaults() -> ml_collections.ConfigDict:
     c.finetune.augment.randaugment.layers = 2
     c.finetune.augment.update(random_erase=0.25, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
 
-    # In steps; an evaluation runs at step 0 and at the end, a checkpoint is saved at the end, whatever the interval.
+    # Intervals in steps. Evaluation also runs at step 0 and at the end; a checkpoint is also saved at the end.
     c.log_every = 50
     c.eval_every = 5_000
     c.checkpoint_every = 1_000
-    c.keep_latest = 2
-    c.keep_best = 1  # by the most eval/contrastive_progress, which needs no labels
+    c.keep_latest = 2  # newest checkpoints to keep
+    c.keep_best = 1  # checkpoints with the highest eval/contrastive_progress to keep; it needs no labels
     return c
 
 
 def augmentation() -> ml_collections.ConfigDict:
-    """Returns the augmentation of labelled images: crop and flip; the other parts are there and switched off."""
+    """Returns the augmentation of labelled images: crop and flip are on, the other operations are off."""
     c = ml_collections.ConfigDict()
-    c.area = (0.08, 1.0)  # share of the image that a random crop covers
-    c.ratio = (3 / 4, 4 / 3)
-    c.flip = 0.5
+    c.area = (0.08, 1.0)  # range of the random crop's area, as a share of the image
+    c.ratio = (3 / 4, 4 / 3)  # range of the crop's width / height
+    c.flip = 0.5  # probability of a horizontal flip
     c.randaugment = {"layers": 0, "magnitude": 9.0, "magnitude_std": 0.5, "probability": 0.5}
     c.random_erase = 0.0  # probability
-    c.mixup = 0.0  # parameter of the Beta distribution; 0 is off
+    c.mixup = 0.0  # parameter a of Beta(a, a); 0 is off (also cutmix)
     c.cutmix = 0.0
-    c.label_smoothing = 0.0
+    c.label_smoothing = 0.0  # share of the target spread over all classes
     return c

@@ -1,4 +1,4 @@
-"""What a work directory holds, compared with a configuration."""
+"""Compares the run in a work directory with a configuration."""
 
 import pathlib
 
@@ -9,12 +9,12 @@ from sit_jax.config.saved import differing_keys, read_saved, to_json
 
 
 def keep_products(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """Returns the configuration with the products of the run in `workdir`, where there is one and they are left open.
+    """Returns the configuration with `model.products` of the run in `workdir`, if there is a run and the key is open.
 
-    So a run continues with the same numbers on another processor, which would choose others.
+    So a run resumes with the same numbers on another processor, where "auto" may select another type.
     """
     saved = saved_run(workdir)
-    if saved is None or config.model.products != "auto" or config.dtype != "auto":  # which products follow
+    if saved is None or config.model.products != "auto" or config.dtype != "auto":  # an explicit dtype sets products
         return config
     kept = ml_collections.ConfigDict(config.to_dict())
     kept.model.products = saved["model"]["products"]
@@ -22,7 +22,7 @@ def keep_products(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> m
 
 
 def saved_run(workdir: pathlib.Path) -> dict | None:
-    """Returns the configuration of the run in `workdir` as JSON values, None where there is no checkpoint."""
+    """Returns the configuration of the run in `workdir` as JSON values; None if there is no checkpoint."""
     path = workdir / "config.json"
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return None
@@ -30,11 +30,11 @@ def saved_run(workdir: pathlib.Path) -> dict | None:
 
 
 def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if the work directory holds a checkpoint of another configuration, with the differing keys."""
+    """Raises InputError, with the differing keys, if the work directory holds a run with another configuration."""
     saved = saved_run(workdir)
     differing = differing_keys(saved, to_json(config)) if saved else []
     if differing:
         raise InputError(
             f"{workdir} holds a run with another configuration ({'; '.join(differing)}); "
-            "repeat its configuration to go on, or choose another --workdir"
+            "repeat its configuration to resume, or choose another --workdir"
         )

@@ -1,4 +1,4 @@
-"""Images from a SOURCE string to batches that are a function of (seed, step)."""
+"""Data: from a SOURCE string to batches that are a pure function of (seed, step)."""
 
 from sit_jax.data.batches import Batches
 from sit_jax.data.load import Images, Subset, image_options, load_images

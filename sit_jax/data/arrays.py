@@ -1,4 +1,4 @@
-"""Data sets that are arrays: the embedded digits and .npz files."""
+"""Data sets stored as arrays: the digits of scikit-learn and .npz files."""
 
 import zipfile
 from pathlib import Path
@@ -10,9 +10,9 @@ from sit_jax.data.records import Records, Source
 
 
 def open_digits() -> Source:
-    """Opens the 1797 8x8 handwritten digits that scikit-learn ships: 1437 to train, 360 to test, ten classes.
+    """Opens scikit-learn's 1797 handwritten digits of 8 x 8 pixels: 1437 training and 360 test images, ten classes.
 
-    The values 0..16 are scaled to 0..255. The split is fixed, and the same share of each class is in both parts.
+    The values 0..16 are scaled to 0..255. The split is fixed and stratified by class.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -25,10 +25,10 @@ def open_digits() -> Source:
 
 
 def open_npz(path: str) -> Source:
-    """Opens a .npz file of `train_images [train_labels test_images test_labels]`, or `images [labels]`.
+    """Opens a .npz file with `train_images [train_labels test_images test_labels]` or `images [labels]`.
 
-    Images are uint8 [N,H,W] or [N,H,W,C] with 1, 3 or 4 channels; labels are integers [N] from 0 on. Raises InputError
-    if the file cannot be read or an array does not fit, naming the array.
+    Images are uint8 [n, H, W] or [n, H, W, channels] with 1, 3 or 4 channels; labels are integers [n], 0 or more.
+    Raises InputError if the file cannot be read, or if an array has the wrong type or shape; the message names it.
     """
     arrays = _read_npz(Path(path).expanduser())
     prefix = "train_" if "train_images" in arrays else ""
@@ -54,7 +54,7 @@ def _checked_records(path: str, arrays: dict[str, np.ndarray], prefix: str, spli
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
     if images.dtype != np.uint8 or not is_image or 0 in images.shape:
         found = f"{images.dtype} {list(images.shape)}"
-        raise InputError(f"{path}: {prefix}images must be uint8 [N,H,W] or [N,H,W,1, 3 or 4], not {found}")
+        raise InputError(f"{path}: {prefix}images must be uint8 [n, H, W] or [n, H, W, 1, 3 or 4], not {found}")
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise InputError(f"{path}: {prefix}labels must be integers [{len(images)}] from 0 on, not {found}")

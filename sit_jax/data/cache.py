@@ -1,15 +1,14 @@
-"""Decoded images on disk, so that they are decoded once: `<key>.npy`, and `<key>.rows.npy` where some are left out."""
+"""Cache of decoded images on disk: `<key>.npy`, and `<key>.rows.npy` if some images are left out."""
 
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from sit_jax.common.files import user_cache
+from sit_jax.common.files import replacing, user_cache
 from sit_jax.data import decode
 from sit_jax.data.records import Records
 
@@ -19,14 +18,14 @@ Decoded = tuple[np.ndarray, np.ndarray]
 
 
 def folder(cache_dir: str | os.PathLike | None) -> Path:
-    """Returns the folder of the cache: the one given, or `sit_jax/images` in the user's cache folder."""
+    """Returns the cache folder: `cache_dir`, or `sit_jax/images` in the user's cache folder."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     return user_cache() / "images"
 
 
 def key(records: Records, image_size: int) -> str:
-    """Returns a hash that changes with the records (names, sizes, times), the image size and the decoder."""
+    """Returns a hash of the records (names, sizes, times), the image size and the decoder version."""
     assert records.stamp is not None
     digest = hashlib.sha256(f"{decode.VERSION} {image_size} {len(records)}".encode())
     for i in range(len(records)):
@@ -35,10 +34,10 @@ def key(records: Records, image_size: int) -> str:
 
 
 def cached(folder: Path, key: str, total: int, allow_missing: bool, decode_now: Callable[[], Decoded]) -> Decoded:
-    """Returns images uint8 [M,S,S,3] and their indices int64 [M] from the cache, or decodes `total` and caches them.
+    """Returns images uint8 [n, s, s, 3] and their indices int64 [n] from the cache, else decodes and caches them.
 
-    A cached entry that leaves images out is used only if `allow_missing`. A folder that cannot be written costs a
-    warning and the cache.
+    `total` is the number of records. An entry that leaves images out is used only if `allow_missing`. If the folder
+    cannot be written, the images are not cached and a warning is logged.
     """
     found = _read(folder, key, total)
     if found is not None and (allow_missing or len(found[1]) == total):
@@ -49,12 +48,12 @@ def cached(folder: Path, key: str, total: int, allow_missing: bool, decode_now: 
     except OSError as error:
         logger.warning("decoded images are not cached in %s (%s); set data.cache_dir", folder, error.strerror or error)
         return array, rows
-    # From here on the array is the file's, shared by all processes of the machine.
+    # The array mapped from the file is shared by all processes of the machine.
     return _read(folder, key, total) or (array, rows)
 
 
 def _read(folder: Path, key: str, total: int) -> Decoded | None:
-    """Returns a complete entry, or None: a file that is missing, cut short or overlong is no entry."""
+    """Returns a complete entry; None if a file is missing, truncated or too long."""
     path, rows_path = folder / f"{key}.npy", folder / f"{key}.rows.npy"
     try:
         array = np.load(path, mmap_mode="r")
@@ -66,7 +65,7 @@ def _read(folder: Path, key: str, total: int) -> Decoded | None:
 
 
 def _write(folder: Path, key: str, array: np.ndarray, rows: np.ndarray, total: int) -> None:
-    """Writes an entry; several processes may do so at once, each file appears complete and all write the same."""
+    """Writes an entry. Several processes may do so at once: writes are atomic, and all write the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     if len(rows) < total:
         _write_file(folder / f"{key}.rows.npy", rows)
@@ -76,11 +75,5 @@ def _write(folder: Path, key: str, array: np.ndarray, rows: np.ndarray, total: i
 
 
 def _write_file(path: Path, array: np.ndarray) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
-            np.save(file, array)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

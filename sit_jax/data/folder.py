@@ -1,4 +1,4 @@
-"""A folder of image files, with or without labels."""
+"""Folders of image files, with or without labels."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from sit_jax.common.errors import InputError
 from sit_jax.data.records import Records, Source
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # in any case
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # case-insensitive
 TEST_NAMES = ("test", "val", "valid", "validation")
 UNLABELLED_NAMES = ("unlabelled", "unlabeled")
 
@@ -17,16 +17,18 @@ UNLABELLED_NAMES = ("unlabelled", "unlabeled")
 def open_folder(path: str) -> Source:
     """Opens the png, jpg, jpeg, webp and bmp files at any depth below `path`, sorted by path.
 
-    Splits: the sub-folder `train` is the training split if one of `test`, `val`, `valid`, `validation` is beside it, or
-    nothing else that holds images; else `path` as a whole is, and there is no test split. Beside `train`, the first of
-    those four is the test split (the first labelled one if the training images are labelled), and `unlabelled` or
-    `unlabeled` adds to the images for pre-training. Other folders beside them are not read.
+    Splits: `path` is divided into splits if it has a sub-folder `train` and either a sub-folder `test`, `val`, `valid`
+    or `validation` with images, or no sub-folder with images except splits. Then `train` is the training split, and the
+    first of these four is the test split (if `train` is labelled: the first labelled one). `unlabelled` or `unlabeled`
+    adds images for pre-training. Other sub-folders are ignored. If `path` is not divided, all of it is the training
+    split, and there is no test split.
 
-    Labels: a split is labelled if each of its images lies exactly one folder below the split, in two folders or more;
-    the folders are the classes, sorted. In every other layout (flat, deep, mixed) images have no labels.
+    Labels: `train` is labelled if each image lies exactly one folder below it, in at least two folders; the sorted
+    folders are the classes. The test split is labelled if `train` is and each image lies exactly one folder below the
+    split. In other layouts (flat, deep, mixed) images have no labels.
 
-    Hidden files and folders are ignored, links are followed. Raises InputError if the folder is missing or holds no
-    image, or if the test split has a class that the training split has not.
+    Hidden files and folders are ignored; links are followed. Raises InputError if the folder is missing or has no
+    images, or if the test split has a class that the training split lacks.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -48,7 +50,10 @@ def open_folder(path: str) -> Source:
 
 
 def list_images(root: Path, folder: str) -> list[str]:
-    """Lists the images at any depth below `root/folder` as sorted paths relative to `root`; InputError if none."""
+    """Lists the images at any depth below `root/folder`, as sorted paths relative to `root`.
+
+    Raises InputError if there are none.
+    """
     names = list(_walk(root, folder, frozenset()))
     if not names:
         kinds = " ".join(kind[1:] for kind in EXTENSIONS)
@@ -57,12 +62,12 @@ def list_images(root: Path, folder: str) -> list[str]:
 
 
 def file_records(root: Path, names: list[str], labels: np.ndarray | None = None) -> Records:
-    """Returns records of the files `root/name`, stamped with size and time of the last change."""
+    """Returns records of the files `root/name`; the stamp is their size and modification time."""
 
     def stamp(i: int) -> str:
         try:
             status = os.stat(root / names[i])
-        except OSError:  # it will be named as unreadable when it is decoded
+        except OSError:  # decoding will report it as unreadable
             return f"{names[i]} missing"
         return f"{names[i]} {status.st_size} {status.st_mtime_ns}"
 
@@ -70,7 +75,7 @@ def file_records(root: Path, names: list[str], labels: np.ndarray | None = None)
 
 
 def _walk(root: Path, folder: str, parents: frozenset) -> Iterator[str]:
-    """Yields the relative paths of images; `parents` are the folders above, so that a circle of links ends."""
+    """Yields the relative paths of images; `parents`, the folders above, end cycles of links."""
     try:
         status = os.stat(root / folder)
         with os.scandir(root / folder) as found:
@@ -95,7 +100,7 @@ def _split_names(root: Path) -> list[str] | None:
         return None
     with_images = [name for name in folders if any(_walk(root, name, frozenset()))]
     splits = [name for name in with_images if name in ("train", *TEST_NAMES, *UNLABELLED_NAMES)]
-    # A folder `train` beside `plane` and `car` is a class; beside `test` it is a split.
+    # Next to `plane` and `car`, a folder `train` is a class; next to `test`, it is a split.
     is_divided = any(name in TEST_NAMES for name in splits) or splits == with_images
     return splits if is_divided else None
 

@@ -1,4 +1,4 @@
-"""Decoded images: all in memory where they fit, else decoded when asked for."""
+"""Decoded images: all in memory if they fit, otherwise decoded on demand."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class MemoryImages:
-    """Images in one array, uint8 [N,S,S,3], in memory or mapped from a file; `records` are theirs, one each."""
+    """Images in one array, uint8 [n, s, s, 3], in memory or mapped from a file; `records` has one record per image."""
 
     array: np.ndarray
     records: Records
@@ -30,7 +30,7 @@ class MemoryImages:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The classes, int32 [N], or None."""
+        """The classes, int32 [n], or None."""
         return self.records.labels
 
     def __len__(self) -> int:
@@ -40,16 +40,16 @@ class MemoryImages:
         return self.array[index]
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
+        """Returns the images at `rows` [m], uint8 [m, s, s, 3]."""
         return self.array[np.asarray(rows, np.int64)]
 
 
 class StreamedImages:
-    """Images that are decoded when asked for, by several threads.
+    """Images that several threads decode on demand.
 
-    With `skip_unreadable` an unreadable image is replaced by the next readable one in the order of the records (the
-    label stays that of the unreadable one); the first is warned about and `skipped` holds the indices found so far.
-    Without it, asking for one raises InputError.
+    With `skip_unreadable`, the next readable image in the order of the records replaces an unreadable image, which
+    keeps its label. The first replacement logs a warning; `skipped` holds the unreadable indices found so far. Without
+    `skip_unreadable`, access to an unreadable image raises InputError.
     """
 
     in_memory = False
@@ -58,12 +58,12 @@ class StreamedImages:
         self.records, self.image_size, self.skip_unreadable = records, image_size, skip_unreadable
         self.skipped: set[int] = set()
         self._lock = threading.Lock()
-        # More threads than cores: they also wait for the disk.
+        # More threads than cores, because threads also wait for the disk.
         self._threads = ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1)), thread_name_prefix="sit-decode")
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The classes, int32 [N], or None."""
+        """The classes, int32 [n], or None."""
         return self.records.labels
 
     def __len__(self) -> int:
@@ -83,34 +83,34 @@ class StreamedImages:
         raise InputError(f"{self.records.names[0]}: unreadable, as are all other images; check the data set")
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows`, uint8 [len(rows),S,S,3]."""
+        """Returns the images at `rows` [m], uint8 [m, s, s, 3]."""
         images = self._threads.map(self.__getitem__, map(int, rows))
         return np.stack(list(images)) if len(rows) else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
 
     def _count(self, index: int, error: InputError) -> None:
         with self._lock:
             if not self.skipped:
-                logger.warning("skipped: %s; further unreadable images are replaced without a word", error)
+                logger.warning("skipped: %s; further unreadable images are replaced without a warning", error)
             self.skipped.add(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """The images at some rows of others, in the order of the rows, int64 [M]."""
+    """The images at `rows` int64 [m] of `images`, in the order of `rows`."""
 
     images: "Images"
     rows: np.ndarray
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The classes, int32 [M], or None."""
+        """The classes, int32 [m], or None."""
         return None if self.images.labels is None else self.images.labels[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows` of the subset, uint8 [len(rows),S,S,3]."""
+        """Returns the images at `rows` [n] of the subset, uint8 [n, s, s, 3]."""
         return self.images.gather(self.rows[np.asarray(rows, np.int64)])
 
     def take(self, rows: np.ndarray) -> "Subset":
@@ -122,7 +122,7 @@ Images = MemoryImages | StreamedImages | Subset
 
 
 def image_options(config: ml_collections.ConfigDict) -> dict:
-    """Returns how the images of a configuration are decoded and kept, as keyword arguments of `load_images`."""
+    """Returns the keyword arguments of `load_images` that a configuration sets."""
     data = config.data
     return {
         "image_size": data.image_size or config.model.image_size,
@@ -139,19 +139,20 @@ def load_images(
     cache_dir: str | os.PathLike | None = None,
     skip_unreadable: bool = False,
 ) -> Images:
-    """Returns the images of `records` as squares of `image_size` pixels.
+    """Returns the images of `records` as squares with side `image_size` in pixels.
 
-    What takes at most `memory_limit_gb` (10^9 bytes) decoded is decoded now, by all cores, and kept in memory; decoded
-    files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). The rest is decoded when asked for. In memory,
-    `skip_unreadable` leaves unreadable images out, with their labels, and says how many. Raises InputError if the image
-    size is not positive or, without `skip_unreadable`, for the first unreadable image.
+    If the decoded images take at most `memory_limit_gb` (10^9 bytes), all cores decode them now and they stay in
+    memory; decoded files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). Otherwise images are decoded on
+    demand. In memory, `skip_unreadable` leaves out unreadable images with their labels and logs their number. Raises
+    InputError if `image_size` is not positive, if no image is readable, or, without `skip_unreadable`, for the first
+    unreadable image.
     """
     if image_size < 1:
         raise InputError(f"image_size={image_size} must be at least 1")
     if len(records) * image_size**2 * 3 > memory_limit_gb * 1e9:
         return StreamedImages(records, image_size, skip_unreadable)
     decode_now = functools.partial(_decode_all, records, image_size, skip_unreadable)
-    if records.stamp is None:  # arrays: there is nothing to decode
+    if records.stamp is None:  # arrays need no decoding
         array, rows = decode_now()
     else:
         array, rows = cache.cached(
@@ -168,7 +169,7 @@ def _decode_record(records: Records, image_size: int, i: int) -> np.ndarray:
 
 
 def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the readable images, uint8 [M,S,S,3], and their indices, int64 [M]."""
+    """Returns the readable images, uint8 [n, s, s, 3], and their indices, int64 [n]."""
     array = np.empty((len(records), image_size, image_size, 3), np.uint8)
     is_readable = np.ones(len(records), bool)
 

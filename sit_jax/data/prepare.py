@@ -1,23 +1,26 @@
-"""Command: downloads a data set of TensorFlow Datasets and writes it as ArrayRecord, once.
+"""Prepares a data set once: `python -m sit_jax.data.prepare tfds:stl10 [--data_dir=FOLDER] [--manual_dir=FOLDER]`.
 
-python -m sit_jax.data.prepare tfds:stl10 [--data_dir=FOLDER] [--manual_dir=FOLDER]
+Downloads a data set of TensorFlow Datasets and writes it as ArrayRecord files. Its form is tfds:NAME, tfds:NAME/CONFIG
+or tfds:NAME:VERSION.
 """
 
-import argparse
 import importlib.util
 import sys
 from pathlib import Path
 
+from absl import flags
+
+from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.data.tfds_source import find_builder, has_array_records
 
 
 def prepare(source: str, data_dir: str | None = None, manual_dir: str | None = None) -> str:
-    """Prepares the data set of a `tfds:NAME` string and returns its folder; does nothing if that is done already.
+    """Prepares the data set of a `tfds:NAME` string unless it is already prepared; returns its folder.
 
-    `data_dir` is where data sets live (default: TFDS_DATA_DIR, else ~/tensorflow_datasets). `manual_dir` holds archives
-    that were downloaded by hand, under their original names. Raises InputError if TensorFlow is not installed (the
-    builders need it, readers do not), an archive is missing or damaged, or the files are there in another format.
+    `data_dir` is the folder of all data sets (None: TFDS_DATA_DIR, else ~/tensorflow_datasets). `manual_dir` holds
+    manually downloaded archives under their original names. Raises InputError if the data set is unknown, if TensorFlow
+    is not installed (only preparing needs it), an archive is missing or damaged, or files in another format exist.
     """
     scheme, _, name = source.partition(":")
     if scheme != "tfds" or not name:
@@ -42,7 +45,7 @@ def _build(source: str, builder, manual_dir: str | None) -> None:
     if folder is not None and not folder.is_dir():
         raise InputError(f"--manual_dir={manual_dir}: there is no such folder")
     config = tfds.download.DownloadConfig(manual_dir=folder)
-    # No network (OSError), no archive where only the user may download it (AssertionError), a damaged archive.
+    # OSError: no network. AssertionError: no archive, and only the user may download it. Others: a damaged archive.
     failures = (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError)
     try:
         builder.download_and_prepare(download_config=config, file_format="array_record")
@@ -54,20 +57,30 @@ def _build(source: str, builder, manual_dir: str | None) -> None:
         ) from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code, 2 with one line on stderr if the input is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m sit_jax.data.prepare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("source", help="tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
-    parser.add_argument("--data_dir", help="where to write (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)")
-    parser.add_argument("--manual_dir", help="a folder with archives that were downloaded by hand, original names")
-    arguments = parser.parse_args(argv)
-    try:
-        print(f"prepared in {prepare(arguments.source, arguments.data_dir, arguments.manual_dir)}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def define_flags() -> flags.FlagValues:
+    """Returns the flags of the command."""
+    values = commands.new_flags()
+    flags.DEFINE_string(
+        "data_dir", None, "Output folder. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "manual_dir", None, "Folder of manually downloaded archives with their original names.", flag_values=values
+    )
+    return values
+
+
+def command(argv: list[str]) -> bool:
+    """Prepares the data set of the command line and prints its folder."""
+    values = define_flags()
+    (source,) = commands.parse(values, argv, (), __doc__ or "", positional="tfds:NAME")
+    print(f"prepared in {prepare(source, values.data_dir, values.manual_dir)}")
+    return True
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return commands.run(command, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv))

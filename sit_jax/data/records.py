@@ -1,4 +1,4 @@
-"""What every source of images gives: records that are listed but not yet decoded."""
+"""Records: the listed but not yet decoded images of a data source."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ Raw = bytes | Path | np.ndarray
 class Records:
     """A list of undecoded images.
 
-    `names[i]` is what messages call record i. `read(i)` returns it undecoded: an encoded file (its bytes or path), or a
-    uint8 array [H,W] or [H,W,C]. `stamp(i)` is a text that changes when the encoded bytes do, the key to the cache of
-    decoded images; None where there is nothing to decode. `label(i)` is its class; None for images without labels.
+    `names[i]` is the name of record i in messages. `read(i)` returns its undecoded image: an encoded file (bytes or
+    path), or a uint8 array [H, W] or [H, W, channels]. `stamp(i)` is a text that changes with the encoded bytes, for
+    the cache key of decoded images; None if nothing needs decoding. `label(i)` is its class; None without labels.
     """
 
     names: Sequence[str]
@@ -29,7 +29,7 @@ class Records:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes, int32 [N], or None; read when first asked for, as that can mean a pass over the files."""
+        """The classes, int32 [n], or None; read at the first access, which can be a pass over the files."""
         if self.label is None:
             return None
         return np.fromiter(map(self.label, range(len(self))), np.int32, len(self))
@@ -45,7 +45,7 @@ class Records:
 
     @staticmethod
     def _pick(names: list[str], picked: "list[tuple[Records, int]]") -> "Records":
-        """Builds records out of (records, row) pairs; a property that one of them lacks, the result lacks."""
+        """Builds records from (records, row) pairs; `stamp` or `label` is None if any of the records lacks it."""
 
         def by_index(field: str) -> Callable | None:
             if any(getattr(records, field) is None for records, _ in picked):
@@ -57,10 +57,10 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set: `name` is its SOURCE string, the other fields are its splits.
+    """A data set: its SOURCE string `name`, its splits, and its class names if known.
 
-    `pretrain` is everything to pre-train on: the training images, and unlabelled ones where there is such a split.
-    `train` is the training images, with labels if there are any; `test` is None where there is no test split.
+    `pretrain` holds all images for pre-training: the training images, and the unlabelled split if there is one. `train`
+    holds the training images, with labels if there are any. `test` is None if there is no test split.
     """
 
     name: str

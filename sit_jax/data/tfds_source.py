@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets that are prepared as ArrayRecord; reading them needs no TensorFlow."""
+"""Data sets of TensorFlow Datasets, prepared as ArrayRecord files; reading needs no TensorFlow."""
 
 import os
 from collections.abc import Callable
@@ -17,9 +17,10 @@ TEST_SPLITS = ("test", "validation")
 def open_tfds(name: str) -> Source:
     """Opens `name`, `name/config` or `name:version`, prepared in TFDS_DATA_DIR (default ~/tensorflow_datasets).
 
-    Splits: `train`; `train` and `unlabelled` to pre-train on; `test`, or `validation` where the test split is missing
-    or has no labels. Images come from the feature `image`, labels from `label`. Raises InputError if the data set is
-    unknown, has no images or is not prepared, with the command that prepares it; nothing is downloaded.
+    Splits: `train` is the training split; `unlabelled` or `unlabeled` adds images for pre-training. The test split is
+    `test`, or `validation` if `test` is missing or has no labels. Images come from the feature `image`, else from the
+    first image feature; labels come from the class label `label`. Raises InputError if the data set is unknown, has no
+    images or no split `train`, or is not prepared (with the command that prepares it). Downloads nothing.
     """
     builder = find_builder(name)
     _check_prepared(name, builder)
@@ -32,18 +33,18 @@ def open_tfds(name: str) -> Source:
     for split in (split for split in splits if split in UNLABELLED_SPLITS):
         pretrain += _split_records(builder, split, image_key, None)
     tests = [_split_records(builder, split, image_key, label_key) for split in TEST_SPLITS if split in splits]
-    # ImageNet's test images are published without their labels, as -1.
+    # ImageNet's test images have the label -1: their labels are not published.
     labelled = [records for records in tests if records.label is None or records.label(0) >= 0]
     class_names = tuple(builder.info.features[label_key].names) if label_key else None
     return Source(f"tfds:{name}", pretrain, train, labelled[0] if labelled else None, class_names)
 
 
 def find_builder(name: str, data_dir: str | None = None) -> Any:
-    """Returns the TFDS builder of `name`; touches no network. Raises InputError if there is no such data set."""
+    """Returns the TFDS builder of `name`; needs no network. Raises InputError if there is no such data set."""
     import tensorflow_datasets as tfds
 
     try:
-        # The variable is read here because TFDS reads it only once, when it is imported.
+        # TFDS itself reads the variable only once, when it is imported.
         data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -57,7 +58,7 @@ def find_builder(name: str, data_dir: str | None = None) -> Any:
 
 
 def has_array_records(builder: Any) -> bool:
-    """Tells whether the prepared files can be read in random order; False also if there are none."""
+    """Returns whether prepared ArrayRecord files exist, which allow random access."""
     return bool(builder.info.splits) and "array_record" in {
         form.value for form in builder.info.available_file_formats()
     }
@@ -75,7 +76,7 @@ def _check_prepared(name: str, builder: Any) -> None:
 
 
 def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
-    """Returns the keys of the image and, if there is one, of the class label."""
+    """Returns the key of the image and the key of the class label (None without labels)."""
     import tensorflow_datasets as tfds
 
     found = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -109,7 +110,7 @@ def _split_records(builder: Any, split: str, image_key: str, label_key: str | No
 
 
 def _reader(source: Any, features: Any, key: str) -> Callable[[int], Any]:
-    """Returns a function from an index to one feature; images stay encoded, other features are not even parsed."""
+    """Returns a function from an index to the feature `key`; images stay encoded, other features are not parsed."""
     import tensorflow_datasets as tfds
 
     # tfds.decode.PartialDecoding does the same, but imports TensorFlow.

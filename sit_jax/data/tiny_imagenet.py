@@ -1,4 +1,4 @@
-"""Tiny-ImageNet in the tree of its original archive."""
+"""Tiny-ImageNet in the folder layout of its original archive."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from sit_jax.data.records import Records, Source
 
 
 def open_tiny_imagenet(path: str) -> Source:
-    """Opens the tree with `wnids.txt`, `words.txt`, `train/<wnid>/images` and `val` (`images`, `val_annotations.txt`).
+    """Opens a folder with `wnids.txt`, `words.txt`, `train/<wnid>/images`, `val/images`, `val/val_annotations.txt`.
 
-    Labels follow the order of `wnids.txt`, class names are those of `words.txt`. The test split is `val`: the archive's
-    own `test` has no labels and is not used. Raises InputError if a piece is missing, naming it.
+    Labels follow the order of `wnids.txt`; class names come from `words.txt`. The test split is `val`, because the
+    archive's `test` has no labels. Raises InputError that names the missing piece if the folder is incomplete.
     """
     root = Path(path).expanduser()
     wnids = [line.strip() for line in _read_lines(root / "wnids.txt")]

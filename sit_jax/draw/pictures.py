@@ -1,4 +1,4 @@
-"""Pictures for people: rows of images in one PNG, with captions where they are asked for."""
+"""Pictures for people: rows of images in one PNG, optionally with captions."""
 
 import math
 import pathlib
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SMALLEST_SIDE = 64  # pixels at which an image is shown at least
+SMALLEST_SIDE = 64  # pixels of an image, at least
 COLUMNS = 12  # images in a line, at most
-WIDTH = 1600  # pixels of a line of several images, at most
+WIDTH = 1600  # pixels of a line with several images, at most
 GAP = 2
-LINE = 20  # height of a line of text
+LINE = 20  # height of a line of text in pixels
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Maps images in [-1, 1], clipped, to uint8 0..255."""
+    """Clips images to [-1, 1] and maps them to uint8 0..255."""
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def shown_side(side: int) -> int:
-    """Returns the pixels that `grid` gives to an image of this side, with the gap around it."""
+    """Returns the side in pixels of an image in `grid`, with the gap around it; `side` is its own side."""
     return side * -(-SMALLEST_SIDE // side) + 2 * GAP
 
 
 def grid(*rows: np.ndarray) -> np.ndarray:
-    """Lays rows of images [n, s, s, 3] in [-1, 1] out as one picture [H, W, 3] uint8, small images enlarged."""
+    """Arranges rows of images [n, s, s, 3] in [-1, 1] as one picture [H, W, 3] uint8; enlarges small images."""
     images = np.stack([to_uint8(np.asarray(row, np.float32)) for row in rows])
     zoom = -(-SMALLEST_SIDE // images.shape[2])
     images = images.repeat(zoom, axis=2).repeat(zoom, axis=3)
@@ -35,10 +35,10 @@ def grid(*rows: np.ndarray) -> np.ndarray:
 
 
 def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = ()) -> np.ndarray:
-    """Lays rows of images [n, s, s, 3] in [-1, 1] out with the label of each row at its left, [H, W, 3] uint8.
+    """Arranges rows of images [n, s, s, 3] in [-1, 1] with the label of each row on its left, [H, W, 3] uint8.
 
-    `headings` [n], where given, stand above the columns. What is too long for a line goes on in the next, which shows
-    all rows again.
+    `headings` [n], if given, are above the columns. If rows are too long for a line, the remaining columns follow in
+    the next line, which shows all rows again.
     """
     count, side = next(iter(rows.values())).shape[:2]
     side = shown_side(side)
@@ -57,7 +57,7 @@ def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = ()) -> 
 
 
 def stack(pictures: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-    """Puts pictures [H, W, 3] uint8 below each other, on white, `gap` pixels apart."""
+    """Stacks pictures [H, W, 3] uint8 vertically on white, `gap` pixels apart."""
     width = max(picture.shape[1] for picture in pictures)
     padded = [
         np.pad(picture, ((0, gap), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
@@ -66,7 +66,7 @@ def stack(pictures: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
 
 
 def text(line: str, width: int | None = None, height: int = LINE, centred: bool = False) -> np.ndarray:
-    """Draws a line of text, black on white, [height, width, 3] uint8; without `width`, as wide as it has to be."""
+    """Draws a line of black text on white, [height, width, 3] uint8; without `width`, the picture fits the text."""
     width = width or text_width(line)
     image = Image.new("RGB", (width, height), "white")
     position, anchor = (width / 2, "mm") if centred else (GAP, "lm")
@@ -75,18 +75,18 @@ def text(line: str, width: int | None = None, height: int = LINE, centred: bool 
 
 
 def text_width(line: str) -> int:
-    """Returns the pixels that a line of text takes."""
+    """Returns the width of a line of text in pixels, with margins."""
     return math.ceil(font().getlength(line)) + 4 * GAP
 
 
 def font() -> ImageFont.FreeTypeFont:
-    """Returns the font that Pillow ships."""
+    """Returns Pillow's default font."""
     found = ImageFont.load_default(size=13)
-    assert isinstance(found, ImageFont.FreeTypeFont)  # a size asks for it
+    assert isinstance(found, ImageFont.FreeTypeFont)  # because a size is given
     return found
 
 
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Writes a picture [H, W, 3] uint8, making its folder."""
+    """Writes a picture [H, W, 3] uint8 as PNG; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

@@ -1,14 +1,15 @@
-"""Plots of results, by matplotlib (the plotting library that everyone has), imported when one is drawn."""
+"""Plots of results with matplotlib, which is imported only when a plot is drawn."""
 
+import math
 import pathlib
 
 import numpy as np
 
-NAMED_CLASSES = 30  # with more, the names would not be legible
+NAMED_CLASSES = 30  # with more classes, the names would be illegible
 
 
 def new_figure(width: float, height: float):
-    """Returns a matplotlib figure of this size in inches and its axes, on no screen."""
+    """Returns an off-screen matplotlib figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -16,13 +17,13 @@ def new_figure(width: float, height: float):
 
 
 def save(figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG, making its folder."""
+    """Writes a figure as PNG; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
 def confusion(path: pathlib.Path, counts: np.ndarray, class_names: list[str], title: str) -> None:
-    """Draws a confusion matrix [C, C] of counts, rows (true classes) scaled to shares, and writes it as PNG."""
+    """Writes a plot of a confusion matrix [C, C] as PNG; rows (true classes) are scaled from counts to shares."""
     size = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = size <= NAMED_CLASSES
@@ -43,9 +44,9 @@ def confusion(path: pathlib.Path, counts: np.ndarray, class_names: list[str], ti
 
 
 def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str], title: str) -> None:
-    """Draws top-1 accuracy against the number of labelled images, a line for each encoder, and writes it as PNG.
+    """Writes a plot of top-1 accuracy against the number of labelled images as PNG, one line per encoder.
 
-    `results` are rows of the report with `num_train` and, by encoder, `top1` and `std`.
+    `results` are the rows of the report, with `num_train` and, by encoder, `top1` and `std`.
     """
     figure, axes = new_figure(7.0, 4.8)
     counts = [row["num_train"] for row in results]
@@ -65,7 +66,7 @@ def label_curve(path: pathlib.Path, results: list[dict], encoders: dict[str, str
 
 
 def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], columns: list[str], title: str) -> None:
-    """Draws top-1 accuracies [rows][columns] as a grid, and writes it as PNG."""
+    """Writes a grid of the top-1 accuracies [rows][columns] as PNG."""
     figure, axes = new_figure(5.0 + 1.6 * len(columns), 3.0 + 0.8 * len(rows))
     image = axes.imshow(np.array(top1) * 100, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label="top-1 accuracy, %")
@@ -78,63 +79,64 @@ def transfer(path: pathlib.Path, top1: list[list[float]], rows: list[str], colum
     save(figure, path)
 
 
-# Panels of learning curves: title and metric.
-PANELS: list[tuple[str, str]] = [
-    ("reconstruction, L1", "train/reconstruction"),
-    ("rotation, cross-entropy", "train/rotation"),
-    ("contrastive, NT-Xent", "train/contrastive"),
-    ("contrastive progress, 0 at chance", "eval/contrastive_progress"),
-    ("rotation accuracy", "eval/rotation_accuracy"),
-    ("k-NN top-1 accuracy", "eval/knn_top1"),
-    ("linear top-1 accuracy", "eval/linear_top1"),
-]
-LEGEND_CHARACTERS = 210  # that fit below the panels
-TASKS = {"reconstruction": "-", "rotation": "--", "contrastive": ":"}
+LEGEND_CHARACTERS = 210  # fit below the panels
+COLUMNS = 4  # panels per row
 
 
-def learning_curves(path: pathlib.Path, runs: list[list[dict]], labels: list[str]) -> None:
-    """Draws the metrics of runs against the epochs, a colour for each run, and writes it as PNG.
+def learning_curves(
+    path: pathlib.Path,
+    runs: list[list[dict]],
+    labels: list[str],
+    panels: dict[str, str],
+    log_variances: dict[str, tuple[str, str]],
+) -> None:
+    """Writes a plot of the metrics of runs against epochs as PNG, one colour per run.
 
-    `runs` are lists of lines of `metrics.jsonl`. Panels: the losses, accuracies, log-variances; what a run did not
-    measure is left out.
+    `runs` are lists of lines of `metrics.jsonl`. `panels` maps metrics to titles. The last panel shows log variances:
+    `log_variances` maps metrics to (label, line style). If a run did not measure a metric, it has no curve there.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15.0, 6.5), layout="constrained")
-    panels = figure.subplots(2, 4).flat
+    rows = math.ceil((len(panels) + 1) / COLUMNS)
+    figure = Figure(figsize=(15.0, 3.25 * rows), layout="constrained")
+    axes_of = figure.subplots(rows, COLUMNS).flat
     colours = [f"C{i % 10}" for i in range(len(runs))]
-    for axes, (title, name) in zip(panels, PANELS, strict=False):
-        for rows, label, colour in zip(runs, labels, colours, strict=True):
-            axes.plot(*series(rows, name), color=colour, label=label)
+    for axes, (name, title) in zip(axes_of, panels.items(), strict=False):
+        for lines, label, colour in zip(runs, labels, colours, strict=True):
+            axes.plot(*series(lines, name), color=colour, label=label)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    draw_log_variances(list(figure.axes)[-1], runs, colours)
-    for axes in figure.axes[4:]:
+    draw_log_variances(figure.axes[len(panels)], runs, colours, log_variances)
+    for axes in figure.axes[len(panels) + 1 :]:
+        axes.set_axis_off()
+    for axes in figure.axes[-COLUMNS:]:
         axes.set_xlabel("epoch")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # a line and gaps before each name
+    columns = max(1, LEGEND_CHARACTERS // (max(map(len, names)) + 6))  # room for the line and gaps of each name
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), columns), fontsize=8)
     save(figure, path)
 
 
-def draw_log_variances(axes, runs: list[list[dict]], colours: list[str]) -> None:
-    """Draws the log-variances of the tasks, where any of them changes: with fixed weights the panel stays empty."""
+def draw_log_variances(
+    axes, runs: list[list[dict]], colours: list[str], log_variances: dict[str, tuple[str, str]]
+) -> None:
+    """Draws the log variances of the tasks that change; with fixed weights, the panel is empty."""
     for rows, colour in zip(runs, colours, strict=True):
-        for task, style in TASKS.items():
-            epochs, values = series(rows, f"train/log_var_{task}")
+        for metric, (_, style) in log_variances.items():
+            epochs, values = series(rows, metric)
             if len(set(values)) > 1:
                 axes.plot(epochs, values, style, color=colour)
     if not axes.lines:
         axes.set_axis_off()
         return
-    for task, style in TASKS.items():
-        axes.plot([], [], style, color="0.3", label=task)
-    axes.set_title("log-variances of the tasks", fontsize=10)
+    for label, style in log_variances.values():
+        axes.plot([], [], style, color="0.3", label=label)
+    axes.set_title("log variances of the tasks", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
 def series(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
-    """Returns epochs and values of the lines that have this metric."""
+    """Returns the epochs and values of the lines with the metric `name`."""
     points = [(row["epoch"], row[name]) for row in rows if name in row]
     return [epoch for epoch, _ in points], [value for _, value in points]

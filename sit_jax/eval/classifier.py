@@ -1,4 +1,4 @@
-"""Classifiers on the encoder that are trained on augmented images: linear heads on frozen weights, and fine-tuning."""
+"""Classifiers trained on augmented images: linear heads on the frozen encoder, and fine-tuning of all weights."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ import optax
 from flax import nnx
 
 from sit_jax.common.keys import named_key, row_keys
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.layers import INIT
-from sit_jax.model.vit import SIZES
+from sit_jax.model.sizes import SIZES
 from sit_jax.probes.features import CLASSIFIED
 from sit_jax.train.optimizer import make_optimizer, make_schedule
 from sit_jax.train.state import TrainState
@@ -20,14 +20,14 @@ MOMENTUM = 0.9
 
 
 class Classifier:
-    """What is trained: `heads` classifiers side by side, of K linear ones each, whose logits are averaged.
+    """Trains several heads side by side on one encoder; a head averages the logits of K linear classifiers.
 
-    The heads differ in nothing but their learning rate. `config` is that of `classifier_config`.
+    The heads differ only in their learning rates. `config` comes from `classifier_config`.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
         self.config, self.num_classes = config, num_classes
-        self.encoder = make_graphdef(config, "encoder")
+        self.encoder = make_graphdefs(config)["encoder"]
         self.schedule = make_schedule(config)
         self.optimizer = self._linear_optimizer() if config.frozen else make_optimizer(config)
 
@@ -41,10 +41,10 @@ class Classifier:
         return optax.partition({"encoder": optax.set_to_zero(), "head": heads}, {"encoder": "encoder", "head": "head"})
 
     def init_head(self, key: jax.Array) -> dict:
-        """Returns the weights of the heads: kernels [heads, K, F, C] and a hidden tanh layer where there is one."""
+        """Returns the weights of the heads: kernels [heads, K, F, C], after a hidden tanh layer if `config.hidden`."""
         config = self.config
         width, heads = SIZES[config.model.size][0], len(config.learning_rates)
-        tokens = jnp.zeros((1, 3, width))  # two tokens and a patch show what the features look like
+        tokens = jnp.zeros((1, 3, width))  # two tokens and one patch: only the shape of the features counts
         _, count, width = CLASSIFIED[config.features](tokens).shape
         sizes = [width, config.hidden, self.num_classes] if config.hidden else [width, self.num_classes]
         names = ("hidden", "out") if config.hidden else ("out",)
@@ -56,7 +56,7 @@ class Classifier:
         return head
 
     def logits(self, params: dict, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Returns the logits [heads, K, B, C] of images [B, s, s, 3] in [-1, 1]; `keys` turn stochastic depth on."""
+        """Returns logits [heads, K, B, C] of images [B, s, s, 3] in [-1, 1]; `keys` turn on stochastic depth."""
         encoder = nnx.merge(self.encoder, params["encoder"])
         tokens = encoder(images, keys).astype(jnp.float32)
         if self.config.frozen:
@@ -70,7 +70,7 @@ class Classifier:
         return x @ params["head"]["out"]["kernel"] + params["head"]["out"]["bias"]
 
     def loss(self, params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the cross-entropy, summed over heads and classifiers, and that of one classifier of the best head."""
+        """Returns (cross-entropy summed over heads and K classifiers, mean over K of the best head)."""
         config = self.config
         images, targets = make_training_images(
             key, batch["image"], batch["label"], self.num_classes, config.model.image_size, config.augment
@@ -81,7 +81,10 @@ class Classifier:
         return entropy.sum(), entropy.mean(axis=1).min()
 
     def train_step(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        """Updates the state on {"image": [B, H, W, 3] uint8, "label": [B] int32}; random in (seed, step, row) alone."""
+        """Updates the state on {"image": [B, H, W, 3] uint8, "label": [B] int32}.
+
+        Random numbers depend on (seed, step, row) only.
+        """
         key = jax.random.fold_in(named_key(jax.random.key(self.config.seed), "classify"), state.step)
         (_, shown), grads = jax.value_and_grad(self.loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -90,16 +93,16 @@ class Classifier:
         return TrainState(state.step + 1, params, opt_state, None), metrics
 
     def predict(self, params: dict, images: jax.Array) -> jax.Array:
-        """Returns the averaged logits [B, heads, C] of whole images [B, H, W, 3] uint8."""
+        """Returns logits [B, heads, C], averaged over K, of whole images [B, H, W, 3] uint8."""
         logits = self.logits(params, whole_images(images, self.config.model.image_size))
         return logits.mean(axis=1).swapaxes(0, 1)
 
     def make_state(self, encoder: dict, statistics: dict | None) -> TrainState:
-        """Returns the state at step 0; `statistics` are `mean` and `std` [K, F] that scale the features, or None."""
+        """Returns the state at step 0; `statistics` (`mean` and `std` [K, F]) scale the features, None does not."""
         head = self.init_head(named_key(jax.random.key(self.config.seed), "head"))
         if statistics:
             shape = len(self.config.learning_rates), statistics["mean"].shape[0], 1, statistics["mean"].shape[1]
             head["standardise"] = jax.tree.map(lambda x: jnp.broadcast_to(x[None, :, None], shape), statistics)
-        # Copies: the step donates the state, and the encoder is needed again.
+        # Copies: the step donates the state, and later units need the encoder again.
         params = {"encoder": jax.tree.map(jnp.copy, encoder), "head": head}
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), None)

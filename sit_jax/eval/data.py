@@ -1,4 +1,4 @@
-"""The labelled images of an evaluation: what classifiers learn from, and what they are scored on."""
+"""The labelled images of an evaluation: training images and test images."""
 
 import hashlib
 import pathlib
@@ -10,35 +10,33 @@ import numpy as np
 from sit_jax.common.errors import InputError
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
-from sit_jax.data.split import hold_out
-
-TEST_SHARE = 0.1  # of the training images, where there is no labelled test split
+from sit_jax.data.split import stand_in
 
 
 class Labelled(NamedTuple):
     """A labelled data set."""
 
-    name: str  # its SOURCE string
+    name: str  # the SOURCE string
     train: Subset
     test: Subset
-    train_labels: np.ndarray  # [N] int32
-    test_labels: np.ndarray  # [M] int32
+    train_labels: np.ndarray  # [m] int32
+    test_labels: np.ndarray  # [n] int32
     num_classes: int
     class_names: tuple[str, ...]
-    test_split: str  # in words: what was scored
+    test_split: str  # description of the test images
     has_test: bool  # whether the data set has a labelled test split
     fingerprint: str  # changes with images, labels and image size
 
 
 def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> Labelled:
-    """Opens a data set by its SOURCE string and loads it as `config.data` says.
+    """Opens a data set by its SOURCE string and loads it with the options of `config.data`.
 
-    Without a labelled test split, a tenth of the training images, the same share of each class and a function of the
-    seed, takes its place. Raises InputError if there are no labels.
+    If there is no labelled test split, a tenth of the training images of each class replaces it, drawn by the seed.
+    Raises InputError if there are no labels, or if every class has a single image.
     """
     source = open_source(name)
     if source.train.label is None:
-        raise InputError(f"{name}: has no labels, which every protocol needs; give class folders, or another --data")
+        raise InputError(f"{name}: has no labels, and this protocol needs them; give class folders, or another --data")
     options = image_options(config)
     train = load_images(source.train, **options)
     labels = train.labels
@@ -51,10 +49,10 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         test_labels = test.labels
         assert test_labels is not None
     else:
-        train_rows, test_rows = hold_out(labels, TEST_SHARE, seed)
+        train_rows, test_rows = stand_in(len(labels), labels, seed)
         test, test_labels, split = train, labels, "a tenth of the training images (there is no labelled test split)"
     if not len(test_rows):
-        raise InputError(f"{name}: every class has a single image, which leaves none to test on; add images")
+        raise InputError(f"{name}: every class has a single image, so none is left to test on; add images")
     num_classes = int(max(labels.max(), test_labels.max())) + 1
     names = source.class_names or tuple(map(str, range(num_classes)))
     return Labelled(
@@ -72,9 +70,9 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
 
 
 def use_source(config: ml_collections.ConfigDict, name: str | None, overrides: dict) -> str:
-    """Returns the SOURCE string to evaluate on: `name`, or that of the run where it is None.
+    """Returns the SOURCE string to evaluate on: `name`, or the data set of the run if `name` is None.
 
-    Images of another data set are kept at the size of the model, unless `overrides` says otherwise.
+    If it is another data set, sets `data.image_size` to `model.image_size`, unless `overrides` sets it.
     """
     name = name or config.data.source
     if not same_source(name, config.data.source) and "data.image_size" not in overrides:
@@ -83,7 +81,7 @@ def use_source(config: ml_collections.ConfigDict, name: str | None, overrides: d
 
 
 def same_source(first: str, second: str) -> bool:
-    """Tells whether two SOURCE strings name the same data, though maybe by other paths."""
+    """Tells whether two SOURCE strings name the same data, possibly by different paths."""
     (scheme, _, path), (other_scheme, _, other_path) = first.partition(":"), second.partition(":")
     return scheme == other_scheme and pathlib.Path(path).resolve() == pathlib.Path(other_path).resolve()
 
@@ -99,7 +97,7 @@ def fingerprint(source: Source, image_size: int) -> str:
 
 
 def image_hash(records: Records, image_size: int) -> str:
-    """Returns a hash of undecoded images: of names, sizes and times of files, of the values of arrays."""
+    """Returns a hash of undecoded images: from names, sizes and times of files, or from the values of arrays."""
     if records.stamp is not None:
         return cache.key(records, image_size)
     digest = hashlib.sha256(str(image_size).encode())

@@ -1,4 +1,4 @@
-"""An evaluation from a work directory to its report, stored there and not computed twice."""
+"""Evaluates a run with labels; a report stored in the work directory is not computed again."""
 
 import json
 import pathlib
@@ -7,45 +7,44 @@ from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable, write_json
 from sit_jax.eval import report as reports
-from sit_jax.eval.data import load_labelled, same_source, use_source
-from sit_jax.eval.protocols import relevant_settings, run_units, short_hash
-from sit_jax.eval.restore import restore
+from sit_jax.eval.data import Labelled, load_labelled, same_source, use_source
+from sit_jax.eval.protocols import PROTOCOLS
+from sit_jax.eval.restore import Restored, restore
 from sit_jax.eval.settings import Settings
-from sit_jax.probes.features import CLASSIFIED
+from sit_jax.eval.units import relevant_settings, run_units, short_hash
 from sit_jax.probes.labels import pick
 
 
 def check(settings: Settings) -> None:
-    """Raises InputError for what is wrong with the settings alone."""
+    """Raises InputError if the settings are invalid on their own."""
     if settings.repeats < 1:
         raise InputError(f"--repeats={settings.repeats} must be at least 1")
     if settings.seed < 0:
         raise InputError(f"--seed={settings.seed} must be 0 or more")
-    if settings.features not in CLASSIFIED:
-        raise InputError(f"--features={settings.features} must be one of {', '.join(CLASSIFIED)}")
-    if settings.protocol == "finetune" and settings.features != "tokens":
-        raise InputError(f"--features={settings.features}: fine-tuning is on the two tokens; leave it out")
+    kinds = PROTOCOLS[settings.protocol].features
+    if settings.features not in kinds:
+        raise InputError(f"--features={settings.features}: --protocol={settings.protocol} takes {', '.join(kinds)}")
 
 
 def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathlib.Path] | None:
-    """Evaluates, and returns the report with the file it is in; None if a signal stopped it after storing what is done.
+    """Evaluates and returns (report, path); None if a signal stopped it, after finished results are stored.
 
-    The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures beside it; where it is there already, it is
-    returned. `other` is a report that the user compares with: it has to measure the same. Raises InputError for what
-    the user gave wrong, before the first computation.
+    The report is `WORKDIR/eval/<protocol>-<hash>.json`, with pictures in the same folder. If it exists, it is returned.
+    `other` is a report to compare with; it must measure the same. Raises InputError for wrong input, before the first
+    computation.
     """
     check(settings)
     overrides = dict(settings.overrides)
     restored = restore(settings.workdir, settings.step, settings.weights, overrides)
     config = restored.config
     data = load_labelled(use_source(config, settings.data, overrides), config, settings.seed)
-    for amount in settings.amounts:  # a class with too few images is found now
+    for amount in settings.amounts:  # raises now if a class has too few images
         pick(data.train_labels, amount, settings.seed, 0)
     if other:
         labels = settings.amounts[-1].as_json()
         mine = (settings.protocol, data.fingerprint, len(data.test_labels), labels, settings.repeats, settings.seed)
         reports.check_same(reports.what_is_measured(*mine), reports.measured(other))
-    what = relevant_settings(restored, data, settings.protocol, settings.features, settings.seed)
+    what = relevant_settings(restored, data, settings)
     folder = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}"
     amounts = [str(amount) for amount in settings.amounts]
     path = folder.with_name(
@@ -56,23 +55,22 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         return json.loads(path.read_text()), path
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     say(f"results go to {path}")
-    results = run_units(
-        restored,
-        data,
-        settings.protocol,
-        settings.features,
-        settings.seed,
-        list(settings.amounts),
-        settings.repeats,
-        settings.baseline,
-        folder,
-    )
+    results = run_units(restored, data, settings, folder)
     if results is None:
         return None
+    report = make_report(restored, data, settings, what, results)
+    reports.draw(report, path)
+    write_json(path, report)
+    return report, path
+
+
+def make_report(restored: Restored, data: Labelled, settings: Settings, what: dict, results: reports.Results) -> dict:
+    """Returns the report of finished results, as JSON values; `what` are those of `relevant_settings`."""
+    config = restored.config
     summary = reports.summarise(results)
     for row in summary:
         row["comparisons"] = reports.comparisons(row, len(data.test_labels))
-    report = {
+    return {
         "protocol": settings.protocol,
         "data": data.name,
         "pretrained_on": config.data.source,
@@ -93,6 +91,3 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
         "results": summary,
         "settings": what,
     }
-    reports.draw(report, path)
-    write_json(path, report)
-    return report, path

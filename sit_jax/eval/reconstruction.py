@@ -1,4 +1,4 @@
-"""Reconstructions of corrupted images by a whole model."""
+"""Reconstructions of corrupted images by the whole model."""
 
 import math
 from collections.abc import Callable
@@ -9,29 +9,30 @@ import numpy as np
 from flax import nnx
 
 from sit_jax.data.load import StreamedImages
-from sit_jax.model.build import make_graphdef
-from sit_jax.model.vit import unpatchify
+from sit_jax.model.build import make_graphdefs
+from sit_jax.model.patches import unpatchify
 from sit_jax.views import corrupt, whole_images
 
-BATCH = 32  # images at once, at most
+BATCH = 32  # maximum images at once
 ROWS = ("original", "corrupted", "reconstructed")
 
 Rebuild = Callable[[dict, np.ndarray, jax.Array], tuple[jax.Array, ...]]
 
 
 def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
-    """Returns `rebuild(params, images, key)` from [B, H, W, 3] uint8 to the three ROWS, each [B, s, s, 3] float32.
+    """Returns `rebuild(params, images, key)`: from [B, H, W, 3] uint8 to the three ROWS, each [B, s, s, 3] float32.
 
-    All images are corrupted, upright, as the section `corrupt` says; values are in [-1, 1], rebuilt ones about so.
+    All images are corrupted as the section `corrupt` says, and none is rotated. Values are in [-1, 1]; reconstructions
+    can exceed this range.
     """
-    graphdef = make_graphdef(config)
+    graphdef = make_graphdefs(config)["model"]
     section = config.corrupt.copy_and_resolve_references()
     section.share = 1.0
 
     @jax.jit
     def rebuild(params: dict, images: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
         clean = whole_images(images, config.model.image_size)
-        # `corrupt` takes two views of each image, and of these the first is kept.
+        # `corrupt` takes two views of each image; only the first is kept.
         corrupted = corrupt(key, clean.repeat(2, axis=0), section)[0][::2]
         patches = nnx.merge(graphdef, params)(corrupted)["patches"]
         return clean, corrupted, unpatchify(patches, config.model.patch_size)
@@ -40,11 +41,11 @@ def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
 
 
 def reconstructions(rebuild: Rebuild, params: dict, images: StreamedImages, key: jax.Array) -> dict[str, np.ndarray]:
-    """Corrupts and rebuilds images, a function of the key, and returns the ROWS, each float32 [N, s, s, 3].
+    """Corrupts and rebuilds images; returns the ROWS, each float32 [n, s, s, 3], a function of the key.
 
-    Replaced blocks come from other images of the same batch; a single image keeps them as they are.
+    Replaced blocks come from other images of the same batch. If there is a single image, its blocks are not replaced.
     """
-    # Batches of about the same size: in a last one of a single image nothing could be replaced.
+    # Batches of about the same size: in a last batch of a single image nothing could be replaced.
     batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / BATCH))
     done = []
     for index, rows in enumerate(batches):

@@ -1,10 +1,11 @@
-"""From the results of an evaluation to its JSON, its table on screen and its pictures."""
+"""The report of an evaluation: JSON, table on screen and pictures."""
 
 import pathlib
 import shutil
 
 import numpy as np
 
+from sit_jax.common import console
 from sit_jax.common.errors import InputError
 from sit_jax.draw import plots
 from sit_jax.probes.intervals import compare, interval, line, unpack
@@ -12,7 +13,7 @@ from sit_jax.probes.labels import Amount
 
 
 def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
-    """Copies a report with its pictures; nothing, where `out` is that report."""
+    """Copies a report with its pictures; does nothing if `out` is the report itself."""
     if out.exists() and out.samefile(path):
         return
     shutil.copyfile(path, out)
@@ -22,19 +23,19 @@ def copy_to(path: pathlib.Path, out: pathlib.Path) -> None:
 
 Results = dict[tuple[str, Amount, int], dict]  # by (encoder, amount of labels, repeat)
 ENCODERS = {"pretrained": "pre-trained", "random": "random weights", "pixels": "pixels"}
-PIXELS = "pixels "  # what the names of pixels as an encoder begin with, such as "pixels 8 x 8"
+PIXELS = "pixels "  # prefix of the names of pixel encoders, such as "pixels 8 x 8"
 
 
 def encoder_name(encoder: str) -> str:
-    """Returns the name of an encoder for people."""
+    """Returns the displayed name of an encoder."""
     return ENCODERS.get(encoder, encoder)
 
 
 def summarise(results: Results) -> list[dict]:
-    """Returns for each amount of labels the mean and the standard deviation over the repeats, by encoder.
+    """Returns for each amount of labels the mean and standard deviation over the repeats, by encoder.
 
-    Of the pixels, the better ones are `pixels` too, with each amount of labels: chosen by their score on the test
-    images, which favours them.
+    For each amount of labels, `pixels` is the better kind of pixels. The score on the test images chooses it, which
+    favours pixels.
     """
     amounts = list(dict.fromkeys(amount for _, amount, _ in results))
     summary = []
@@ -62,18 +63,18 @@ def summarise(results: Results) -> list[dict]:
 
 
 def unpack_all(hits: list[str], count: int) -> np.ndarray:
-    """Returns which of `count` test images each of R repeats told right, [R, N] bool."""
+    """Returns [repeats, n] bool: the test images, n = `count`, that each repeat classified correctly."""
     return np.stack([unpack(text, count) for text in hits])
 
 
 def spread(values: list[float]) -> dict:
-    """Returns the mean, the sample standard deviation (None of one value) and the values."""
+    """Returns the mean, the sample standard deviation (None for a single value) and the values."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"top1": float(np.mean(values)), "std": std, "runs": values}
 
 
 def headline(results: Results, summary: list[dict], encoder: str) -> dict:
-    """Returns what stands at the top of the JSON: the results with the most labels; details are of the first repeat."""
+    """Returns the top of the JSON: results with the most labels; details come from the first repeat."""
     best, amount = summary[-1][encoder], list(results)[-1][1]
     first = results[PIXELS + best["which"] if "which" in best else encoder, amount, 0]
     which = {"which": best["which"]} if "which" in best else {}
@@ -89,16 +90,16 @@ def headline(results: Results, summary: list[dict], encoder: str) -> dict:
 
 
 def comparisons(row: dict, count: int) -> dict[str, dict]:
-    """Returns the paired comparisons of the pre-trained encoder with the others, with the labels of a row.
+    """Returns the paired comparisons of the pre-trained encoder with random weights and with pixels.
 
-    `count` is the number of test images.
+    `row` is a row of `summarise`; `count` is the number of test images.
     """
     hits = {name: unpack_all(row[name]["hits"], count) for name in ENCODERS if name in row}
     return {name: compare(hits["pretrained"], other) for name, other in hits.items() if name != "pretrained"}
 
 
 def measured(report: dict) -> dict:
-    """Returns what two reports must have in common to be compared."""
+    """Returns the values that two reports must share to be comparable."""
     runs = report["results"][-1]["pretrained"]["runs"]
     return what_is_measured(
         report["protocol"], report["settings"]["data"], report["num_test"], report["labels"], len(runs), report["seed"]
@@ -106,7 +107,7 @@ def measured(report: dict) -> dict:
 
 
 def what_is_measured(protocol: str, data: str, images: int, labels: float | str, repeats: int, seed: int) -> dict:
-    """Returns by name what decides which images are scored, and by which labels."""
+    """Returns by name the values that determine the scored images and the labels."""
     return {
         "protocol": protocol,
         "hash of the data": data,
@@ -118,20 +119,20 @@ def what_is_measured(protocol: str, data: str, images: int, labels: float | str,
 
 
 def check_same(mine: dict, other: dict) -> None:
-    """Raises InputError for the first thing in which `other` measured something else."""
+    """Raises InputError for the first value that differs in `other`."""
     for name, value in mine.items():
         if other[name] != value:
             raise InputError(f"--against: its {name} is {other[name]}, here {value}; compare the same evaluation")
 
 
 def against(report: dict, other: dict) -> dict:
-    """Compares the encoder of a report with that of another one, which measured the same."""
+    """Compares the pre-trained encoders of two reports that measured the same."""
     count = report["num_test"]
     return compare(*(unpack_all(each["results"][-1]["pretrained"]["hits"], count) for each in (report, other)))
 
 
 def comparison_lines(report: dict) -> str:
-    """Returns the comparisons of a report for the screen, with each amount of labels."""
+    """Returns the comparisons of a report as text, a line per amount of labels and encoder."""
     lines = []
     for row in report["results"]:
         labels = f"labels {row['labels']}: " if len(report["results"]) > 1 else ""
@@ -141,7 +142,7 @@ def comparison_lines(report: dict) -> str:
 
 
 def table(report: dict) -> str:
-    """Returns the table for the screen; the intervals are those of the protocol's own k."""
+    """Returns the table as text; for k-NN, only the k of the protocol has intervals."""
     encoders = [name for name in ENCODERS if name in report["results"][0]]
     names = names_of(report)
     by_k = "by_k" in report["results"][0]["pretrained"]
@@ -159,19 +160,18 @@ def table(report: dict) -> str:
         else:
             pairs = [(with_interval(row[e]), percent({"top1": row[e]["top5"], "std": None})) for e in encoders]
             rows.append([*start, *(cell for pair in pairs for cell in pair)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return console.table(rows, right=range(len(header)))
 
 
 def percent(values: dict) -> str:
-    """Returns a mean, with its standard deviation where there is one, for people."""
+    """Returns a mean as text, with its standard deviation if there is one."""
     if values["top1"] is None:
         return "-"
     return f"{values['top1']:.1%}" + (f" ± {100 * values['std']:.1f}" if values["std"] is not None else "")
 
 
 def names_of(report: dict) -> dict[str, str]:
-    """Returns the names of the encoders for people, with the kind of pixels that a report has."""
+    """Returns the displayed names of the encoders, with the kind of pixels in the report."""
     kinds = {row["pixels"]["which"] for row in report["results"] if "pixels" in row}
     if not kinds:
         return ENCODERS
@@ -179,25 +179,25 @@ def names_of(report: dict) -> dict[str, str]:
 
 
 def with_interval(values: dict) -> str:
-    """Returns a mean with its bootstrap interval for people."""
+    """Returns a mean with its bootstrap interval as text."""
     low, high = (100 * x for x in values["interval"])
     return f"{percent(values)} [{low:.1f}, {high:.1f}]"
 
 
 def title(report: dict) -> str:
-    """Returns in two lines what was measured."""
+    """Returns two lines that describe the measurement."""
     seen = ", transductive: the encoder was pre-trained on them, without labels" if report["transductive"] else ""
     lines = (
         f"{report['protocol']} on {report['data']}, {report['num_test']} images: {report['test_split']}{seen}\n"
         f"pre-trained on {report['pretrained_on']}, step {report['step']}, weights {report['weights']}, "
         f"features {report['features']}, seed {report['seed']}"
     )
-    # With several amounts of labels there are several choices; they are in the JSON.
+    # Each amount of labels has its own hyper-parameters; if there are several, only the JSON lists them.
     return lines if len(report["results"]) > 1 else f"{lines}, {describe(report['hyperparameters'])}"
 
 
 def short_name(source: str) -> str:
-    """Returns a SOURCE string with the last part of its path only, for pictures."""
+    """Returns a SOURCE string with only the last part of its path, for pictures."""
     scheme, colon, rest = source.partition(":")
     return f"{scheme}{colon}{pathlib.PurePath(rest).name}"
 
@@ -208,7 +208,7 @@ def describe(chosen: dict) -> str:
 
 
 def draw(report: dict, path: pathlib.Path) -> None:
-    """Draws the confusion matrix and, for several amounts of labels, the curve, in files beside `path`."""
+    """Draws the confusion matrix and, if there are several amounts of labels, the curve, in files next to `path`."""
     names = {key: short_name(report[key]) for key in ("data", "pretrained_on")}
     report = report | names
     plots.confusion(

@@ -1,4 +1,4 @@
-"""From a work directory to weights that can be evaluated, on whatever devices are here."""
+"""Restores weights from a work directory for evaluation, on the devices of this machine."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ from sit_jax.parallel.mesh import make_mesh, state_shardings
 from sit_jax.train.checkpoint import check_sums, saved_checksums, short_reason
 from sit_jax.train.shapes import check_shapes, saved_shapes
 
-# What an evaluation may change of the configuration of a run; all else is fixed by its weights.
+# Keys of a run's configuration that an evaluation may change; the weights fix all other keys.
 FREE = (
     "linear.",
     "finetune.",
@@ -42,11 +42,11 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """The model of a run: `params` holds `encoder` and, where they were asked for, the heads."""
+    """The model of a run; `params` holds `encoder` and, if requested, the heads."""
 
     config: ml_collections.ConfigDict  # of the run, with the overrides of the evaluation
     params: dict
-    random_params: dict  # the same arrays as the run had them at step 0: what an accuracy is compared with
+    random_params: dict  # the same arrays at step 0 of the run, as a baseline
     mesh: Mesh
     step: int
     weights: str  # "params" or "ema"
@@ -62,14 +62,14 @@ class Restored:
 def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_collections.ConfigDict:
     """Returns the configuration of a run with `overrides` by dotted key, for the devices of this machine.
 
-    Raises InputError if there is no run, or if a key is fixed by its weights.
+    Raises InputError if there is no run, if its configuration is damaged, or if the weights fix an overridden key.
     """
     path = workdir / "config.json"
     if not path.is_file():
         raise InputError(f"{workdir}: no run is there ({path.name} is missing); give the --workdir of a training")
     for key in overrides:
         if not key.startswith(FREE):
-            raise InputError(f"--config.{key} is fixed by the checkpoint; free are {', '.join(FREE)}")
+            raise InputError(f"--config.{key} is fixed by the checkpoint; these can change: {', '.join(FREE)}")
     try:
         saved = read_saved(path)
     except (ValueError, KeyError) as error:
@@ -77,7 +77,7 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
     config.mesh.update(data=-1, fsdp=1, slices=None)
     compute.reopen(config)
-    if "dtype" in overrides:  # which the products follow
+    if "dtype" in overrides:  # the products follow it
         config.model.products = "auto"
     config.update_from_flattened_dict(overrides)
     checks.check_model(config.model)
@@ -88,7 +88,7 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
 
 
 def merged(base: dict, other: dict) -> dict:
-    """Returns nested dictionaries with the values of `other` before those of `base`."""
+    """Returns merged nested dictionaries; values of `other` replace values of `base`."""
     both = {key: merged(base[key], other[key]) for key in base.keys() & other.keys() if isinstance(base[key], dict)}
     return base | other | both
 
@@ -100,16 +100,16 @@ def restore(
     overrides: dict[str, object],
     with_heads: bool = False,
 ) -> Restored:
-    """Restores the encoder, or the whole model, of a checkpoint: the newest or that of `step`.
+    """Restores the encoder, or the whole model, from the checkpoint of `step`; None is the newest.
 
-    `weights` is "params" or "ema". Each array is checked against the model that the configuration of the run
-    describes; position embeddings are resized if `model.image_size` is overridden, which is said. Raises InputError if
-    there is no such checkpoint, if it is damaged, or if it holds other arrays, with their names and shapes.
+    `weights` is "params" or "ema". Each array is checked against the model of the run's configuration. If
+    `model.image_size` is overridden, the position embeddings are resized and this is logged. Raises InputError if there
+    is no such checkpoint, if it is damaged, or if it holds other arrays, with their names and shapes.
     """
     config = load_config(workdir, overrides)
     steps = ocp.utils.checkpoint_steps(workdir / "checkpoints") if (workdir / "checkpoints").is_dir() else []
     if not steps:
-        raise InputError(f"{workdir}: holds no checkpoint yet; let the training come to one")
+        raise InputError(f"{workdir}: holds no checkpoint yet; wait until the training saves one")
     step = max(steps) if step is None else step
     if step not in steps:
         raise InputError(
@@ -132,7 +132,7 @@ def restore(
 
 
 def init_params(config: ml_collections.ConfigDict, with_heads: bool) -> dict:
-    """Returns the weights that the run started from."""
+    """Returns the initial weights of the run."""
     model = make_model(config, named_key(jax.random.key(config.seed), "init"))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     return params if with_heads else {"encoder": params["encoder"]}
@@ -148,7 +148,7 @@ def abstract_params(config: ml_collections.ConfigDict, mesh: Mesh, with_heads: b
 
 
 def read_params(workdir: pathlib.Path, step: int, weights: str, abstract: dict) -> dict:
-    """Reads the arrays that `abstract` names, and no others, in its shardings; their checksums are verified."""
+    """Reads only the arrays in `abstract`, in its shardings, and verifies their checksums."""
     path = (workdir / "checkpoints" / str(step)).absolute()
     try:
         saved = saved_shapes(path / "state")
@@ -165,14 +165,14 @@ def read_params(workdir: pathlib.Path, step: int, weights: str, abstract: dict) 
         return restored[weights]["model"]
     except InputError:
         raise
-    except Exception as error:  # damage shows as ValueError, KeyError, JSONDecodeError and bare Exception
+    except Exception as error:  # damage raises ValueError, KeyError, JSONDecodeError and bare Exception
         raise InputError(
             f"{path}: cannot be read ({short_reason(error)}); choose another checkpoint with --step"
         ) from error
 
 
 def resized(params: dict, config: ml_collections.ConfigDict) -> dict:
-    """Returns the weights with position embeddings for `model.image_size`."""
+    """Returns the weights with position embeddings resized for `model.image_size`."""
     side = config.model.image_size // config.model.patch_size
     position = resize_position_embedding(params["encoder"]["position_embedding"], side)
     return params | {"encoder": params["encoder"] | {"position_embedding": position}}

@@ -1,4 +1,4 @@
-"""What an evaluation is asked."""
+"""The settings of an evaluation."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Trains classifiers on labelled images: the loop of the pre-training with another task."""
+"""Trains classifiers on labelled images, with the training loop of pre-training."""
 
 import math
 import pathlib
@@ -17,7 +17,7 @@ from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_
 from sit_jax.probes.features import Encode, extract, make_encode
 from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
-from sit_jax.train.loop import Run, Task
+from sit_jax.train.loop import Run, Trainable
 from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import TrainState
 
@@ -25,7 +25,7 @@ from sit_jax.train.state import TrainState
 def classifier_config(
     config: ml_collections.ConfigDict, protocol: str, features: str, seed: int
 ) -> ml_collections.ConfigDict:
-    """Returns the configuration of a run that trains a classifier, in the layout of the one for pre-training."""
+    """Returns the configuration of a classifier run, in the layout of a pre-training configuration."""
     c = ml_collections.ConfigDict(config.to_dict())
     section = c[protocol]
     with c.unlocked():
@@ -53,16 +53,16 @@ def train_classifier(
     workdir: pathlib.Path,
     mesh: Mesh,
 ) -> tuple[np.ndarray, dict] | None:
-    """Trains a classifier on labelled images, in a work directory of its own.
+    """Trains a classifier on labelled images, in its own work directory.
 
-    `config` is that of `classifier_config`. Returns (test logits [M, C], what was chosen); None if a signal stopped it,
-    and the same call goes on from there. Of several heads the one with the lowest cross-entropy on a held-out share of
-    `train` is used.
+    `config` comes from `classifier_config`. Returns (test logits [n, C], chosen hyper-parameters); None if a signal
+    stopped it, and the same call resumes. If there are several heads, the head with the lowest cross-entropy on the
+    held-out share of `train` is used.
     """
     assert train.labels is not None
     kept, held = hold_out(train.labels, config.held_out, config.seed)
     fitted, watched = (train.take(rows) for rows in (kept, held))
-    # Fewer images than the smallest batch are repeated.
+    # If there are fewer images than the smallest batch, they are repeated.
     fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), batch_quantum(mesh))))
     config = resolve(config, len(fitted), mesh)
     write_config(workdir, config)
@@ -71,14 +71,14 @@ def train_classifier(
     classifier = Classifier(config, num_classes)
     predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):
-        run = Run(config, workdir, mesh, batches, make_task(classifier, predict, encoder, fitted, watched, mesh))
+        run = Run(config, workdir, mesh, batches, make_trainable(classifier, predict, encoder, fitted, watched, mesh))
         say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
-        if not run.loop():
+        if not run.train():
             return None
         entropies = [loss for loss, _ in held_out_scores(predict, run.state.params, watched, config, mesh)]
         logits = extract(predict, run.state.params, test.gather, len(test), config.batch_size, mesh)
     rates = config.learning_rates
-    # Without held-out images nothing can be chosen: the rate in the middle is as good a guess as any.
+    # Without held-out images there is no choice; the middle learning rate is a guess.
     head = int(np.argmin(entropies)) if entropies else len(rates) // 2
     peak = config.optim.base_learning_rate * config.batch_size / 512
     chosen = {"steps": config.steps, "batch_size": config.batch_size, "learning_rate": peak}
@@ -89,7 +89,7 @@ def train_classifier(
 
 
 def batch_quantum(mesh: Mesh) -> int:
-    """Returns what batch sizes are multiples of: 8 on 1, 2, 4 or 8 devices, so that these give the same result."""
+    """Returns the divisor of batch sizes: 8 on 1, 2, 4 or 8 devices, so that they give the same result."""
     return math.lcm(8, mesh.size)
 
 
@@ -98,7 +98,7 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) ->
     quantum = batch_quantum(mesh)
     config = ml_collections.ConfigDict(config.to_dict())
     config.batch_size = max(min(config.batch_size, num_examples) // quantum, 1) * quantum
-    if config.frozen:  # these rates are not scaled with the batch
+    if config.frozen:  # `learning_rates` do not scale with the batch size
         config.optim.base_learning_rate = max(config.learning_rates) * 512 / config.batch_size
     config = durations.resolve(config, num_examples)
     config.eval_every = config.checkpoint_every = max(1, config.steps // 10)
@@ -107,18 +107,18 @@ def resolve(config: ml_collections.ConfigDict, num_examples: int, mesh: Mesh) ->
 
 
 def feature_statistics(encoder: dict, images: Subset, config: ml_collections.ConfigDict, mesh: Mesh) -> dict:
-    """Returns `mean` and `std` [K, F] of the features of whole images, as the convex probe has them."""
+    """Returns `mean` and `std` [K, F] of the features of whole images, as in the convex probe."""
     encode = make_encode(config, mesh, config.features)
     features = extract(encode, {"encoder": encoder}, images.gather, len(images), config.batch_size, mesh)
     scales = [Standardiser(features[:, k]) for k in range(features.shape[1])]
     return {"mean": np.stack([s.mean for s in scales]), "std": np.stack([s.scale for s in scales])}
 
 
-def make_task(
+def make_trainable(
     classifier: Classifier, predict: Encode, encoder: dict, fitted: Subset, watched: Subset, mesh: Mesh
-) -> Task:
-    """Returns what the loop trains; its evaluation looks at the held-out images `watched`, where there are some."""
-    # Without equal scales of the features, SGD on a frozen encoder would take many times the steps.
+) -> Trainable:
+    """Returns the trainable of a classifier; if there are held-out images `watched`, it evaluates on them."""
+    # With features of unequal scales, SGD on a frozen encoder would take many times the steps.
     statistics = feature_statistics(encoder, fitted, classifier.config, mesh) if classifier.config.frozen else None
     shapes = jax.eval_shape(classifier.make_state, encoder, statistics)
     shardings = state_shardings(shapes, mesh)
@@ -140,13 +140,13 @@ def make_task(
     def init() -> TrainState:
         return jax.jit(classifier.make_state, out_shardings=shardings)(encoder, statistics)
 
-    return Task(abstract, init, train_step, watch if len(watched) else None, ())
+    return Trainable(abstract, init, train_step, watch if len(watched) else None, ())
 
 
 def held_out_scores(
     predict: Encode, params: dict, watched: Subset, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> list[tuple[float, float]]:
-    """Returns for each head (cross-entropy, top-1) on held-out images; an empty list without such images."""
+    """Returns (cross-entropy, top-1) of each head on held-out images; an empty list if there are none."""
     if not len(watched):
         return []
     labels = watched.labels

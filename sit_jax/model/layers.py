@@ -1,4 +1,4 @@
-"""Dense layers as the paper initialises them."""
+"""Dense layers with the paper's initialisation."""
 
 import math
 
@@ -17,11 +17,11 @@ def linear(
     use_bias: bool = True,
     init: nnx.initializers.Initializer = INIT,
 ) -> nnx.Linear:
-    """Makes a dense layer with the paper's initialisation, a standard deviation of 0.02, and zero bias."""
+    """Makes a dense layer with zero bias and, by default, the paper's normal weights of standard deviation 0.02."""
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def patch_init(patch_size: int) -> nnx.initializers.Initializer:
-    """Returns how layers to and from pixels start: uniform in +-1 / sqrt(3 P^2), as convolutions of PyTorch do."""
+    """Returns the initializer of layers to and from pixels: uniform in +-1 / sqrt(3 P^2), as PyTorch's convolutions."""
     bound = 1 / math.sqrt(3 * patch_size**2)
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)

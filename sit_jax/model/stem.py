@@ -1,4 +1,4 @@
-"""A stem of small convolutions in place of the layer from patches to tokens; outside the paper, off by default."""
+"""A stem of small convolutions instead of the linear patch embedding; not in the paper, off by default."""
 
 import itertools
 
@@ -10,9 +10,10 @@ from sit_jax.model.fast.norm import layer_norm
 
 
 def stem_sizes(width: int, patch_size: int) -> list[tuple[int, int]]:
-    """Returns (inputs, outputs) of each convolution: one for each halving of a patch, the last one as wide as a token.
+    """Returns (inputs, outputs) of each convolution; each convolution halves the side of a patch.
 
-    Each is twice as wide as the one before. `patch_size` is a power of two, at least 2.
+    The outputs double from convolution to convolution and end at the token width. `patch_size` is a power of two, at
+    least 2.
     """
     halvings = patch_size.bit_length() - 1
     return list(itertools.pairwise([3, *(width >> (halvings - 1 - i) for i in range(halvings))]))
@@ -21,8 +22,8 @@ def stem_sizes(width: int, patch_size: int) -> list[tuple[int, int]]:
 class ConvolutionStem(nnx.Module):
     """Images [V, s, s, 3] to tokens [V, N, D]: 3 x 3 convolutions of stride 2, then a dense layer (arXiv 2106.14881).
 
-    A layer norm over the channels and a ReLU follow each convolution; the source has a batch normalisation there, which
-    would tie the rows of a batch together. The source takes a layer of the transformer away for it; here all stay.
+    A layer norm over the channels and a ReLU follow each convolution. The source uses batch normalisation instead,
+    which would couple the rows of a batch. The source also removes one transformer layer; here all layers stay.
     """
 
     def __init__(self, width: int, patch_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -36,7 +37,7 @@ class ConvolutionStem(nnx.Module):
         self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the tokens of square images, row by row; the patch size divides the side."""
+        """Returns the tokens of square images in row-major order; the side must be a multiple of the patch side."""
         x = images.astype(self.dtype)
         for index in range(self.count):
             x = getattr(self, f"convolution{index}")(x)

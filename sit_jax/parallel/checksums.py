@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed where the arrays are: the same for every mesh."""
+"""Checksums of arrays, computed where the arrays are; equal for every mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from jax.sharding import PartitionSpec as P
 
 
 def checksums(tree: dict) -> dict[str, int]:
-    """Returns a 32-bit checksum of each array of 4-byte numbers, by its joined names such as "params/log_var/rotation".
+    """Returns a 32-bit checksum of each array of 4-byte numbers, by its joined name such as "params/log_var/rotation".
 
-    It is the sum, modulo 2**32, of the bits of each element times an odd weight that belongs to its place: any change
-    of one element changes it. All hosts must ask; all get the same answer.
+    The checksum is the sum, modulo 2**32, of each element's bits times an odd weight of its position: any change of a
+    single element changes it. All hosts must call this; all get the same result.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]

@@ -1,4 +1,4 @@
-"""Several processes as one machine: connecting them at the start, agreeing, and ending together."""
+"""Several processes as one run: connecting at the start, agreeing, and ending together."""
 
 import glob
 import importlib.util
@@ -16,18 +16,18 @@ from jax.experimental import multihost_utils
 
 from sit_jax.common.errors import PREEMPTED, WRONG_INPUT, InputError
 
-CONNECT_SECONDS = 300  # how long the processes wait for each other at the start
-# A process that dies is noticed after this time at the latest, and the others end. Local ones notice at once.
+CONNECT_SECONDS = 300  # how long processes wait for each other at the start
+# If a process dies, the other processes notice within this time and end; processes on its machine notice at once.
 HEARTBEAT_SECONDS = 60
-SHUTDOWN_SECONDS = 120  # how long processes that are done wait for those that are not
+SHUTDOWN_SECONDS = 120  # how long finished processes wait for unfinished processes
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Connects this process with the others of the run, before anything else touches a device; alone, does nothing.
+    """Connects this process with the other processes of the run, if any; call it before anything touches a device.
 
-    The three values come from the command line; without them Slurm, Open MPI and Cloud TPU are recognised. Raises
-    InputError if values are missing or wrong. A SIGTERM that was blocked until here arrives at the end: alone, it
-    interrupts; with others, JAX's preemption service has come to listen, and all of them stop at the same step.
+    The three values come from the command line; without them, Slurm, Open MPI and Cloud TPU are detected. Raises
+    InputError if values are missing or wrong. A SIGTERM that was blocked until here is delivered at the end: it
+    interrupts a single process; connected processes all stop at the same step, by JAX's preemption service.
     """
     arguments = find_cluster(coordinator, num_processes, process_id, os.environ)
     try:
@@ -38,7 +38,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 def join(arguments: dict) -> None:
-    """Connects with the others; ends this process if they do not come within CONNECT_SECONDS, or by Ctrl-C."""
+    """Connects with the other processes; ends this process after CONNECT_SECONDS without them, or at Ctrl-C."""
     what = "the other processes of the run"
     if "num_processes" in arguments:
         what = f"{arguments['num_processes']} processes at {arguments['coordinator_address']}"
@@ -48,20 +48,20 @@ def join(arguments: dict) -> None:
     limit = threading.Timer(CONNECT_SECONDS, give_up, [what])
     limit.daemon = True
     limit.start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would not run before JAX is done with waiting
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would not run while JAX waits
     try:
         jax.distributed.initialize(
             **arguments,
-            initialization_timeout=2 * CONNECT_SECONDS,  # at which JAX aborts, with a stack trace: `limit` is before
+            initialization_timeout=2 * CONNECT_SECONDS,  # then JAX aborts with a stack trace; `limit` acts earlier
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         if isinstance(error, ValueError) and not arguments and on_tpu(os.environ):
-            return  # JAX has found no other host of this TPU
+            return  # JAX found no other host of this TPU
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"the processes of the run could not be connected ({reason}); start all of them, with one --coordinator"
+            f"the processes of the run could not be connected ({reason}); start all of them with the same --coordinator"
         ) from error
     finally:
         limit.cancel()
@@ -69,15 +69,15 @@ def join(arguments: dict) -> None:
 
 
 def give_up(what: str) -> None:
-    """Ends this process, which has waited in vain: with 75 if it was asked to stop meanwhile."""
+    """Ends this process after a timeout: with code 75 if it was asked to stop meanwhile, else 2."""
     if signal.SIGTERM in signal.sigpending():
         leave(PREEMPTED)
-    print(f"error: waited {CONNECT_SECONDS} s for {what}; start all of them, with one --coordinator", file=sys.stderr)
+    print(f"error: waited {CONNECT_SECONDS} s for {what}; start all with the same --coordinator", file=sys.stderr)
     leave(WRONG_INPUT)
 
 
 def stop_all(number: int, frame: FrameType | None) -> None:
-    """Asks all processes to stop, as a SIGTERM to one of them does; a second Ctrl-C interrupts this one at once."""
+    """Asks all processes to stop, as SIGTERM to one process does; a second Ctrl-C interrupts this process at once."""
     del number, frame
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -86,9 +86,9 @@ def stop_all(number: int, frame: FrameType | None) -> None:
 def find_cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None, env: Mapping[str, str]
 ) -> dict | None:
-    """Returns the arguments of `jax.distributed.initialize` that JAX does not find itself; None for a single process.
+    """Returns the arguments of `jax.distributed.initialize` that JAX does not detect; None for a single process.
 
-    `env` are the environment variables. Raises InputError if values are missing or wrong.
+    `env` holds the environment variables. Raises InputError if values are missing or wrong.
     """
     if num_processes is not None or process_id is not None:
         if coordinator is None or num_processes is None or process_id is None:
@@ -97,9 +97,9 @@ def find_cluster(
             raise InputError(f"--process_id={process_id} must be from 0 to {num_processes - 1}, of {num_processes}")
         check_address(coordinator)
         found = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
-        # Without local devices, JAX would ask Slurm for them: every process gets all that it sees.
+        # JAX would ask Slurm for the local devices; without detection, each process uses all devices that it sees.
         return found | {"cluster_detection_method": "deactivate"}
-    # Within srun only: a batch script sees the number of tasks too, and is not one of them.
+    # Only within srun: a batch script also sees the number of tasks, but is not a task.
     if int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in env:
         return {"coordinator_address": check_address(coordinator)} if coordinator else {}
     if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
@@ -119,7 +119,7 @@ def find_cluster(
 
 
 def check_address(address: str) -> str:
-    """Returns an address; raises InputError unless it is HOST:PORT."""
+    """Returns `address`; raises InputError unless it is HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={address} must be HOST:PORT, such as 10.0.0.1:1234")
@@ -127,9 +127,9 @@ def check_address(address: str) -> str:
 
 
 def check_port(address: str) -> None:
-    """Raises InputError if another program listens at the port, of which JAX would crash."""
+    """Raises InputError if another program uses the port, because JAX would crash."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a run that has ended leaves is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore sockets of an ended run
         try:
             probe.bind(("", int(address.rpartition(":")[2])))
         except OSError as error:
@@ -137,38 +137,38 @@ def check_port(address: str) -> None:
 
 
 def on_tpu(env: Mapping[str, str]) -> bool:
-    """Tells whether this is a Cloud TPU machine, which JAX then asks for the other hosts of the slice."""
+    """Returns whether this is a Cloud TPU machine; JAX then asks for the other hosts of the slice."""
     if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or importlib.util.find_spec("libtpu") is None:
         return False
-    # Colab and Kaggle set it, where no other host is to be asked for; GKE does too, and names the hosts.
+    # Colab and Kaggle set this variable and have no other host. GKE sets it too, but also names the hosts.
     if "TPU_SKIP_MDS_QUERY" in env and not env.keys() & {"TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"}:
         return False
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def connected() -> bool:
-    """Tells whether this process has been connected with others."""
+    """Returns whether this process is connected with other processes."""
     return jax.distributed.is_initialized()
 
 
 def leave(code: int) -> None:
-    """Ends this process at once: an orderly end would wait for the others, which wait for this one."""
+    """Ends this process at once: an orderly exit would deadlock, because the processes wait for each other."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def several() -> bool:
-    """Tells whether this process is one of several."""
+    """Returns whether the run has several processes."""
     return jax.process_count() > 1
 
 
 def all_agree(good: bool) -> bool:
-    """Tells whether `good` is true on every host; all of them must ask."""
+    """Returns whether `good` is true on every host; all hosts must call this."""
     return good if not several() else bool(np.all(multihost_utils.process_allgather(np.array(good))))
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until all hosts have come to the point `name`."""
+    """Waits until all hosts have reached the point `name`."""
     if several():
         multihost_utils.sync_global_devices(name)

@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of devices, the batch over all of it, parameters sharded by their shapes alone."""
+"""The device mesh: the batch is sharded over all devices, parameters are sharded by their shapes only."""
 
 from typing import Any
 
@@ -13,20 +13,20 @@ from sit_jax.common.errors import InputError
 
 AXES = ("slice", "data", "fsdp")
 BATCH = P(AXES)
-SMALL = 2**16  # elements; sharding less than this costs more in latency than it saves in memory
+SMALL = 2**16  # elements; sharding smaller arrays costs more latency than it saves memory
 
 
 def make_mesh(
     data: int = -1, fsdp: int = 1, devices: list[jax.Device] | None = None, slices: int | None = None
 ) -> Mesh:
-    """Makes the mesh with the axes `slice`, `data` and `fsdp`; -1 for `data` or `fsdp` takes the rest of the devices.
+    """Makes the mesh with the axes `slice`, `data` and `fsdp`; -1 for `data` or `fsdp` takes the remaining devices.
 
-    `slices` groups of devices, each with fast links of its own, hold the whole parameters each, so that only gradients
-    and embeddings pass between them; None takes the TPU slices that are there, and one group elsewhere. Raises
-    InputError if the axes do not multiply to the number of devices, or if a group would span TPU slices.
+    `slices` is the number of device groups with fast links inside. Each group holds all parameters, so that only
+    gradients and embeddings pass between groups. None: one group per TPU slice; on other devices a single group.
+    Raises InputError if the axes do not multiply to the number of devices, or if a group would span TPU slices.
     """
     devices = sorted(devices or jax.devices(), key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
-    # Elsewhere a slice_index, which GPUs may have too, is no limit: a group that spans nodes is slow, but works.
+    # GPUs may have a slice_index too, but it does not limit groups: a group that spans nodes is slow, but works.
     found = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
     groups = found if slices is None else slices
     if groups < 1 or len(devices) % groups or groups % found:
@@ -45,19 +45,19 @@ def make_mesh(
         raise InputError(
             f"mesh.data={data} x mesh.fsdp={fsdp} does not give {here}; set one of them to -1 to take the rest"
         )
-    # Neighbours in the mesh are neighbours in the torus of a TPU slice; elsewhere the order is kept.
+    # Neighbours in the mesh are neighbours in the torus of a TPU slice; other devices keep their order.
     arrays = [
         mesh_utils.create_device_mesh((data, fsdp), devices[i * size : (i + 1) * size], allow_split_physical_axes=True)
         for i in range(groups)
     ]
-    # Auto axes: with the default, explicit ones, the similarity matrix of NT-Xent is a sharding error.
+    # Auto axes: with explicit axes, the default, the similarity matrix of NT-Xent raises a sharding error.
     return Mesh(np.stack(arrays), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns the rows of the global batch that the devices of this process hold, ascending, int64 [rows].
+    """Returns the rows of the global batch on the devices of this process, ascending, int64 [n].
 
-    They need not be consecutive: a mesh follows the torus of a TPU slice, not its hosts.
+    They need not be consecutive: the mesh follows the torus of a TPU slice, not its hosts.
     """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     rows = np.arange(batch_size)
@@ -65,7 +65,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_batch(local: np.ndarray, rows: np.ndarray, batch_size: int, mesh: Mesh) -> jax.Array:
-    """Makes the global array [batch_size, ...] of a batch of which this process holds `rows`, those of `local_rows`."""
+    """Makes the global array [batch_size, ...] from `local`, this process's `rows` of the batch (see `local_rows`)."""
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
@@ -77,20 +77,20 @@ def put_batch(local: np.ndarray, rows: np.ndarray, batch_size: int, mesh: Mesh) 
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays whose first axis is the batch: over all devices."""
+    """Returns the sharding of arrays with the batch as first axis: over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every device holds whole."""
+    """Returns the sharding of arrays that each device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def state_shardings(state: Any, mesh: Mesh | AbstractMesh, small: int = SMALL) -> Any:
-    """Returns the sharding of each array of a state, given as shapes: over `fsdp` along its largest divisible axis.
+    """Returns the sharding of each array of a state: over `fsdp` along its largest divisible axis.
 
-    Arrays of fewer than `small` elements stay whole. The rule reads shapes, so parameters, optimizer moments and
-    averages of one shape lie alike.
+    Leaves of `state` are arrays or shapes. Arrays of fewer than `small` elements are replicated. Only shapes count, so
+    parameters, optimizer moments and averages of the same shape have the same sharding.
     """
 
     def shard(leaf: jax.ShapeDtypeStruct | jax.Array) -> NamedSharding:
@@ -105,9 +105,9 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh, small: int = SMALL) -
 
 
 def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Keeps an axis of activations on all devices of the current mesh; without a mesh, returns them as they are.
+    """Keeps an axis of activations sharded over all devices of the current mesh; without a mesh, does nothing.
 
-    Without this pin the compiler gathers activations over `fsdp` instead of weights.
+    Without this constraint, the compiler gathers activations over `fsdp` instead of weights.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -115,9 +115,9 @@ def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def keep_row_major(x: jax.Array) -> jax.Array:
-    """Keeps the last axis of activations [V, ...] innermost in the memory of a GPU; elsewhere, returns them as given.
+    """Keeps the last axis of activations [V, ...] innermost in GPU memory; on other devices, does nothing.
 
-    Between unrolled layers, XLA would lay out the batch innermost there, and turn all for each product.
+    Between unrolled layers, XLA would make the batch axis innermost and transpose the activations for each product.
     """
 
     def constrain(x: jax.Array) -> jax.Array:
@@ -126,20 +126,20 @@ def keep_row_major(x: jax.Array) -> jax.Array:
     def on_gpu(x: jax.Array) -> jax.Array:
         if jax.sharding.get_abstract_mesh().size <= 1:  # 0 without a mesh
             return constrain(x)
-        # The compiler cannot share out the constraint, and would gather x: each device has one for its own rows.
+        # The compiler cannot partition this constraint and would gather x, so each device constrains its own rows.
         return jax.shard_map(constrain, in_specs=BATCH, out_specs=BATCH)(x)
 
     return jax.lax.platform_dependent(x, cuda=on_gpu, rocm=on_gpu, default=lambda x: x)
 
 
 def gather(parameter: jax.Array) -> jax.Array:
-    """Keeps a parameter whole on each device of the current mesh; without a mesh, returns it as it is."""
+    """Replicates a parameter on all devices of the current mesh; without a mesh, does nothing."""
     if jax.sharding.get_abstract_mesh().empty:
         return parameter
     return jax.lax.with_sharding_constraint(parameter, P())
 
 
 def pin_state(state: Any) -> Any:
-    """Keeps gradients where the parameters of the same shape are; without a mesh, returns them as they are."""
+    """Shards gradients like the parameters of the same shape; without a mesh, does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     return state if mesh.empty else jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))

@@ -1,4 +1,4 @@
-"""Gradient accumulation with losses of the whole batch: embed all chunks first, then go back chunk by chunk."""
+"""Gradient accumulation with losses of the whole batch: embed all chunks, then backpropagate chunk by chunk."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ Tree = Any
 
 
 def split(x: jax.Array, chunks: int) -> jax.Array:
-    """Cuts a batch [B, ...] into chunks [chunks, B / chunks, ...]; each device cuts its own rows, none is moved.
+    """Splits a batch [B, ...] into chunks [chunks, B / chunks, ...]; each device splits its own rows, none are moved.
 
-    Chunk c holds the c-th part of the rows of every device, so that all of them work on every chunk.
+    Chunk c holds the c-th part of the rows of every device, so that all devices work on every chunk.
     """
     parts = x.reshape(_devices(), chunks, -1, *x.shape[1:]).swapaxes(0, 1)
     return pin_batch(parts.reshape(chunks, -1, *x.shape[1:]), axis=1)
 
 
 def join(x: jax.Array) -> jax.Array:
-    """Puts the chunks of `split`, or what was computed of their rows, together again in the order of the batch."""
+    """Joins the chunks of `split`, or values computed from their rows, in the order of the batch."""
     parts = x.reshape(len(x), _devices(), -1, *x.shape[2:]).swapaxes(0, 1)
     return pin_batch(parts.reshape(-1, *x.shape[2:]))
 
@@ -37,12 +37,12 @@ def value_and_grad(
     params: Tree,
     chunks: Tree,
 ) -> tuple[tuple[jax.Array, Tree], Tree]:
-    """Returns ((loss, aux), gradient in `params`) of a batch that is cut into stacked chunks; exact for any number.
+    """Returns ((loss, aux), gradient by `params`) of a batch split into stacked chunks; exact for any number of chunks.
 
-    `forward(params, chunk)` gives what the loss needs of a chunk; `combine(outputs, params)` gives (loss, aux) from
-    the stacked outputs of all of them, and may mix rows of different chunks, as NT-Xent does. A first pass keeps
-    the outputs alone, the loss gives their cotangents, and a second pass runs each chunk again and takes its cotangent
-    back to the parameters: the memory is that of one chunk, the cost one forward pass more.
+    `forward(params, chunk)` returns what the loss needs from a chunk. `combine(outputs, params)` returns (loss, aux)
+    from the stacked outputs of all chunks; it may mix rows of different chunks, as NT-Xent does. The first pass keeps
+    only the outputs. The loss gives their cotangents. The second pass recomputes each chunk and backpropagates its
+    cotangent to the parameters. The memory is that of one chunk; the extra cost is one forward pass.
     """
     if len(jax.tree.leaves(chunks)[0]) == 1:
         only = jax.tree.map(lambda x: x[0], chunks)
@@ -59,5 +59,5 @@ def value_and_grad(
 
 
 def stacked(tree: Tree) -> Tree:
-    """Returns what belongs to the only chunk as a stack of one."""
+    """Adds a leading axis for the only chunk to each array."""
     return jax.tree.map(lambda x: x[None], tree)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it saves first, so that the same command goes on from there."""
+"""Stop signals: a run saves before it stops, so that the same command resumes it."""
 
 import signal
 import threading
@@ -10,9 +10,9 @@ from sit_jax.parallel import hosts
 
 
 class StopSignal:
-    """Catches SIGTERM and Ctrl-C while it is entered; a second Ctrl-C interrupts at once.
+    """Context manager that catches SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once.
 
-    Where processes are connected, JAX's preemption service has listened since, and all hosts agree on the step.
+    If processes are connected, JAX's preemption service catches SIGTERM instead, and all hosts agree on the step.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class StopSignal:
         self.before: dict = {}
 
     def __enter__(self) -> "StopSignal":
-        # Where the service listens its handler must stay; elsewhere than in the main thread none can be set.
+        # The handler of the service must stay, and only the main thread can set handlers.
         if not self.shared and threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -31,10 +31,10 @@ class StopSignal:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT:  # SIGTERM may well come twice, from a launcher and from the system
+        if number == signal.SIGINT:  # SIGTERM may come twice: from a launcher and from the system
             signal.signal(number, self.before[number])
         self.received = True
 
     def requested(self, step: int) -> bool:
-        """Tells whether to stop after `step` updates; the same answer on all hosts."""
+        """Returns whether to stop after `step` updates; the same on all hosts."""
         return multihost_utils.reached_preemption_sync_point(step) if self.shared else self.received

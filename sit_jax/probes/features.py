@@ -1,4 +1,4 @@
-"""Features of the frozen encoder of whole images, in evaluation mode."""
+"""Features of whole images from the frozen encoder, in evaluation mode."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,16 +11,16 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax.common.console import with_progress
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.heads import project
-from sit_jax.model.vit import TOKENS
+from sit_jax.model.sizes import TOKENS
 from sit_jax.parallel.mesh import batch_sharding, replicated
 from sit_jax.views import whole_images
 
 Encode = Callable[[dict, jax.Array], jax.Array]
 Gather = Callable[[np.ndarray], np.ndarray]
 
-# [B, T, D] to [B, K, F]: a classifier is fitted on each of the K vectors.
+# [B, T, D] to [B, K, F]: each of the K vectors gets its own classifier.
 CLASSIFIED = {
     "tokens": lambda tokens: tokens[:, :TOKENS],
     "concat": lambda tokens: tokens[:, :TOKENS].reshape(len(tokens), 1, -1),
@@ -31,18 +31,18 @@ CLASSIFIED = {
 
 
 def make_encode(config: ml_collections.ConfigDict, mesh: Mesh, kind: str = "tokens") -> Encode:
-    """Returns `encode(params, images)` from [B, H, W, 3] uint8 and the weights of the model to float32 features.
+    """Returns `encode(params, images)`: from model weights and images [B, H, W, 3] uint8 to float32 features.
 
-    The kinds of CLASSIFIED give [B, K, F], rotation token first; `projection` gives the contrastive embedding [B, 1, E]
-    and needs its head; `patches` gives the grid [B, side, side, D].
+    The kinds of CLASSIFIED give [B, K, F], rotation token first. `projection` gives the contrastive embedding [B, 1, E]
+    and needs the weights of its head. `patches` gives the grid [B, side, side, D].
     """
-    encoder_def, contrastive_def = make_graphdef(config, "encoder"), make_graphdef(config, "contrastive")
+    graphdefs = make_graphdefs(config)
 
     def encode(params: dict, images: jax.Array) -> jax.Array:
-        encoder = nnx.merge(encoder_def, params["encoder"])
+        encoder = nnx.merge(graphdefs["encoder"], params["encoder"])
         tokens = encoder(whole_images(images, config.model.image_size))
         if kind == "projection":
-            features = project(nnx.merge(contrastive_def, params["contrastive"]), tokens[:, 1])[0][:, None]
+            features = project(nnx.merge(graphdefs["contrastive"], params["contrastive"]), tokens[:, 1])[0][:, None]
         elif kind == "patches":
             side = config.model.image_size // config.model.patch_size
             features = einops.rearrange(tokens[:, TOKENS:], "b (h w) d -> b h w d", h=side)
@@ -54,17 +54,17 @@ def make_encode(config: ml_collections.ConfigDict, mesh: Mesh, kind: str = "toke
 
 
 def extract(encode: Encode, params: dict, gather: Gather, count: int, batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Encodes images, each exactly once, and returns all features, float32 [count, ...]; see `extract_batches`."""
+    """Encodes each image once and returns all features, float32 [count, ...]; see `extract_batches`."""
     return np.concatenate(list(extract_batches(encode, params, gather, count, batch_size, mesh)))
 
 
 def extract_batches(
     encode: Encode, params: dict, gather: Gather, count: int, batch_size: int, mesh: Mesh
 ) -> Iterator[np.ndarray]:
-    """Returns an iterator over the features of the images 0 to `count` - 1 in order, batch by batch, with progress.
+    """Returns an iterator over features of the images 0 to `count` - 1, batch by batch, with a progress line.
 
-    `gather(rows)` returns images [len(rows), H, W, 3] uint8. The last batch is padded and the padding cut off again;
-    the batch size is rounded up to the number of devices. Every host must be able to gather all images.
+    `gather(rows)` returns images [len(rows), H, W, 3] uint8. The batch size is rounded up to a multiple of the device
+    count. The last batch is padded, and its padding is removed. Every host must be able to gather all images.
     """
     batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
 
@@ -76,7 +76,7 @@ def extract_batches(
         running = start_batch(0)
         for start in range(0, count, batch_size):
             done = running
-            if start + batch_size < count:  # is read and starts before this one is waited for
+            if start + batch_size < count:  # start the next batch before waiting for this one
                 running = start_batch(start + batch_size)
             yield np.asarray(done)[: count - start]
 
@@ -84,6 +84,6 @@ def extract_batches(
 
 
 def put_rows(batch: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Makes a sharded global array of a batch that every host holds whole."""
+    """Makes a sharded global array from a batch that every host holds completely."""
     sharding = batch_sharding(mesh)
     return jax.make_array_from_callback(batch.shape, sharding, lambda index: batch[index])

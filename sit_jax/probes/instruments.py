@@ -1,4 +1,4 @@
-"""The instruments of `monitors` on a model: its tokens and embeddings of views that are drawn as in training."""
+"""Applies `monitors` to the tokens and embeddings of a model, on views drawn as in training."""
 
 from collections.abc import Callable
 
@@ -11,30 +11,31 @@ from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key
 from sit_jax.model import losses, tasks
-from sit_jax.model.build import make_graphdef
+from sit_jax.model.build import make_graphdefs
 from sit_jax.model.heads import project
+from sit_jax.model.sizes import TOKEN_NAMES
 from sit_jax.parallel.mesh import batch_sharding, replicated
 from sit_jax.probes import monitors
 from sit_jax.probes.features import put_rows
 from sit_jax.views import make_views
 
-IMAGES = 256  # the most images that views are drawn of
-VIEWS = 10  # the fewest views of an image: LiDAR needs more than two
-TOKEN_NAMES = ("rotation", "contrastive")
-COLLAPSED = 0.005  # a token_std below is a collapse; random weights have a few hundredths
-FEW_SHARED = 0.1  # a shared variance below means that two views have hardly anything in common
+IMAGES = 256  # maximum number of images that views are drawn from
+VIEWS = 10  # minimum number of views per image: LiDAR needs more than two
+COLLAPSED = 0.005  # a smaller token_std is a collapse; random weights have a few hundredths
+FEW_SHARED = 0.1  # with a smaller shared variance, two views have hardly anything in common
 Measure = Callable[[dict, np.ndarray], dict[str, float]]
 
 
 def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
-    """Returns `measure(params, images)` from the weights of the model and images [n, H, W, 3] uint8 to the instruments.
+    """Returns `measure(params, images)`: from model weights and images [n, H, W, 3] uint8 to figures by name.
 
-    Views are cropped, jittered, turned and corrupted as in training, of the first IMAGES images and VIEWS of each; they
-    are a function of the seed, the same at each call. Where the views of an image are turned alike, all of these are.
-    `contrastive_progress`, `alignment`, `uniformity` and `negative_cosine` are of the embedding, `lidar` and
-    `shared_variance` of the contrastive token. Without the contrastive task there is no `contrastive_progress`.
+    Views are cropped, jittered, rotated and corrupted as in training: at least VIEWS views of each of at most IMAGES
+    images. They depend on the seed only, so every call sees the same views. If `views.share_rotation` is set, all views
+    of an image have the same rotation. `contrastive_progress`, `alignment`, `uniformity` and `negative_cosine` measure
+    the embedding; `lidar` and `shared_variance` measure the contrastive token. Without the contrastive task,
+    `contrastive_progress` is missing.
     """
-    encoder_def, head_def = make_graphdef(config, "encoder"), make_graphdef(config, "contrastive")
+    graphdefs = make_graphdefs(config)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     seed_key = named_key(jax.random.key(config.seed), "instruments")
     views, temperature = config.views.count, config.loss.temperature
@@ -42,10 +43,10 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
     def encode(params: dict, images: jax.Array, rows: jax.Array, draw: np.integer) -> jax.Array:
         key = jax.random.fold_in(seed_key, draw)
         drawn = make_views(key, images, config, rows, seed_key if config.views.share_rotation else key)
-        return nnx.merge(encoder_def, params)(drawn.corrupted)[:, 1].astype(jnp.float32)
+        return nnx.merge(graphdefs["encoder"], params)(drawn.corrupted)[:, 1].astype(jnp.float32)
 
     def embed(params: dict, token: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        embedding = project(nnx.merge(head_def, params), jnp.asarray(token), training=True)[0]
+        embedding = project(nnx.merge(graphdefs["contrastive"], params), jnp.asarray(token), training=True)[0]
         return embedding, losses.nt_xent(embedding, temperature, views)
 
     encode = jax.jit(encode, in_shardings=(None, batch, batch, None), out_shardings=whole)
@@ -77,22 +78,22 @@ def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
 
 
 def monitored_rows(count: int, config: ml_collections.ConfigDict, mesh: Mesh) -> np.ndarray:
-    """Returns the rows of the images of which views are drawn, in parts that the device takes, int32 [parts, rows]."""
+    """Returns the rows of the images to draw views from, int32 [parts, rows]: one part per batch on the devices."""
     part = max(1, min(count, IMAGES, config.batch_size // config.microbatches) // mesh.size) * mesh.size
     parts = max(1, min(count, IMAGES) // part)
     return np.arange(parts * part, dtype=np.int32).reshape(parts, part)
 
 
 def of_features(features: np.ndarray) -> dict[str, float]:
-    """Returns what the tokens [N, 2, D] of whole images say: their effective rank end to end, the spread of each."""
+    """Returns the effective rank of the concatenated tokens [n, 2, D] of whole images, and the spread of each token."""
     spread = {f"token_std_{name}": monitors.token_std(features[:, k]) for k, name in enumerate(TOKEN_NAMES)}
     return {"rank_me": monitors.rank_me(features.reshape(len(features), -1)), **spread}
 
 
 def warnings(metrics: dict[str, float], tasks: list[str], trained: bool) -> list[str]:
-    """Returns a line for each collapse of the token of one of the `tasks`, and for views that share too little.
+    """Returns a line for each collapsed token of the `tasks`, and a line if the views share too little variance.
 
-    `trained` is False at step 0, where the spread of the tokens says nothing.
+    At step 0, `trained` is False: the spread of untrained tokens has no meaning.
     """
     lines = []
     for name in TOKEN_NAMES:

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: bootstrap intervals, and paired tests of two classifiers on the same images."""
+"""Uncertainty of an accuracy: bootstrap intervals, and paired tests of two classifiers on the same images."""
 
 import numpy as np
 
@@ -7,20 +7,20 @@ LEVEL = 0.95
 
 
 def pack(hits: np.ndarray) -> str:
-    """Returns which test images [N] bool were told right, as hexadecimal text."""
+    """Packs hits [n] bool, True for a correctly classified test image, as hexadecimal text."""
     return np.packbits(hits).tobytes().hex()
 
 
 def unpack(text: str, count: int) -> np.ndarray:
-    """Returns the [count] bool of `pack`."""
+    """Returns the hits [count] bool from the text of `pack`."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Returns the 95 % bootstrap interval [low, high] of the mean of values [N], one a test image (Efron, 1979).
+    """Returns the 95 % bootstrap interval [low, high] of the mean of values [n], one per test image (Efron, 1979).
 
-    Values are few, such as 0 and 1, or means of some repeats: how often a resample has each is multinomial, so that no
-    image is drawn. The seed is fixed.
+    There are few distinct values, such as 0 and 1, or means of a few repeats. Their counts in a resample are
+    multinomial, so no images need to be drawn. The seed is fixed.
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), RESAMPLES)
@@ -29,12 +29,12 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> dict:
-    """Compares two classifiers on the same images; `first` and `second` are [R, N] bool, R repeats.
+    """Compares two classifiers on the same images; `first` and `second` are hits [repeats, n] bool.
 
     Returns the `difference` of their accuracies, its paired bootstrap `interval`, and the `p_value` of McNemar's exact
-    test, None where there are several repeats.
+    test. If there are several repeats, `p_value` is None.
     """
-    import scipy.stats  # here, as a training need not wait for it
+    import scipy.stats  # here, because training does not need it
 
     difference = first.mean(axis=0) - second.mean(axis=0)
     p_value = None
@@ -45,7 +45,7 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict:
 
 
 def line(name: str, comparison: dict) -> str:
-    """Returns a comparison for people: `name: +6.1 points [5.0, 7.2], p < 0.001`."""
+    """Returns a comparison as text: `name: +6.1 points [5.0, 7.2], p < 0.001`."""
     low, high = (100 * x for x in comparison["interval"])
     text = f"{name}: {100 * comparison['difference']:+.1f} points [{low:.1f}, {high:.1f}]"
     p = comparison["p_value"]

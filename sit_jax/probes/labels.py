@@ -1,4 +1,4 @@
-"""Which labelled images an evaluation learns from: splits and few-label subsets, functions of the seed."""
+"""Few-label subsets of the training images, functions of the seed."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from sit_jax.data.split import by_class
 
 
 class Amount(NamedTuple):
-    """How many labels to learn from: a share of each class, or a number of images a class."""
+    """How many labels to learn from: a share of each class, or a number of images per class."""
 
     share: float | None = None
     per_class: int | None = None
@@ -18,14 +18,14 @@ class Amount(NamedTuple):
         return f"{self.share:g}" if self.share is not None else f"{self.per_class} a class"
 
     def as_json(self) -> float | str:
-        """Returns what a report has of it: the share, or the number in words."""
+        """Returns the JSON value in a report: the share, or the number in words."""
         return str(self) if self.share is None else self.share
 
 
 def parse_amounts(shares: list[str], per_class: list[str]) -> list[Amount]:
     """Returns the amounts of `--labels=0.01,0.1,1` or `--labels_per_class=1,5`, smallest first; all labels by default.
 
-    Raises InputError for anything that is not a share in (0, 1] or a positive number, or if both are given.
+    Raises InputError if a value is not a share in (0, 1] or a positive number, or if both flags are given.
     """
     if shares and per_class:
         raise InputError("--labels and --labels_per_class are both given; keep one of them")
@@ -44,8 +44,8 @@ def parse_amounts(shares: list[str], per_class: list[str]) -> list[Amount]:
 def pick(labels: np.ndarray, amount: Amount, seed: int, repeat: int) -> np.ndarray:
     """Returns the rows of the images whose labels are used, sorted, int64; a function of (seed, repeat).
 
-    Classes are balanced as in the data, with one image of each at least; a larger amount holds the smaller ones.
-    Raises InputError if a class has fewer images than asked for.
+    A share is taken of each class, with at least one image. A larger amount contains the smaller amounts. Raises
+    InputError if a class has fewer images than `amount.per_class`.
     """
     rows = []
     for label, members in by_class(labels, [seed, repeat]):

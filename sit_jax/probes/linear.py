@@ -13,14 +13,14 @@ from sit_jax.probes.features import put_rows
 
 MAX_STEPS = 1000
 TOLERANCE = 1e-5  # largest entry of the gradient of the mean loss
-UNCHOSEN_L2 = 1e-2  # for standardised features, where there are too few labels to choose
+UNCHOSEN_L2 = 1e-2  # for standardised features, if there are too few labels to choose
 
 
 def objective(params: dict, features: jax.Array, targets: jax.Array, count: jax.Array, l2: jax.Array) -> jax.Array:
     """Returns the mean cross-entropy plus l2 / 2 times the squared norm of the kernel.
 
-    `params` are kernel [F, C] and bias [C], `features` [N, F], `targets` [N, C] one-hot, zero in rows of padding, of
-    which `count` are none.
+    `params` are kernel [F, C] and bias [C]. `features` are [n, F], `targets` [n, C] one-hot. Rows of padding have zero
+    targets; `count` is the number of the other rows.
     """
     logits = jnp.matmul(features, params["kernel"], precision="highest") + params["bias"]
     entropy = -jnp.sum(targets * jax.nn.log_softmax(logits)) / count
@@ -29,7 +29,7 @@ def objective(params: dict, features: jax.Array, targets: jax.Array, count: jax.
 
 @jax.jit
 def solve(params: dict, features: jax.Array, targets: jax.Array, count: jax.Array, l2: jax.Array) -> dict:
-    """Minimises `objective` from `params` on, by L-BFGS, until the gradient vanishes."""
+    """Minimises `objective` by L-BFGS, starting from `params`, up to TOLERANCE or MAX_STEPS."""
     value = functools.partial(objective, features=features, targets=targets, count=count, l2=l2)
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(value)
@@ -48,7 +48,7 @@ def solve(params: dict, features: jax.Array, targets: jax.Array, count: jax.Arra
 
 
 class Standardiser:
-    """Scales features [N, F] by the mean and the standard deviation of the ones it was made from."""
+    """Scales features [n, F] by the mean and standard deviation of the features given at construction."""
 
     def __init__(self, features: np.ndarray):
         self.mean, self.scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
@@ -59,9 +59,9 @@ class Standardiser:
 
 
 def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, l2s: tuple[float, ...], mesh: Mesh) -> list[dict]:
-    """Returns for each strength in `l2s` the parameters of the optimum, each solved from the solution before.
+    """Returns the optimal parameters for each strength in `l2s`; each solution starts from the previous solution.
 
-    `features` [N, F] float32 are standardised, `labels` [N] int. The rows are shared out over the devices.
+    `features` [n, F] float32 are standardised; `labels` are [n] int. The rows are sharded over the devices.
     """
     padding = -len(features) % mesh.size
     rows = put_rows(np.pad(features, ((0, padding), (0, 0))), mesh)
@@ -75,13 +75,13 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, l2s: tuple[f
 
 
 def predict(params: list[dict], features: np.ndarray) -> np.ndarray:
-    """Returns the averaged logits [N, C] of the classifiers of the K vectors in `features` [N, K, F]."""
+    """Returns logits [n, C], averaged over the classifiers of the K vectors in `features` [n, K, F]."""
     logits = [features[:, k] @ p["kernel"] + p["bias"] for k, p in enumerate(params)]
     return np.mean(logits, axis=0)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy of logits [N, C]."""
+    """Returns the mean cross-entropy of logits [n, C] for labels [n]."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
@@ -90,7 +90,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def fit_each(
     features: np.ndarray, labels: np.ndarray, num_classes: int, l2s: tuple[float, ...], mesh: Mesh
 ) -> list[list[dict]]:
-    """Returns for each strength the parameters of the K classifiers on `features` [N, K, F]."""
+    """Returns for each strength the parameters of the K classifiers on `features` [n, K, F]."""
     each = [fit(features[:, k], labels, num_classes, l2s, mesh) for k in range(features.shape[1])]
     return [list(params) for params in zip(*each, strict=True)]
 
@@ -105,15 +105,15 @@ def linear_logits(
     seed: int,
     mesh: Mesh,
 ) -> tuple[np.ndarray, dict]:
-    """Fits one classifier on each of K vectors and returns (averaged test logits [M, C], what was chosen).
+    """Fits one classifier on each of K vectors; returns (averaged test logits [n, C], chosen hyper-parameters).
 
-    `train` [N, K, F], `test` [M, K, F] float32. The strength of the penalty is the one whose averaged logits have the
-    lowest cross-entropy on a held-out share of the training features; then all of them are fitted. Where a class has
-    a single label nothing can be held out, and the strength is UNCHOSEN_L2.
+    `train` [m, K, F] and `test` [n, K, F] are float32. The chosen penalty has the lowest cross-entropy of averaged
+    logits on a held-out share of the training features; the final fit uses all training features. If a class has no
+    held-out image, the penalty is UNCHOSEN_L2. If `l2s` has one strength, there is no choice.
     """
     scales = [Standardiser(train[:, k]) for k in range(train.shape[1])]
     train, test = (np.stack([s(x[:, k]) for k, s in enumerate(scales)], axis=1) for x in (train, test))
-    l2s = tuple(sorted(l2s, reverse=True))  # from the strongest on, so that each solution is near the next
+    l2s = tuple(sorted(l2s, reverse=True))  # strongest first: each solution is near the next
     kept, held = hold_out(labels, held_out, seed)
     entropies = None
     if len(l2s) > 1 and len(held) and len(np.unique(labels[held])) == len(np.unique(labels)):

@@ -1,4 +1,4 @@
-"""How good features are, without labels: instruments that read tokens or embeddings alone, in float64."""
+"""Quality of tokens and embeddings, computed in float64; only `kmeans_nmi` needs labels."""
 
 import math
 
@@ -13,36 +13,36 @@ LIDAR_DELTA = 1e-4
 
 
 def contrastive_progress(loss: float, rows: int, temperature: float, views: int) -> float:
-    """Returns how far NT-Xent has come, from 0 where all V = `rows` embeddings are equal to 1 at its floor.
+    """Returns the progress of NT-Xent: 0 if all V = `rows` embeddings are equal, 1 at the floor of the loss.
 
-    At 0 the loss is log(V - 1); the floor is that of equal positives and orthogonal negatives (losses.nt_xent_floor).
-    V is above the number of `views`: two images at least.
+    At 0 the loss is log(V - 1). At the floor, positives are equal and negatives orthogonal (losses.nt_xent_floor).
+    V must exceed the number of `views` per image: at least two images.
     """
     chance = math.log(rows - 1)
     return (chance - loss) / (chance - nt_xent_floor(rows, temperature, views))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Scales the last axis to unit length, float64."""
+    """Scales the last axis to unit length, in float64."""
     return normalise(np.asarray(x, np.float64))
 
 
 def alignment(x: np.ndarray) -> float:
-    """Returns the mean squared distance of the views of an image, of unit vectors [n, m, E] (arXiv 2005.10242).
+    """Returns the mean squared distance between views of an image, [n, views, E] at unit length (arXiv 2005.10242).
 
-    0 is equal, 2 is orthogonal.
+    0: equal; 2: orthogonal.
     """
     z = unit(x)
     count = z.shape[1]
-    # Over the pairs of m unit vectors: the squared distances add up to m * m - |sum|^2.
+    # The squared distances over all pairs of m unit vectors add up to m * m - |sum|^2.
     squared = (count**2 - np.sum(z.sum(axis=1) ** 2, axis=-1)) / (count * (count - 1) / 2)
     return float(squared.mean())
 
 
 def uniformity(x: np.ndarray) -> float:
-    """Returns log E exp(-2 |a - b|^2) over pairs of different rows, of unit vectors [N, E] (arXiv 2005.10242).
+    """Returns log mean exp(-2 |a - b|^2) over pairs of different rows, [n, E] at unit length (arXiv 2005.10242).
 
-    0 is a single point; vectors spread over the sphere come near -4.
+    0: a single point; near -4: spread over the sphere.
     """
     z = unit(x)
     cosine = (z @ z.T)[np.triu_indices(len(z), 1)]
@@ -50,7 +50,7 @@ def uniformity(x: np.ndarray) -> float:
 
 
 def negative_cosine(x: np.ndarray) -> float:
-    """Returns the mean cosine of views of different images, [n, m, E]: 1 is a point, 0 a spread in all directions."""
+    """Returns the mean cosine of views of different images, [n, views, E]: 1 a point, 0 a spread in all directions."""
     z = unit(x)
     sums = z.sum(axis=1)
     total, own = np.sum(sums.sum(axis=0) ** 2), np.sum(sums**2)
@@ -58,23 +58,24 @@ def negative_cosine(x: np.ndarray) -> float:
 
 
 def token_std(x: np.ndarray) -> float:
-    """Returns the standard deviation of unit vectors [N, D] over the rows, mean over D, times sqrt(D).
+    """Returns the standard deviation over the rows of [n, D] at unit length, averaged over D, times sqrt(D).
 
-    1 is a spread in all directions, 0 a collapse to a point (arXiv 2011.10566, section 4.1).
+    1: spread in all directions; 0: collapse to a point (arXiv 2011.10566, section 4.1).
     """
     z = unit(x)
     return float(z.std(axis=0).mean() * math.sqrt(z.shape[1]))
 
 
 def rank_me(x: np.ndarray) -> float:
-    """Returns the effective rank of features [N, D], not centred: 1 to min(N, D) (arXiv 2210.02885, equation 1)."""
+    """Returns the effective rank of uncentred features [n, D], 1 to min(n, D) (arXiv 2210.02885, equation 1)."""
     return effective_rank(np.linalg.svd(np.asarray(x, np.float64), compute_uv=False))
 
 
 def lidar(x: np.ndarray) -> float:
-    """Returns the effective rank of what tells images apart, [n, q, D]: 1 to min(n - 1, D) (LiDAR, arXiv 2312.04000).
+    """Returns the effective rank of differences between images, [n, views, D] (LiDAR, arXiv 2312.04000).
 
-    The eigenvalues are those of linear discriminant analysis with n images as classes and q views each.
+    It is 1 to min(n - 1, D). The eigenvalues come from linear discriminant analysis with the n images as classes and
+    their views as samples.
     """
     x = np.asarray(x, np.float64)
     images, views, width = x.shape
@@ -89,15 +90,16 @@ def lidar(x: np.ndarray) -> float:
 
 
 def effective_rank(spectrum: np.ndarray) -> float:
-    """Returns exp of the entropy of a spectrum [D] of numbers from 0: 1 to D (arXiv 2210.02885, equation 1)."""
+    """Returns exp(entropy) of a non-negative spectrum [D], 1 to D (arXiv 2210.02885, equation 1)."""
     shares = spectrum / max(spectrum.sum(), SMALL) + RANK_EPSILON
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
 def shared_variance(x: np.ndarray) -> float:
-    """Returns the share of the variance that the views of an image have in common, [n, m, D]: 0 to 1.
+    """Returns the share of the variance that the views of an image have in common, [n, views, D]: 0 to 1.
 
-    The intraclass correlation of a one-way analysis of variance, summed over D (Shrout and Fleiss, 1979, ICC(1, 1)).
+    It is the intraclass correlation of a one-way analysis of variance, summed over D (Shrout and Fleiss, 1979,
+    ICC(1, 1)).
     """
     x = np.asarray(x, np.float64)
     images, views = x.shape[:2]
@@ -109,9 +111,10 @@ def shared_variance(x: np.ndarray) -> float:
 
 
 def kmeans_nmi(features: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the normalised mutual information of labels [N] and as many clusters of features [N, D] as classes.
+    """Returns the normalised mutual information of labels [n] and k-means clusters of features [n, D].
 
-    k-means of scikit-learn on unit vectors, of three starts with a fixed seed.
+    The number of clusters is the number of classes. scikit-learn clusters unit vectors from three starts with a fixed
+    seed.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import normalized_mutual_info_score

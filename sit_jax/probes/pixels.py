@@ -1,4 +1,4 @@
-"""Pixels as features: what an encoder has to beat, at no cost."""
+"""Pixels as features: a baseline that an encoder has to beat."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,19 @@ from sit_jax.parallel.mesh import replicated
 from sit_jax.probes.features import Encode
 from sit_jax.views import whole_images
 
-SHRUNK = 8  # pixels
+SHRUNK = 8  # side in pixels
 
 
 class Pixels(NamedTuple):
-    """One way to take pixels as features."""
+    """One kind of pixel features."""
 
     name: str
-    side: int  # of the pixels that are features
-    block: int  # of how many pixels in a row each of them is the mean
+    side: int  # of the grid of features
+    block: int  # side of the block of pixels whose mean is a feature
 
 
 def baselines(image_size: int, largest: int) -> list[Pixels]:
-    """Returns the pixels of a protocol: raw ones at the image size of the model, at most `largest`, and 8 x 8 ones."""
+    """Returns the pixel baselines: raw pixels at the model's image size, at most `largest`, and 8 x 8 block means."""
     raw = min(image_size, largest)
     found = [Pixels("raw" if raw == image_size else f"{raw} x {raw}", raw, 1)]
     if raw > SHRUNK:
@@ -31,9 +31,9 @@ def baselines(image_size: int, largest: int) -> list[Pixels]:
 
 
 def make_pixels(pixels: Pixels, mesh: Mesh) -> Encode:
-    """Returns `encode(params, images)` from [B, H, W, 3] uint8 to pixels [B, 1, side * side * 3] in [-1, 1].
+    """Returns `encode(params, images)`: from [B, H, W, 3] uint8 to pixels [B, 1, side * side * 3] in [-1, 1].
 
-    They are not centred: 0 is the middle of the range. k-NN compares them by their cosine, as it does features.
+    Pixels are not centred: 0 is the middle of the range. k-NN compares pixels by cosine, as it compares features.
     """
 
     def encode(params: dict, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a classifier is worth, from its scores on test images: top-1, top-5, per class, confusion."""
+"""Metrics of a classifier from its scores on test images: top-1, top-5, per class, confusion."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ TOP = 5
 def score(scores: np.ndarray, labels: np.ndarray) -> dict:
     """Returns `top1`, `top5`, `per_class` (top-1 of each class, None without images), `confusion` and `hits`.
 
-    `scores` [N, C] float, the more the likelier; `labels` [N] int. Among equal scores the lower class goes first.
-    `confusion[i][j]` counts images of class i taken for class j. With five classes or fewer `top5` is None. `hits` says
-    which images were told right, packed.
+    `scores` are [n, C] float, higher is likelier; `labels` are [n] int. Among equal scores, the lower class wins.
+    `confusion[i][j]` counts images of class i classified as class j. With at most five classes, `top5` is None. `hits`
+    packs the correctly classified images.
     """
     num_classes = scores.shape[1]
     own = np.take_along_axis(scores, labels[:, None], axis=1)

@@ -1,4 +1,4 @@
-"""Times of programs, in turns, so that what else the machine does falls on all of them alike."""
+"""Times programs in turns, so that other load on the machine affects all of them alike."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ import jax
 
 
 class Time(TypedDict):
-    """Seconds of one run of a program: the median over the repeats, the least and the most."""
+    """Seconds of one run of a program: median, least and most over the repeats."""
 
     median: float
     least: float
@@ -17,7 +17,7 @@ class Time(TypedDict):
 
 
 def measure(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Time]:
-    """Runs each program once to warm up and then `repeats` times, one after the other in turns."""
+    """Runs each program once to warm up, then `repeats` times in turns."""
     for program in programs.values():
         jax.block_until_ready(program())
     seconds: dict[str, list[float]] = {name: [] for name in programs}

@@ -1,4 +1,4 @@
-"""What the machine is and can do: its ceilings, measured, and what a program took of its memory."""
+"""The machine: its description, its measured ceilings, and the memory used by this process."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def describe() -> dict[str, Any]:
-    """Returns what a figure depends on: devices, processors, load, versions, settings."""
+    """Returns the conditions of a measurement: devices, processor, load, versions, settings."""
     return {
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
@@ -44,22 +44,22 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use; where the system does not tell, how many there are."""
+    """Returns the number of cores that this process may use; outside Linux, the number of all cores."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def ceilings(dtype: str, repeats: int) -> dict[str, float]:
     """Measures one device: FLOP/s of a large matrix product in `dtype`, bytes/s of adding 1 to a large array.
 
-    The best of the repeats: a ceiling is what is possible.
+    A ceiling is the best possible rate, so each is taken from the fastest repeat.
     """
     small = jax.default_backend() == "cpu"
     side, elements = (2048, 2**26) if small else (8192, 2**28)
     device = jax.devices()[0]
-    # Random: a GPU draws less power on constant data, and its clock stays higher than in any training.
+    # Random values, because a GPU draws less power on constant data and then clocks higher than in any training.
     matrix = jax.device_put(jax.random.normal(jax.random.key(0), (side, side), dtype), device)
     array = jax.device_put(jnp.ones(elements, jnp.float32), device)
-    # As the step of a CPU has its products: with a result in bfloat16, they do not go to its matrix unit.
+    # As in the training step on a CPU: products with a bfloat16 result would not run in its matrix unit.
     result = jnp.float32 if small else None
     product, copy = jax.jit(lambda m: jnp.matmul(m, m, preferred_element_type=result)), jax.jit(lambda a: a + 1)
     times = measure({"product": lambda: product(matrix), "copy": lambda: copy(array)}, repeats)
@@ -70,9 +70,9 @@ def ceilings(dtype: str, repeats: int) -> dict[str, float]:
 
 
 def seconds_since_start() -> float:
-    """Returns how long this process has run, imports included; where the system does not tell, without them."""
+    """Returns the age of this process in seconds; without /proc, the seconds since this module was imported."""
     try:
-        # Field 22, counted from 1, of which the second one, the name in brackets, may hold spaces.
+        # Field 22, counted from 1. Field 2, the name in brackets, can contain spaces.
         ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
@@ -80,11 +80,11 @@ def seconds_since_start() -> float:
 
 
 def peak_host_bytes() -> int:
-    """Returns the most memory that this process has held."""
+    """Returns the peak memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak_device_bytes() -> int | None:
-    """Returns the most memory that was held on the first device; None where it does not say, as on CPU."""
+    """Returns the peak memory on the first device in bytes; None if the device does not report it, such as a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

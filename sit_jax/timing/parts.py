@@ -1,4 +1,4 @@
-"""The parts of a training step as programs of their own, and the step without each of them."""
+"""The parts of a training step as separate programs, and the step without each part."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,10 +19,10 @@ Program = Callable[[TrainState, jax.Array, Views], Any]
 
 
 def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str, Program]:
-    """Returns functions of (state, images [B, H, W, 3] uint8, views of them) by name, to be compiled.
+    """Returns functions of (state, images [B, H, W, 3] uint8, views of them) by name, ready to be compiled.
 
-    `whole` is the step; each of PARTS is that part alone, with what it needs given; `without X` is the step in which
-    part X does nothing. Only `backward` alone is not among them, see `backward`.
+    `whole` is the step. Each of PARTS is one part alone, with its inputs given. In `without X`, part X does nothing.
+    `backward` alone is missing here; `split_backward` returns it.
     """
     size = config.model.image_size
 
@@ -59,7 +59,7 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
         "whole": lambda s, i, v: finish(s, gradients(s, views_of(s, i))),
         "without augmentation": lambda s, i, v: finish(s, gradients(s, recorrupted(s, v))),
         "without corruption": lambda s, i, v: finish(s, gradients(s, clean(s, i))),
-        # The parameters stand in for the gradients, which are of the same shapes.
+        # The parameters replace the gradients, which have the same shapes.
         "without forward": lambda s, i, v: (views_of(s, i), update(s, s.params, training, config)),
         "without backward": lambda s, i, v: finish(s, (loss(s.params, s, views_of(s, i)), s.params)),
         "without optimizer": lambda s, i, v: gradients(s, views_of(s, i)),
@@ -74,7 +74,7 @@ def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str,
 
 
 def split_backward(forward: Program) -> tuple[Program, Callable[[Any], Any]]:
-    """Returns (the forward pass that keeps what the backward pass needs, the backward pass alone of what it kept)."""
+    """Returns (the forward pass that returns what the backward pass needs, the backward pass alone on this result)."""
 
     def keep(state: TrainState, images: jax.Array, views: Views) -> Any:
         return jax.vjp(lambda params: forward(dataclasses.replace(state, params=params), images, views), state.params)[

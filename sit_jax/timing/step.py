@@ -1,4 +1,4 @@
-"""One training step on this machine: compiled, run as in training, and taken apart."""
+"""One training step on this machine: compiled, run as in training, and timed part by part."""
 
 import functools
 import time
@@ -16,13 +16,13 @@ from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 from sit_jax.views import make_views
 
-FILLING = 4  # steps until the queue of batches and that of the device are full
+FILLING = 4  # steps until the queues of batches and of the device are full
 
 
 class Step:
-    """The step of a resolved configuration on the devices here, to be used under `jax.set_mesh(step.mesh)`.
+    """The step of a resolved configuration on the local devices; use it under `jax.set_mesh(step.mesh)`.
 
-    `images` are those of `sit_jax.timing.images`.
+    `images` come from `sit_jax.timing.images`.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, images: Any):
@@ -34,11 +34,11 @@ class Step:
         self.images = self.put(images.gather(self.rows))
 
     def put(self, rows: np.ndarray) -> jax.Array:
-        """Puts the rows of this process on its devices."""
+        """Puts this process's rows on its devices."""
         return put_batch(rows, self.rows, self.config.batch_size, self.mesh)
 
     def compile(self) -> dict[str, Any]:
-        """Compiles the step and returns how long that takes, what it computes and what it holds."""
+        """Compiles the step and returns its compile time, its FLOPs and its memory."""
         step: Any = compile_steps(self.training, self.config, self.abstract, self.mesh)[0]
         begin = time.perf_counter()
         lowered = step.lower(self.abstract, {"image": self.images})
@@ -55,7 +55,7 @@ class Step:
         }
 
     def count(self) -> dict[str, int]:
-        """Returns FLOPs and memory traffic of the compiled step, on all devices."""
+        """Returns the FLOPs and the memory traffic of the compiled step, over all devices."""
         found, devices = kernels.find_kernels(hlo.parse(self.step.as_text())), self.mesh.size
         return {
             "compiled_flops": kernels.compiled_flops(found) * devices,
@@ -63,12 +63,12 @@ class Step:
         }
 
     def train(self) -> jax.Array:
-        """Runs one step on the same batch, as training does, and returns its loss."""
+        """Runs one training step on the same batch as always and returns its loss."""
         self.state, metrics = self.step(self.state, {"image": self.images})
         return metrics["loss"]
 
     def time_parts(self, repeats: int) -> dict[str, Time]:
-        """Times the parts of the step alone, and the step without each of them."""
+        """Times each part of the step alone, and the step without each part."""
         functions = parts.programs(self.training, self.config)
         key = jax.random.key(self.config.seed)
         views = jax.jit(functools.partial(make_views, config=self.config))(key, self.images)
@@ -79,9 +79,9 @@ class Step:
         return measure(timed | {"backward": lambda: backward(kept)}, repeats)
 
     def time_reading(self, steps: int) -> dict[str, float]:
-        """Trains on batches that are read as in training; returns images/s, and the share of the time spent waiting.
+        """Trains on batches read as in training; returns images/s and the share of the time spent waiting for data.
 
-        Times at least 5 * FILLING steps, however few are asked for: the queue fills up and empties over several.
+        Times at least 5 * FILLING steps, because the queue fills and drains over several steps.
         """
         from sit_jax.data import Batches
 
@@ -90,7 +90,8 @@ class Step:
         losses: list[jax.Array] = []
         start = waited = 0.0
         for index in range(FILLING + steps):
-            # The steps in flight are not waited for, as the queue would run full; as many are in flight at the end.
+            # The clock starts with steps in flight and without waiting for them; a wait would let the queue fill up. As
+            # many steps are in flight at the end.
             if index == FILLING:
                 start, waited = time.perf_counter(), 0.0
             begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a benchmark says: rates and shares, and the text for the screen."""
+"""The output of a benchmark: rates, shares, and the text for the screen."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from sit_jax.timing.parts import PARTS
 
 
 def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, Any]:
-    """Returns what was measured."""
+    """Returns the settings of the measured step."""
     model = config.model
     return {
         "model": f"{model.size}/{model.patch_size}, {model.image_size} px",
@@ -25,7 +25,7 @@ def describe(config: ml_collections.ConfigDict, num_images: int) -> dict[str, An
 
 
 def rates(result: Mapping[str, Any], batch_size: int) -> dict[str, float]:
-    """Returns images per second, FLOP/s of the model, and the shares of what the machine can do."""
+    """Returns images per second, FLOP/s of the model, and the shares of the machine's ceilings."""
     seconds, devices = result["step"]["median"], result["machine"]["devices"]
     flops = result["compiled"]["model_flops"] / seconds
     moved = result["compiled"]["memory_traffic_bytes"] / seconds
@@ -39,10 +39,10 @@ def rates(result: Mapping[str, Any], batch_size: int) -> dict[str, float]:
 
 
 def part_shares(parts: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """Returns for each part (its time alone, the time that the step saves without it), as shares of the whole step."""
+    """Returns (time of the part alone, time saved without the part) for each part, as shares of the whole step."""
     median = {name: time["median"] for name, time in parts.items()}
     saved = {name: median["whole"] - median[f"without {name}"] for name in PARTS}
-    # Without the forward pass there is no backward pass either.
+    # The step without the forward pass has no backward pass either.
     saved["forward"] -= saved["backward"]
     return {name: (median[name] / median["whole"], saved[name] / median["whole"]) for name in PARTS}
 
@@ -67,7 +67,7 @@ def text(result: Mapping[str, Any]) -> str:
         f"of the {giga(ceilings['bytes_per_second'])}B/s of a copy",
         f"peak memory         host {giga(memory['host_peak'])}B, device {giga(device)}B"
         + ("" if memory["device_peak"] else " (arguments and temporaries of the step)"),
-        f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, of which tracing "
+        f"start-up            {compiled['startup_seconds']:.1f} s to the end of the first step, including tracing "
         f"{compiled['trace_seconds']:.1f} s and compiling {compiled['compile_seconds']:.1f} s",
     ]
     if result["reading"]:
@@ -80,7 +80,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def parts_text(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the lines of the table of parts, for the screen."""
+    """Returns the lines of the table of parts for the screen."""
     lines = ["", f"{'part':14}{'alone':>28}{'share':>8}{'saved without it':>19}"]
     for name, (alone, saved) in part_shares(parts).items():
         lines.append(f"{name:14}{spread(parts[name]):>28}{alone:>8.1%}{saved:>19.1%}")
@@ -88,11 +88,11 @@ def parts_text(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def spread(time: Mapping[str, float]) -> str:
-    """Returns a time for people: "12.3 ms (12.1 to 13.0)"."""
+    """Formats a time as "12.3 ms (12.1 to 13.0)"."""
     scale, unit = (1e3, "ms") if time["median"] < 1 else (1, "s")
     return f"{time['median'] * scale:.2f} {unit} ({time['least'] * scale:.2f} to {time['most'] * scale:.2f})"
 
 
 def giga(number: float) -> str:
-    """Returns a number in units of 10^9: "12.3 G"."""
+    """Formats a number in units of 10^9 or 10^12: "12.3 G"."""
     return f"{number / 1e9:.1f} G" if number < 1e12 else f"{number / 1e12:.1f} T"

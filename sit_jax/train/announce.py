@@ -1,7 +1,6 @@
-"""What a run says and writes about itself at its start."""
+"""The configuration file and the messages of a run at its start."""
 
 import json
-import os
 import pathlib
 
 import jax
@@ -10,22 +9,20 @@ from clu import parameter_overview
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import write_json
 from sit_jax.config.saved import to_json
 from sit_jax.parallel.hosts import wait_for_all
 
 
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the resolved configuration to `workdir/config.json`, whole or not at all; the first host does.
+    """Writes the resolved configuration atomically to `workdir/config.json`, on the first host only.
 
-    Raises InputError if that cannot be written, or on another host if it is not there.
+    Raises InputError if it cannot be written, or if another host does not see the same file.
     """
     path = workdir / "config.json"
     if jax.process_index() == 0:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            temporary = workdir / "config.json.tmp"
-            temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-            os.replace(temporary, path)
+            write_json(path, to_json(config))
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --workdir") from error
     wait_for_all("the configuration is written")
@@ -34,7 +31,7 @@ def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
 
 
 def announce(config: ml_collections.ConfigDict, params: dict, start: int, workdir: pathlib.Path) -> None:
-    """Prints the parameters and what is about to happen."""
+    """Prints the parameters, the data and the next action of the run."""
     say(parameter_overview.get_parameter_overview(params, include_stats=False))
     device = jax.devices()[0]
     say(
@@ -44,6 +41,6 @@ def announce(config: ml_collections.ConfigDict, params: dict, start: int, workdi
     if start >= config.steps:
         say("this run is finished; nothing is left to do")
     elif start:
-        say(f"going on from the checkpoint of step {start}")
+        say(f"resuming from the checkpoint of step {start}")
     else:
         say("compiling the first step; this can take a minute")

@@ -1,4 +1,4 @@
-"""TensorBoard events, written at once and in this thread."""
+"""TensorBoard events, written synchronously in the calling thread."""
 
 import itertools
 import os
@@ -16,8 +16,8 @@ _count = itertools.count()
 class Board:
     """Writes scalars and pictures for TensorBoard into a folder.
 
-    Not tensorboardX's SummaryWriter: the thread of that one ends at the first error, such as a full disk, and then its
-    queue blocks the training for good. Here errors (OSError) reach the caller; the events after one go to a new file.
+    It does not use the SummaryWriter of tensorboardX, whose thread ends at the first error, such as a full disk. Its
+    queue then blocks the training forever. Here errors (OSError) reach the caller, and later events go to a new file.
     """
 
     def __init__(self, folder: pathlib.Path, start_step: int):
@@ -39,7 +39,7 @@ class Board:
             raise
 
     def _open(self) -> EventsWriter:
-        """Opens a file of its own; in a run that goes on, it hides the steps that are about to be repeated."""
+        """Opens a new file; in a resumed run, it hides the steps that will be repeated."""
         writer = EventsWriter(str(self.folder / "events"), f".{os.getpid()}.{next(_count)}")
         if self.start_step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

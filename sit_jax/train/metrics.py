@@ -1,4 +1,4 @@
-"""What a run reports: `metrics.jsonl` and TensorBoard events in the work directory, a progress line on screen."""
+"""Reports of a run: `metrics.jsonl` and TensorBoard events in the work directory, progress lines on screen."""
 
 import errno
 import json
@@ -13,24 +13,20 @@ import numpy as np
 
 from sit_jax.common.console import format_seconds, warn
 from sit_jax.common.errors import NonFiniteError
+from sit_jax.common.files import replacing
 from sit_jax.draw.pictures import save_png
+from sit_jax.model.tasks import TASKS
 from sit_jax.train.board import Board
 
-BRIEF = tuple(
-    f"eval/{name}"
-    for name in (
-        *("reconstruction", "copy", "rotation_accuracy", "contrastive", "contrastive_progress", "rank_me"),
-        *("knn_top1", "linear_top1"),
-    )
-)
+PROBED = ("rank_me", "knn_top1", "linear_top1")  # shown on screen next to the task metrics
 
 
 class MetricsWriter:
     """Writes scalars as lines of `metrics.jsonl` and as TensorBoard events; on the first host only.
 
-    Lines after `start_step` are left over from a run that was killed and that is about to repeat them: they go, and
-    so does the evaluation of that step, unless it was `already_evaluated`. Lines that cannot be written, as on a full
-    disk, wait for the next ones, which is said once.
+    Lines after `start_step` come from a killed run and will be repeated, so they are removed. The evaluation of
+    `start_step` is removed too, unless it was `already_evaluated`. If lines cannot be written, as on a full disk, they
+    are written with the next lines; the first failure is logged.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, already_evaluated: bool):
@@ -39,10 +35,10 @@ class MetricsWriter:
         if not self.enabled:
             return
         self._cut(start_step, already_evaluated)
-        self.waiting = b""  # lines that are not written yet
+        self.waiting = b""  # lines not written yet
         self.failing = False
         self.file = self.path.open("r+b", buffering=0)
-        self.size = self.file.seek(0, os.SEEK_END)  # up to here the file is whole
+        self.size = self.file.seek(0, os.SEEK_END)  # the file is complete up to here
         self.board = Board(workdir, start_step)
 
     def _cut(self, start_step: int, already_evaluated: bool) -> None:
@@ -50,12 +46,11 @@ class MetricsWriter:
         rows = [row for row in map(parse_line, lines) if row and row["step"] <= start_step]
         if not already_evaluated:
             rows = [row for row in rows if row["step"] < start_step or "eval/loss" not in row]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
-        """Writes one line; `metrics` are host floats by their full names, such as "train/loss"."""
+        """Writes one line; `metrics` are host floats by full name, such as "train/loss"."""
         if not self.enabled:
             return
         line = json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n"
@@ -64,13 +59,13 @@ class MetricsWriter:
         self._try(lambda: self.board.write(step, metrics))
 
     def write_image(self, step: int, name: str, path: pathlib.Path, image: np.ndarray) -> None:
-        """Writes a picture [H, W, 3] uint8 as a file and for TensorBoard, in which it is called `name`."""
+        """Writes a picture [H, W, 3] uint8 to `path` and to TensorBoard under `name`."""
         if self.enabled:
             self._try(lambda: save_png(path, image))
             self._try(lambda: self.board.write(step, {}, {name: image}))
 
     def _flush(self) -> None:
-        """Writes the waiting lines; what a full disk cut short is written anew the next time."""
+        """Writes the waiting lines; the next call overwrites lines that a full disk cut short."""
         self.file.seek(self.size)
         self.file.truncate()
         written = self.file.write(self.waiting)
@@ -83,11 +78,11 @@ class MetricsWriter:
             write()
         except OSError as error:
             if not self.failing:
-                warn(f"metrics and pictures cannot be written ({error.strerror or error}); the training goes on")
+                warn(f"metrics and pictures cannot be written ({error.strerror or error}); the training continues")
             self.failing = True
 
     def close(self) -> None:
-        """Writes what still waits, and closes both files."""
+        """Writes the waiting lines, and closes both files."""
         if self.enabled:
             self._try(self._flush)
             if self.waiting:
@@ -97,7 +92,7 @@ class MetricsWriter:
 
 
 def parse_line(line: str) -> dict | None:
-    """Returns the object of a line of `metrics.jsonl`; None for one that a kill cut short or that is damaged."""
+    """Returns the object of a line of `metrics.jsonl`; None if a kill cut the line short or it is damaged."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
@@ -106,9 +101,9 @@ def parse_line(line: str) -> dict | None:
 
 
 def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]], losses: tuple[str, ...]) -> dict[str, float]:
-    """Fetches the metrics of the steps from `first_step` on, and returns those of the last one as floats.
+    """Fetches the metrics of the steps from `first_step` on; returns the metrics of the last step as floats.
 
-    Raises NonFiniteError for the first step where one of `losses`, their sum or the gradient is not finite.
+    Raises NonFiniteError for the first step with a non-finite value in `losses`, their sum or the gradient norm.
     """
     fetched = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for offset, row in enumerate(fetched):
@@ -119,7 +114,7 @@ def fetch_finite(first_step: int, pending: list[dict[str, jax.Array]], losses: t
 
 
 class Clock:
-    """Measures training time without compilation, evaluation and saving, and the share of it spent waiting for data."""
+    """Measures training time without compilation, evaluation and saving, and the share spent waiting for data."""
 
     def __init__(self) -> None:
         self.seconds_per_step = math.nan
@@ -127,15 +122,15 @@ class Clock:
         self.compiling = True  # until the first step is done
 
     def restart(self) -> None:
-        """Starts to measure from here."""
+        """Restarts the measurement."""
         self.start, self.steps, self.waited, self.compiling = time.perf_counter(), 0, 0.0, False
 
     def pause(self, seconds: float) -> None:
-        """Takes time out of the measurement that was not training."""
+        """Excludes time that was not training."""
         self.start += seconds
 
     def measure(self, batch_size: int) -> dict[str, float]:
-        """Returns the two `time/` metrics since the last call, and starts again; nothing before the second step."""
+        """Returns the two `time/` metrics since the last call and restarts; nothing before the second step."""
         seconds = max(time.perf_counter() - self.start, 1e-9)
         steps, waited = self.steps, self.waited
         self.restart()
@@ -149,7 +144,7 @@ class Clock:
 
 
 def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[str, float], clock: Clock) -> str:
-    """Returns the line that shows how far a run is, how it goes and how long it will still take."""
+    """Returns the progress line: step, losses, speed and remaining time."""
     parts = [f"step {step}/{total} ({step / total:.0%})"]
     parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", *losses)]
     if "time/images_per_second" in metrics:
@@ -159,6 +154,7 @@ def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[
 
 
 def evaluation_line(step: int, metrics: dict[str, float]) -> str:
-    """Returns the line that shows an evaluation: of many metrics those in BRIEF, the others are in the file."""
-    shown = [name for name in BRIEF if name in metrics] or list(metrics)
+    """Returns the evaluation line with some of the metrics; the file has all."""
+    brief = [*(name for task in TASKS.values() for name in task.shown), *PROBED]
+    shown = [f"eval/{name}" for name in brief if f"eval/{name}" in metrics] or list(metrics)
     return "  ".join([f"step {step} evaluation", *(f"{name[5:]} {metrics[name]:.4g}" for name in shown)])

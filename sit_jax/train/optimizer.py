@@ -1,4 +1,4 @@
-"""AdamW with a warm-up and a cosine, weight decay on kernels only (the recipe of DeiT, which the paper follows)."""
+"""AdamW with warm-up and cosine decay, weight decay on kernels only (the DeiT recipe, which the paper follows)."""
 
 import jax
 import ml_collections
@@ -6,7 +6,7 @@ import optax
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Returns the learning rate by step: linear warm-up, then a cosine to `final_learning_rate` at `config.steps`.
+    """Returns the learning rate by step: linear warm-up, then cosine decay to `final_learning_rate` at `config.steps`.
 
     The peak is `base_learning_rate` times batch_size / 512. Needs a resolved configuration (steps are known).
     """
@@ -21,12 +21,12 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def decay_mask(params: dict) -> dict:
-    """Marks the parameters that decay: kernels; no bias, norm, token, position embedding or log variance."""
+    """Marks the parameters with weight decay: kernels; no bias, norm, token, position embedding or log-variance."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Returns AdamW after clipping of the global norm of the gradients (`clip_norm`, 0 is off)."""
+    """Returns AdamW after clipping of the global gradient norm (`clip_norm`; 0 is off)."""
     optim = config.optim
     adamw = optax.adamw(
         make_schedule(config),
@@ -37,11 +37,11 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         mask=decay_mask,
     )
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    if optim.log_var_rate == 1:  # without the mask, whose state older checkpoints do not have
+    if optim.log_var_rate == 1:  # no mask: older checkpoints do not have its state
         return optax.chain(*clip, adamw)
     return optax.chain(*clip, adamw, optax.masked(optax.scale(optim.log_var_rate), log_var_mask))
 
 
 def log_var_mask(params: dict) -> dict:
-    """Marks the log variances."""
+    """Marks the log-variances."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "log_var", params)

@@ -1,4 +1,4 @@
-"""One step of pre-training: views, losses, gradients, update; a pure function of (state, batch)."""
+"""One pre-training step: views, losses, gradients, update; a pure function of (state, batch)."""
 
 import dataclasses
 import functools
@@ -14,77 +14,61 @@ from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key, row_keys, view_rows
 from sit_jax.model import losses, weighting
-from sit_jax.model.heads import project
-from sit_jax.model.vit import unpatchify
+from sit_jax.model.patches import unpatchify
+from sit_jax.model.tasks import TASKS
 from sit_jax.parallel.mesh import batch_sharding, replicated
-from sit_jax.parallel.microbatches import join, split, stacked, value_and_grad
+from sit_jax.parallel.microbatches import split, stacked, value_and_grad
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.state import Training, TrainState
 from sit_jax.views import Views, make_test_views, make_views
 
 Metrics = dict[str, jax.Array]
-STATISTICS_RATE = 0.1  # of the running averages of batch normalisations, as PyTorch has it
+STATISTICS_RATE = 0.1  # update rate of the running averages of batch normalisations, as in PyTorch
 
 
 class Chunk(NamedTuple):
-    """A part of a batch, with all devices at work on it; all of the batch without gradient accumulation."""
+    """A part of a batch that all devices compute together; without gradient accumulation, the whole batch."""
 
-    images: jax.Array  # [b, H, W, 3] uint8
-    rows: jax.Array  # [b] int32: their indices in the batch
+    images: jax.Array  # [b, H, W, 3] uint8, b = B / microbatches
+    rows: jax.Array  # [b] int32: indices in the batch
 
 
-class Outputs(NamedTuple):
-    """What the losses need of a chunk; everything else of it is forgotten. Stacked, the fields have one axis more."""
-
-    means: Metrics  # means over the chunk: reconstruction, rotation, rotation_accuracy
-    pixels: jax.Array  # []: how many pixels the reconstruction is the mean of
-    token: jax.Array  # [m * b, D]: what the contrastive head takes
+Outputs = dict[str, Metrics]  # by task: the inputs of its loss from a chunk; stacked arrays have one more axis
 
 
 def forward(
     params: dict, training: Training, views: Views, keys: jax.Array | None, config: ml_collections.ConfigDict
-) -> tuple[Outputs, jax.Array]:
-    """Runs the network on views, and returns (what the losses need, the rebuilt views [V, s, s, 3]).
+) -> tuple[Outputs, Metrics]:
+    """Runs the network on views; returns (inputs of the losses, outputs of the model).
 
-    `keys` [V] turn stochastic depth on; None is evaluation.
+    `keys` [V] turn on stochastic depth; None is evaluation.
     """
-    out = nnx.merge(training.graphdef, params["model"])(views.corrupted, keys)
-    rebuilt = unpatchify(out["patches"], config.model.patch_size)
-    mask, pixels = None, jnp.float32(1)
-    if config.loss.corrupted_only:
-        mask = jnp.any(jnp.stack(list(views.masks.values())), axis=0)
-        pixels = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
-    means = {
-        "reconstruction": losses.reconstruction_loss(views.clean, rebuilt, mask),
-        "rotation": losses.rotation_loss(out["rotation"], views.rotation),
-        "rotation_accuracy": jnp.mean(out["rotation"].argmax(axis=1) == views.rotation),
-    }
-    return Outputs(means, pixels, out["token"]), rebuilt
+    out = nnx.merge(training.graphdefs["model"], params["model"])(views.corrupted, keys)
+    return {name: task.of_chunk(out[task.output], views, config) for name, task in TASKS.items()}, out
 
 
 def combine(
     outputs: Outputs, params: dict, training: Training, config: ml_collections.ConfigDict
 ) -> tuple[jax.Array, tuple[Metrics, dict]]:
-    """Returns (the weighted sum of the three losses of the whole batch, (its parts, what batch norms saw)).
+    """Returns (weighted sum of the losses of the whole batch, (all metrics, statistics of batch normalisations)).
 
-    The contrastive head is here, and not in `forward`, as a batch normalisation in it is over the whole batch.
+    `outputs` are stacked over the chunks. Statistics are by task and by name of the normalisation.
     """
-    head = nnx.merge(training.head, params["model"]["contrastive"])
-    embedding, statistics = project(head, join(outputs.token), training=True)
-    means = {name: values.mean() for name, values in outputs.means.items()}
-    share = outputs.pixels / outputs.pixels.sum()
-    parts = {
-        "reconstruction": jnp.sum(outputs.means["reconstruction"] * share),
-        "rotation": means["rotation"],
-        "contrastive": losses.nt_xent(embedding, config.loss.temperature, config.views.count),
-    }
-    floors = weighting.floors(config.loss, len(embedding), config.views.count)
+    found = {}
+    for name, task in TASKS.items():
+        head = nnx.merge(training.graphdefs[name], params["model"][name])
+        found[name] = task.of_batch(head, outputs[name], config)
+    parts = {name: result.loss for name, result in found.items()}
+    floors = weighting.floors(config.loss, config.views.count * config.batch_size, config.views.count)
     total = weighting.total_loss(parts, params["log_var"], config.loss, floors)
-    return total, ({"loss": total, **parts, "rotation_accuracy": means["rotation_accuracy"]}, statistics)
+    metrics = {"loss": total, **parts}
+    for result in found.values():
+        metrics |= result.metrics
+    return total, (metrics, {name: result.statistics for name, result in found.items()})
 
 
 def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
-    """Cuts a batch into `config.microbatches` chunks, stacked."""
+    """Cuts a batch into `config.microbatches` stacked chunks."""
     rows = jnp.arange(len(images))
     return Chunk(*(split(x, config.microbatches) for x in (images, rows)))
 
@@ -94,7 +78,7 @@ def make_train_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """Returns `train_step(state, batch) -> (state, metrics)`; `batch["image"]` is [B, H, W, 3] uint8.
 
-    All that is random in it follows from (config.seed, state.step, global row). The metrics are float32 scalars.
+    Random numbers depend on (config.seed, state.step, global row) only. The metrics are float32 scalars.
     """
     schedule = make_schedule(config)
 
@@ -119,22 +103,24 @@ def make_train_step(
 
 
 def follow(state: TrainState, metrics: Metrics, statistics: dict, config: ml_collections.ConfigDict) -> dict:
-    """Returns the parameters in which what has no gradient follows the step: running averages, weights in closed form.
+    """Returns the parameters after the updates without gradients: running averages, and log-variances in closed form.
 
-    `statistics` are those of the batch normalisations of the contrastive head, by their names.
+    `statistics` of batch normalisations are by task and by name of the normalisation.
     """
-    head, log_vars = dict(state.params["model"]["contrastive"]), state.params["log_var"]
-    for name, values in statistics.items():
-        old = {key: head[name][key] for key in values}
-        head[name] = head[name] | optax.incremental_update(values, old, STATISTICS_RATE)
+    model, log_vars = dict(state.params["model"]), state.params["log_var"]
+    for task, of_head in statistics.items():
+        for name, values in of_head.items():
+            layer = model[task][name]
+            averages = optax.incremental_update(values, {key: layer[key] for key in values}, STATISTICS_RATE)
+            model[task] = model[task] | {name: layer | averages}
     if config.loss.weighting == "closed_form":
         floors = weighting.floors(config.loss, config.views.count * config.batch_size, config.views.count)
         log_vars = weighting.closed_form(log_vars, metrics, floors, state.step)
-    return {"model": state.params["model"] | {"contrastive": head}, "log_var": log_vars}
+    return {"model": model, "log_var": log_vars}
 
 
 def update(state: TrainState, grads: dict, training: Training, config: ml_collections.ConfigDict) -> TrainState:
-    """Returns the state after one update by the gradients."""
+    """Returns the state after one gradient update."""
     updates, opt_state = training.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - config.optim.ema)
@@ -146,10 +132,9 @@ def make_eval_step(
 ) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
     """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, 3] uint8.
 
-    Among the metrics, `distances` are those of `losses.distances`.
-
-    Rotations and corruptions follow from (config.seed, index) alone: every evaluation asks the same questions. With
-    gradient accumulation, views and rebuilt views are those of the first chunk.
+    `metrics["distances"]` come from `losses.distances`. Rotations and corruptions depend on (config.seed, index) only,
+    so every evaluation measures the same. With gradient accumulation, only the first chunk gives views and rebuilt
+    views.
     """
 
     def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array]:
@@ -157,7 +142,8 @@ def make_eval_step(
 
         def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array]]:
             views = make_test_views(key, chunk.images, config, chunk.rows)
-            outputs, rebuilt = forward(params, training, views, None, config)
+            outputs, out = forward(params, training, views, None, config)
+            rebuilt = unpatchify(out["patches"], config.model.patch_size)
             distances = losses.distances(views.clean, views.corrupted, rebuilt, views.masks, config.loss.corrupted_only)
             return (outputs, distances), (views, rebuilt)
 
@@ -176,7 +162,7 @@ def make_eval_step(
 def compile_steps(
     training: Training, config: ml_collections.ConfigDict, abstract: TrainState, mesh: Mesh
 ) -> tuple[Callable, Callable]:
-    """Returns both steps under `jit`, sharded as the `abstract` state is; the train step donates the state."""
+    """Returns both steps under `jit`, with the shardings of `abstract`; the train step donates the state."""
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     batch, whole = batch_sharding(mesh), replicated(mesh)
     train_step = jax.jit(

@@ -1,4 +1,4 @@
-"""The evaluation inside a training: the three tasks on unseen images, instruments and probes on frozen features."""
+"""Evaluation during training: the three tasks on test images, instruments, and probes on frozen features."""
 
 import pathlib
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from sit_jax.common.console import warn
 from sit_jax.common.errors import InputError
 from sit_jax.data import Images, Source, image_options, load_images
+from sit_jax.data.split import stand_in
 from sit_jax.draw.pictures import grid
-from sit_jax.model.tasks import tasks_on
+from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.probes.features import Encode, extract, make_encode, put_rows
 from sit_jax.probes.instruments import make_measure, of_features, warnings
 from sit_jax.probes.knn import knn_votes
@@ -25,13 +26,12 @@ from sit_jax.train.state import TrainState
 from sit_jax.views import Views
 
 COLUMNS = 12  # images in the reconstruction picture
-METRICS = ("loss", "reconstruction", "rotation", "contrastive", "rotation_accuracy")
 
 
-class Labelled(NamedTuple):
-    """The training images of k-NN and of the linear probe, with their labels and those of the test images."""
+class Voters(NamedTuple):
+    """The training images of k-NN and the linear probe, with training and test labels."""
 
-    train_images: np.ndarray  # [m, H, W, 3] uint8, which vote
+    train_images: np.ndarray  # [m, H, W, 3] uint8
     train_labels: np.ndarray  # [m] int32
     test_labels: np.ndarray  # [n] int32
 
@@ -40,17 +40,15 @@ class EvalData(NamedTuple):
     """Images to evaluate on."""
 
     test_images: np.ndarray  # [n, H, W, 3] uint8
-    labelled: Labelled | None  # None where k-NN is off or there are no labels
+    voters: Voters | None  # None if k-NN is off or there are no labels
 
 
 def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
     """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
 
-    `images` are those of `source.pretrain`.
-
-    Without a test split, a tenth of the training split (at most `eval.num_test`) takes its place, and k-NN votes with
-    the rest; the training has seen those images, without labels. Raises InputError if `eval.knn` is "on" and there are
-    no labels.
+    `images` are the images of `source.pretrain`. If there is no test split, `data.split.stand_in` splits the training
+    images, and the kept images vote in k-NN; the training uses both parts, without labels. Raises InputError if
+    `eval.knn` is "on" and there are no labels.
     """
     splits = [split for split in (source.train, source.test) if split is not None]
     if config.eval.knn == "on" and any(split.label is None for split in splits):
@@ -58,22 +56,30 @@ def load_eval_data(source: Source, images: Images, config: ml_collections.Config
             f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
         )
     train = images if source.train is source.pretrain else load_images(source.train, **image_options(config))
-    train_rows = np.random.default_rng([config.seed, 1]).permutation(len(train))
+    labels = None if config.eval.knn == "off" else train.labels
     if source.test is None:
-        test, held_out = train, max(1, min(config.eval.num_test, len(train) // 10))
-        test_rows, train_rows = train_rows[:held_out], train_rows[held_out:]
+        test = train
+        train_rows, test_rows = stand_in(len(train), train.labels)
+        if not len(test_rows):  # every class has a single image
+            (train_rows, test_rows), labels = stand_in(len(train), None), None
     else:
         test = load_images(source.test, **image_options(config))
-        test_rows = np.random.default_rng([config.seed, 2]).permutation(len(test))[: config.eval.num_test]
+        train_rows, test_rows = np.arange(len(train)), np.arange(len(test))
+    test_rows = draw(test_rows, config.eval.num_test, [config.seed, 2])
     test_images = test.gather(test_rows)
-    if config.eval.knn == "off" or train.labels is None or test.labels is None:
+    if labels is None or test.labels is None:
         return EvalData(test_images, None)
-    train_rows = train_rows[: config.eval.num_train]
-    return EvalData(test_images, Labelled(train.gather(train_rows), train.labels[train_rows], test.labels[test_rows]))
+    train_rows = draw(train_rows, config.eval.num_train, [config.seed, 1])
+    return EvalData(test_images, Voters(train.gather(train_rows), labels[train_rows], test.labels[test_rows]))
+
+
+def draw(rows: np.ndarray, count: int, seed: list[int]) -> np.ndarray:
+    """Returns at most `count` of the rows, in random order, a function of the seed."""
+    return np.random.default_rng(seed).permutation(rows)[:count]
 
 
 class Evaluation:
-    """Evaluates a state on fixed images; called in a training at step 0, at intervals and at the end."""
+    """Evaluates a state on fixed images; training calls it at step 0, at intervals and at the end."""
 
     def __init__(
         self,
@@ -88,17 +94,17 @@ class Evaluation:
         self.measure = make_measure(config, mesh)
 
     def __call__(self, state: TrainState, step: int, writer: MetricsWriter) -> dict[str, float]:
-        """Returns the `eval/` metrics of the current weights, and writes the picture of the reconstructions."""
+        """Returns the `eval/` metrics of the current weights; writes the picture of the reconstructions."""
         metrics, picture = self.pretext_tasks(state.params)
         model = state.params["model"]
         test, found = self.features(model, self.data.test_images), {}
-        if len(self.data.test_images) > 1:  # a single one is told from no other
+        if len(self.data.test_images) > 1:  # the instruments compare images
             found = self.measure(model, self.data.test_images) | of_features(test)
             lines = warnings(found, tasks_on(self.config.loss), trained=step > 0)
             for line in lines if jax.process_index() == 0 else []:
                 warn(f"step {step}: {line}")
-        if self.data.labelled:
-            found |= self.probes(self.features(model, self.data.labelled.train_images), test, self.data.labelled)
+        if self.data.voters:
+            found |= self.probes(self.features(model, self.data.voters.train_images), test, self.data.voters)
         metrics |= {f"eval/{name}": value for name, value in found.items()}
         writer.write_image(step, "reconstructions", self.workdir / "reconstructions" / f"{step}.png", picture)
         return metrics
@@ -106,8 +112,8 @@ class Evaluation:
     def pretext_tasks(self, params: dict) -> tuple[dict[str, float], np.ndarray]:
         """Returns the mean metrics of the three tasks over whole batches of test images, and the picture.
 
-        The batch size is that of the training, which the contrastive loss depends on; fewer images than that are
-        repeated, and images beyond the last whole batch are left out.
+        The batch size is as in training, because the contrastive loss depends on it. If there are fewer images than a
+        batch, they are repeated. Images after the last whole batch are left out.
         """
         images, size = self.data.test_images, self.config.batch_size
         rows = np.arange(max(1, len(images) // size) * size) % len(images)
@@ -119,7 +125,7 @@ class Evaluation:
             if index == 0:
                 shown = corrupted_first(views, rebuilt, self.config.views.count)
         fetched = jax.device_get(results)
-        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in METRICS}
+        metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in task_metrics()}
         for name in fetched[0]["distances"]:
             distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
             if pixels:
@@ -127,30 +133,35 @@ class Evaluation:
         return metrics, grid(*shown)
 
     def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
-        """Returns the two tokens of the frozen encoder of whole images, [n, 2, D]."""
+        """Returns the two tokens of whole images from the frozen encoder, [n, 2, D]."""
         size = self.config.batch_size // self.config.microbatches
         return extract(self.encode, model_params, images.__getitem__, len(images), size, self.mesh)
 
-    def probes(self, train: np.ndarray, test: np.ndarray, labelled: Labelled) -> dict[str, float]:
-        """Returns the accuracies of k-NN and of a linear probe on features [n, 2, D], and the NMI of k-means."""
+    def probes(self, train: np.ndarray, test: np.ndarray, voters: Voters) -> dict[str, float]:
+        """Returns the accuracies of k-NN and a linear probe on [m, 2, D] and [n, 2, D], and the NMI of k-means."""
         eval_config = self.config.eval
-        num_classes = int(max(labelled.train_labels.max(), labelled.test_labels.max())) + 1
+        num_classes = int(max(voters.train_labels.max(), voters.test_labels.max())) + 1
         k, temperature = eval_config.knn_k, eval_config.knn_temperature
-        votes = knn_votes(train, labelled.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
-        # One penalty, and nothing held out: a probe along the way is fitted once.
-        logits = linear_logits(train, labelled.train_labels, test, num_classes, (UNCHOSEN_L2,), 0.0, 0, self.mesh)[0]
+        votes = knn_votes(train, voters.train_labels, test, num_classes, (k,), temperature, self.mesh)[k]
+        # One penalty and no held-out images: during training, the probe is fitted only once.
+        logits = linear_logits(train, voters.train_labels, test, num_classes, (UNCHOSEN_L2,), 0.0, 0, self.mesh)[0]
         flat = test.reshape(len(test), -1)
         return {
-            "knn_top1": score(votes, labelled.test_labels)["top1"],
-            "linear_top1": score(logits, labelled.test_labels)["top1"],
-            "kmeans_nmi": kmeans_nmi(flat, labelled.test_labels),
+            "knn_top1": score(votes, voters.test_labels)["top1"],
+            "linear_top1": score(logits, voters.test_labels)["top1"],
+            "kmeans_nmi": kmeans_nmi(flat, voters.test_labels),
         }
 
 
-def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
-    """Returns one view of each of some images, clean, corrupted and rebuilt, [n, s, s, 3]: the corrupted ones first.
+def task_metrics() -> list[str]:
+    """Returns the names of the task metrics of a step."""
+    return ["loss", *TASKS, *(name for task in TASKS.values() for name in task.metrics)]
 
-    Of `count` views an image, from what this host holds.
+
+def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
+    """Returns clean, corrupted and rebuilt views, each [n, s, s, 3], with corrupted views first.
+
+    It takes the first of `count` views per image, from at most COLUMNS images on this host.
     """
     clean, corrupted, rebuilt_rows = (
         np.concatenate([np.asarray(shard.data)[::count] for shard in images.addressable_shards])

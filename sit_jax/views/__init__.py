@@ -1,4 +1,4 @@
-"""From source images to what the network sees: views, rotation, corruption; one pure function on the device."""
+"""From source images to the network's input: views, rotation, corruption; one pure function on the device."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ __all__ = ["Views", "augment", "corrupt", "make_test_views", "make_views", "rand
 
 
 class Views(NamedTuple):
-    """The views of B images, m each: rows m * i to m * i + m - 1 are of image i (V = m * B, m = `views.count`)."""
+    """The V = m * B views of B images, with m = `views.count`: image i has the rows m * i to m * (i + 1) - 1."""
 
-    clean: jax.Array  # [V, s, s, 3] float32 in [-1, 1], rotated: the target of the reconstruction
-    corrupted: jax.Array  # [V, s, s, 3] float32: what the network sees
+    clean: jax.Array  # [V, s, s, 3] float32 in [-1, 1], rotated: the reconstruction target
+    corrupted: jax.Array  # [V, s, s, 3] float32: the network's input
     rotation: jax.Array  # [V] int32 in 0..3: quarter turns counter-clockwise
     masks: dict[str, jax.Array]  # {operation: [V, s, s] bool}: the pixels that each corruption wrote
 
@@ -29,11 +29,11 @@ def make_views(
     rows: jax.Array | None = None,
     turn_key: jax.Array | None = None,
 ) -> Views:
-    """Makes the training input of one step from `images` [B, H, W, 3] uint8, as a pure function of the key.
+    """Makes the training input of one step from `images` [B, H, W, 3] uint8; a pure function of the keys.
 
-    `rows` [B] are the global indices of the images where they are a part of a batch. Where `turn_key` is given, it
-    draws the rotations in place of `key`: views of several keys are then turned alike. Flip comes before rotation: an image
-    and its mirror carry the same rotation class.
+    `rows` [B] are the global indices of the images if they are part of a batch. If `turn_key` is given, it draws the
+    rotations instead of `key`, so that views of several keys have the same rotations. The flip precedes the rotation:
+    an image and its mirror image have the same rotation class.
     """
     rows = view_rows(len(images) if rows is None else rows, config.views.count)
     views = augment(named_key(key, "augment"), images, config.model.image_size, config.views, rows)
@@ -43,7 +43,7 @@ def make_views(
 def make_test_views(
     key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None
 ) -> Views:
-    """Makes the same from whole images, without crop, flip and jitter, to measure the three tasks on test images."""
+    """Makes `Views` of whole images, without crop, flip and jitter, to measure the three tasks on test images."""
     count = config.views.count
     views = whole_images(images, config.model.image_size).repeat(count, axis=0)
     return rotate_and_corrupt(key, views, config, view_rows(len(images) if rows is None else rows, count))
@@ -56,7 +56,10 @@ def rotate_and_corrupt(
     rows: jax.Array,
     turn_key: jax.Array | None = None,
 ) -> Views:
-    """Turns views [V, s, s, 3] with the global indices `rows` at random, keeps them as target, and corrupts a copy."""
+    """Rotates views [V, s, s, 3] at random, keeps them as the target, and corrupts a copy.
+
+    `rows` [V] are the global indices of the views.
+    """
     count = config.views.count
     turned = rows // count if config.views.share_rotation else rows
     turn_key = named_key(key if turn_key is None else turn_key, "rotate")

@@ -1,4 +1,4 @@
-"""Augmented views of every image: random resized crop, flip, colour jitter, normalise (SiT, section 4)."""
+"""Augmented views of images: random resized crop, flip, colour jitter, normalisation (SiT, section 4)."""
 
 import math
 
@@ -11,25 +11,25 @@ from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter, solarize
 
 CROP_DRAWS = 10
-BLUR_SIGMA, BLUR_WIDTH = (0.1, 2.0), 0.1  # in pixels; as a share of the side of the view (arXiv 2006.07733, appendix B)
+BLUR_SIGMA, BLUR_WIDTH = (0.1, 2.0), 0.1  # pixels; share of the view's side (arXiv 2006.07733, appendix B)
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """Maps values in [0, 1] to [-1, 1], the range that the model sees and rebuilds."""
+    """Maps values in [0, 1] to [-1, 1], the range of the model's input and reconstruction."""
     return images * 2.0 - 1.0
 
 
 def whole_images(images: jax.Array, image_size: int) -> jax.Array:
-    """Resizes whole images for evaluation: [B, H, W, 3] uint8 to [B, image_size, image_size, 3] float32 in [-1, 1]."""
+    """Resizes whole images for evaluation: [n, H, W, 3] uint8 to [n, s, s, 3] float32 in [-1, 1], s = `image_size`."""
     images = images.astype(jnp.float32) / 255.0
     shape = (images.shape[0], image_size, image_size, 3)
     return normalise(jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), 0.0, 1.0))
 
 
 def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area: tuple, ratio: tuple) -> jax.Array:
-    """Crops a random box of one image and resizes it, bicubic and antialiased.
+    """Crops a random box (see `crop_sides`) of one image and resizes it (bicubic, antialiased).
 
-    `image` is [H, W, 3] float32 in [0, 1]; the result is [image_size, image_size, 3] in [0, 1]; see `crop_sides`.
+    `image` is [H, W, 3] float32 in [0, 1]. Returns [s, s, 3] in [0, 1], with s = `image_size`.
     """
     box_key, y_key, x_key = jax.random.split(key, 3)
     size = jnp.array(image.shape[:2], jnp.float32)
@@ -37,7 +37,7 @@ def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area:
     start = jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)]) * (1.0 - sides) * size
     scale = image_size / (sides * size)
     shape = (image_size, image_size, 3)
-    # The full precision of float32 would cost a GPU several times as much, to round less than a uint8 image does.
+    # Full float32 precision is several times slower on a GPU; the gain would be below the rounding of uint8 images.
     crop = jax.image.scale_and_translate(
         image, shape, (0, 1), scale, -start * scale, "cubic", antialias=True, precision=jax.lax.Precision.HIGH
     )
@@ -45,11 +45,11 @@ def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area:
 
 
 def crop_sides(key: jax.Array, image_ratio: float, area: tuple, ratio: tuple) -> jax.Array:
-    """Draws the height and the width of a crop, as shares of those of an image whose width / height is `image_ratio`.
+    """Draws height and width of a crop, [2], as shares of the image's height and width.
 
-    The box covers a share of the image from U(*area); its width / height, in pixels, is log-uniform in `ratio`. A box
-    that does not fit is drawn again, ten times in all, as RandomResizedCrop of torchvision has it; then the largest
-    box of the nearest ratio is taken.
+    `image_ratio` is the image's width / height. The crop's area is a share of the image from U(*area); its
+    width / height in pixels is log-uniform in `ratio`. As in torchvision's RandomResizedCrop, up to ten boxes are
+    drawn and the first that fits is used; if none fits, the largest box with the nearest ratio.
     """
     area_key, ratio_key = jax.random.split(key)
     share = jax.random.uniform(area_key, (CROP_DRAWS,), minval=area[0], maxval=area[1])
@@ -63,7 +63,7 @@ def crop_sides(key: jax.Array, image_ratio: float, area: tuple, ratio: tuple) ->
 
 
 def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_collections.ConfigDict) -> jax.Array:
-    """Makes one view of one image: [H, W, 3] uint8 to [image_size, image_size, 3] float32 in [-1, 1]."""
+    """Makes one view of one image: [H, W, 3] uint8 to [s, s, 3] float32 in [-1, 1], with s = `image_size`."""
     crop_key, flip_key, jitter_key, gray_key, solarize_key = jax.random.split(key, 5)
     view = image.astype(jnp.float32) / 255.0
     view = random_resized_crop(crop_key, view, image_size, config.area, config.ratio)
@@ -84,7 +84,7 @@ def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_colle
 
 
 def blur_view(key: jax.Array, view: jax.Array) -> jax.Array:
-    """Blurs a view [s, s, 3] by a Gaussian of random width, whose kernel covers a tenth of the side."""
+    """Blurs a view [s, s, 3] by a Gaussian of random sigma; the kernel is a tenth of the side wide."""
     width = 2 * max(1, round(BLUR_WIDTH * view.shape[0] / 2)) + 1
     return gaussian_blur(key[None], view[None], (width, width), BLUR_SIGMA)[0]
 
@@ -98,9 +98,9 @@ def augment(
 ) -> jax.Array:
     """Makes m = `config.count` independent views of every image.
 
-    `images` is [B, H, W, 3] uint8. Returns [m * B, image_size, image_size, 3] float32 in [-1, 1], interleaved: the
-    views of image i are next to each other, so that a shard of the batch keeps all views of its images. `config` is the
-    section `views`. `rows` [m * B] are the global indices of the views where they are a part of a batch.
+    `images` is [B, H, W, 3] uint8. Returns [V, s, s, 3] float32 in [-1, 1], with V = m * B and s = `image_size`. The
+    views of an image are adjacent, so that a shard of the batch holds all views of its images. `config` is the section
+    `views`. `rows` [V] are the global indices of the views if they are part of a batch.
     """
     total = config.count * len(images)
     keys = row_keys(key, total if rows is None else rows).reshape(len(images), config.count)

@@ -1,18 +1,19 @@
-"""Random masks made of rectangular blocks: connected patches of the image, never single pixels (SiT, section 3)."""
+"""Random masks of rectangular blocks: connected areas of the image, not single pixels (SiT, section 3)."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-MAX_CELLS = 64  # a mask of several blocks is drawn on a grid of at most 64 x 64 cells, then enlarged
+MAX_CELLS = 64  # masks of several blocks are drawn on at most 64 x 64 cells, then enlarged
 MAX_RANDOM_BLOCKS = 128
 
 
 def one_block(key: jax.Array, size: int, block: tuple, probability: float) -> jax.Array:
-    """Draws the mask of one block, [size, size] bool.
+    """Draws the mask of one block, [s, s] bool, with s = `size`.
 
-    Each side is a share of the image from U(*block), at least one pixel. With 1 - `probability` the mask is empty.
+    Each side of the block is a share of s from U(*block), at least one pixel. With probability 1 - `probability` the
+    mask is empty.
     """
     use_key, side_key, start_key = jax.random.split(key, 3)
     sides = jnp.round(jax.random.uniform(side_key, (2,), minval=block[0], maxval=block[1]) * size)
@@ -23,11 +24,12 @@ def one_block(key: jax.Array, size: int, block: tuple, probability: float) -> ja
 
 
 def many_blocks(key: jax.Array, size: int, fraction: tuple, block: tuple) -> jax.Array:
-    """Draws blocks until they cover the share of the image that was asked for, to within one block; [size, size] bool.
+    """Draws a mask of blocks, [s, s] bool with s = `size`, that covers a random share of the image to within one block.
 
-    The share is drawn from U(*fraction), each side of a block from U(*block) of the image. All candidates are drawn at
-    once, a cell remembers the first that covers it, and the mask takes the shortest prefix that covers enough: static
-    shapes, no loop. After the random blocks come the tiles of a grid in random order, so that any share can be met.
+    The share is from U(*fraction); each side of a block is a share of s from U(*block). All candidate blocks are drawn
+    at once, and each cell stores the first block that covers it. The mask is the shortest prefix of the blocks that
+    covers enough, with static shapes and without a loop. Tiles of a grid in random order follow the random blocks, so
+    that any share can be reached.
     """
     share_key, side_key, start_key, tile_key = jax.random.split(key, 4)
     share = jax.random.uniform(share_key, minval=fraction[0], maxval=fraction[1])
@@ -48,7 +50,7 @@ def _inside(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
 
 
 def grid_side(size: int) -> int:
-    """Returns the side of the drawing grid: the largest divisor up to MAX_CELLS, or single pixels if that is coarse."""
+    """Returns the cells per side: the largest divisor of `size` up to MAX_CELLS, or `size` if that is too coarse."""
     divisor = max(d for d in range(1, min(size, MAX_CELLS) + 1) if size % d == 0)
     return divisor if divisor >= min(size, MAX_CELLS // 2) else size
 
@@ -56,14 +58,14 @@ def grid_side(size: int) -> int:
 def _first_random_block(
     side_key: jax.Array, start_key: jax.Array, cells: int, fraction: tuple, block: tuple
 ) -> jax.Array:
-    """Returns the index of the first random block over each cell, [cells, cells] int32 (large where there is none)."""
+    """Returns the index of the first random block on each cell, [cells, cells] int32; the maximum if none."""
     mean_area = ((block[0] + block[1]) / 2) ** 2
-    # Blocks overlap, so the expected cover after n is 1 - (1 - mean_area)^n; the margin covers unlucky draws.
+    # Blocks overlap: the expected share of n blocks is 1 - (1 - mean_area)^n. The factor 1.5 covers unlucky draws.
     count = math.ceil(1.5 * -math.log1p(-min(fraction[1], 0.95)) / mean_area) + 1
     count = min(count, MAX_RANDOM_BLOCKS)
     sides = jnp.round(jax.random.uniform(side_key, (count, 2), minval=block[0], maxval=block[1]) * cells)
     sides = jnp.clip(sides, 1, cells)
-    # Blocks may reach over the border by up to a half: otherwise corners would hardly ever be covered.
+    # Up to half of a block may lie outside the image; otherwise corners would rarely be covered.
     reach = jnp.floor(sides / 2)
     start = jnp.floor(jax.random.uniform(start_key, (count, 2)) * (cells - sides + 2 * reach + 1)) - reach
     inside = _inside(start, sides, cells)
@@ -73,7 +75,7 @@ def _first_random_block(
 
 
 def _random_tiles(key: jax.Array, cells: int, block: tuple) -> jax.Array:
-    """Returns the rank of the tile of each cell in a random order of the largest blocks, [cells, cells] int32."""
+    """Returns the random rank of each cell's tile, [cells, cells] int32; a tile has the side of the largest block."""
     side = min(cells, max(1, int(block[1] * cells)))
     tiles = math.ceil(cells / side)
     rank = jax.random.permutation(key, tiles * tiles).reshape(tiles, tiles)

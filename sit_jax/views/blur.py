@@ -1,15 +1,15 @@
-"""Gaussian blur of many images at once, each by its own kernel."""
+"""Gaussian blur of many images at once, each with its own kernel."""
 
 import jax
 import jax.numpy as jnp
 
 
 def gaussian_blur(keys: jax.Array, images: jax.Array, sizes: tuple[int, int], sigma: tuple[float, float]) -> jax.Array:
-    """Blurs each image [s, s, 3] of [V, s, s, 3] by its own Gaussian: sigma U(*sigma) pixels, odd width in `sizes`.
+    """Blurs each of the images [n, s, s, 3] with its own Gaussian: sigma from U(*sigma) pixels, odd width in `sizes`.
 
-    The kernel is cut and renormalised at the border, so that a constant image stays constant. `keys` are [V].
+    At the border, the kernel is cut and renormalised, so that a constant image stays constant. `keys` is [n].
     """
-    # Sums of shifted copies: half the time of products with banded matrices on CPU, a tenth of a convolution's.
+    # On CPU, a sum of shifted copies takes half the time of banded matrix products and a tenth of a convolution.
     radius, size = sizes[1] // 2, images.shape[1]
     offset = jnp.arange(-radius, radius + 1)
 

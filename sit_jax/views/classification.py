@@ -1,4 +1,4 @@
-"""From labelled images to what a classifier is trained on: DeiT's augmentation as one pure function on the device."""
+"""The training input of classifiers: DeiT's augmentation of labelled images as one pure function on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ def make_training_images(
     image_size: int,
     config: ml_collections.ConfigDict,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns augmented images [B, image_size, image_size, 3] float32 in [-1, 1] and targets [B, num_classes].
+    """Returns augmented images [B, s, s, 3] float32 in [-1, 1] and targets [B, C].
 
-    `images` [B, H, W, 3] uint8, `labels` [B] int32. In this order: random resized crop, flip, RandAugment, random
-    erasing, mixup or CutMix; `config` is a section `augment`. A row depends on its own key and on its partner's.
+    `images` is [B, H, W, 3] uint8, `labels` [B] int32; s = `image_size`, C = `num_classes`. The order is random resized
+    crop, flip, RandAugment, random erasing, mixup or CutMix. `config` is a section `augment`. A row depends only on its
+    own and its partner's image and key.
     """
     keys = {name: row_keys(named_key(key, name), len(images)) for name in ("crop", "flip", "ops", "erase", "mix")}
 

@@ -1,4 +1,4 @@
-"""Colour operations on one image [h, w, 3] with values in [0, 1], used by the views and by the corruptions."""
+"""Colour operations on one image [H, W, 3] with values in [0, 1], for views and corruptions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,29 @@ import ml_collections
 import numpy as np
 
 LUMA = (0.299, 0.587, 0.114)
-# RGB <-> YIQ: in YIQ a turn of the hue is a rotation of the last two axes.
+# RGB <-> YIQ: in YIQ, a hue shift is a rotation of the last two axes.
 RGB_TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)))
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
 
 def luma(image: jax.Array) -> jax.Array:
     """Returns the brightness [..., 1] of pixels [..., 3] (ITU-R 601)."""
-    # Written out: as a reduction or a product with a matrix this takes 30 times as long on CPU.
+    # Written out, because a reduction or a matrix product takes 30 times as long on CPU.
     return LUMA[0] * image[..., 0:1] + LUMA[1] * image[..., 1:2] + LUMA[2] * image[..., 2:3]
 
 
 def grayscale(image: jax.Array) -> jax.Array:
-    """Removes the colour of [..., 3]; the three channels of the result are equal (ITU-R 601 luma)."""
+    """Removes the colour of [..., 3]: all three channels become the luma (ITU-R 601)."""
     return jnp.broadcast_to(luma(image), image.shape)
 
 
 def solarize(image: jax.Array) -> jax.Array:
-    """Turns the brighter half of the values of [..., 3] into their negatives (BYOL, arXiv 2006.07733, appendix B)."""
+    """Inverts the values of [..., 3] from 0.5 up (BYOL, arXiv 2006.07733, appendix B)."""
     return jnp.where(image < 0.5, image, 1.0 - image)
 
 
 def rotate_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
-    """Rotates the hue of [h, w, 3] by `turn` (1 is a full circle), keeping the luma."""
+    """Rotates the hue of [H, W, 3] by `turn` (1 is a full circle) and keeps the luma."""
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
     one, zero = jnp.ones_like(cos), jnp.zeros_like(cos)
     rotation = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos]).reshape(3, 3)
@@ -39,8 +39,8 @@ def rotate_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
 def jitter(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
     """Changes brightness, contrast, saturation and hue of one image, in this order.
 
-    `image` is [h, w, 3] float32 in [0, 1], and so is the result. A strength s in `config.brightness`, `.contrast` or
-    `.saturation` draws a factor from U(max(0, 1 - s), 1 + s); `config.hue` draws a turn from U(-s, s), s <= 0.5.
+    `image` and the result are [H, W, 3] float32 in [0, 1]. A strength x in `config.brightness`, `.contrast` or
+    `.saturation` draws a factor from U(max(0, 1 - x), 1 + x); x in `config.hue` draws a turn from U(-x, x), x <= 0.5.
     """
     keys = jax.random.split(key, 4)
 
@@ -53,7 +53,7 @@ def jitter(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) 
     if config.brightness:
         image = blend(image, 0.0, factor(keys[0], config.brightness))
     if config.contrast:
-        mean_luma = luma(image.mean(axis=0).mean(axis=0))  # equal to the mean of the luma, and quicker
+        mean_luma = luma(image.mean(axis=0).mean(axis=0))  # equals the mean of the luma, but is faster
         image = blend(image, mean_luma, factor(keys[1], config.contrast))
     if config.saturation:
         image = blend(image, luma(image), factor(keys[2], config.saturation))

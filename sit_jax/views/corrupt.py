@@ -1,11 +1,12 @@
-"""The five local corruptions, all views at once; each reports the mask of what it changed (SiT, section 3)."""
+"""The five local corruptions, for all views at once; each returns the mask of its changes (SiT, section 3)."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+from ml_collections import ConfigDict
 
 from sit_jax.common.keys import named_key, row_keys
 from sit_jax.views.blocks import many_blocks, one_block
@@ -16,22 +17,44 @@ from sit_jax.views.noise import noise
 DONOR_IMAGES = 8
 
 
+class Donors(NamedTuple):
+    """The clean views from which a corruption may copy pixels, in fixed groups of consecutive images."""
+
+    images: jax.Array  # [V, s, s, 3]
+    views: int  # rows per image
+
+
+class Corruption(NamedTuple):
+    """A row of OPERATIONS.
+
+    The section has `block`, the range of a block's sides as shares of the image side. It also has either `probability`
+    (of a single block) or `fraction` (the range of the share of the area that several blocks cover).
+    """
+
+    change: Callable[
+        [jax.Array, jax.Array, ConfigDict, Donors], jax.Array
+    ]  # (keys [n], views [n, s, s, 3], section, donors)
+    section: dict[str, Any]  # keys and defaults of `corrupt.<name>`
+    choices: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed words, by key
+    above_0: tuple[str, ...] = ()  # keys of ranges that must start above 0
+
+
 def corrupt(
-    key: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, rows: jax.Array | None = None, views: int = 2
+    key: jax.Array, images: jax.Array, config: ConfigDict, rows: jax.Array | None = None, views: int = 2
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Corrupts views by grayscale, blur, recolour, random drop and random replace, in this order.
 
-    `images` is [V, s, s, 3] float32 in [-1, 1], interleaved: `views` rows of each image. Returns the corrupted views,
-    same shape and dtype, and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row depends on its own
-    key and pixels alone, but for *replace*, which reads its donor. `config` is the section `corrupt`; `rows` [V] are
-    the global indices of the views where they are a part of a batch: whole donor groups. Of each group, the first
-    images are corrupted, `config.share` of them; the other views stay clean, and cost nothing.
+    `images` is [V, s, s, 3] float32 in [-1, 1] with `views` adjacent rows per image. Returns the corrupted views (same
+    shape and dtype) and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row depends only on its own
+    key and pixels; *replace* also reads a donor. `config` is the section `corrupt`. `rows` [V] are the global indices
+    of the views if they are part of a batch, which must be whole donor groups. In each group, the first images, a
+    share `config.share`, are corrupted; the other images stay clean at no cost.
     """
     rows = jnp.arange(len(images)) if rows is None else rows
     group = group_size(len(images) // views)
     count = views * corrupted_images(config.share, group)
     if count == views * group:
-        return operate(key, images, images, config, rows, views)
+        return operate(key, images, Donors(images, views), config, rows)
 
     def cut(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         grouped = x.reshape(-1, views * group, *x.shape[1:])
@@ -42,62 +65,55 @@ def corrupt(
         return jnp.concatenate([grouped, rest], axis=1).reshape(-1, *rest.shape[2:])
 
     (first, clean), (first_rows, _) = cut(images), cut(rows)
-    out, masks = operate(key, first, images, config, first_rows, views)
+    out, masks = operate(key, first, Donors(images, views), config, first_rows)
     unchanged = jnp.zeros(clean.shape[:-1], bool)
     return join(out, clean), {name: join(mask, unchanged) for name, mask in masks.items()}
 
 
 def operate(
-    key: jax.Array,
-    images: jax.Array,
-    donors: jax.Array,
-    config: ml_collections.ConfigDict,
-    rows: jax.Array,
-    views: int,
+    key: jax.Array, images: jax.Array, donors: Donors, config: ConfigDict, rows: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Runs the operations on views [n, s, s, 3], the first ones of each group of `donors` [V, s, s, 3]."""
+    """Applies the operations to `images` [n, s, s, 3], the first views of each donor group."""
     masks, out = {}, images
-    operations = OPERATIONS | {"replace": functools.partial(replace, donors=donors, views=views)}
-    for name, operation in operations.items():
+    for name, operation in OPERATIONS.items():
         mask_keys = row_keys(named_key(key, f"{name}/mask"), rows)
         change_keys = row_keys(named_key(key, f"{name}/change"), rows)
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
-        out = jnp.where(masks[name][..., None], operation(change_keys, out, config[name]), out)
+        out = jnp.where(masks[name][..., None], operation.change(change_keys, out, config[name], donors), out)
     return out, masks
 
 
 def corrupted_images(share: float, group: int) -> int:
-    """Returns how many images of a group are corrupted: none without a share, else at least one."""
+    """Returns the number of corrupted images in a group: 0 if `share` is 0, else at least 1."""
     return max(1, round(share * group)) if share else 0
 
 
-def _mask(key: jax.Array, size: int, config: ml_collections.ConfigDict) -> jax.Array:
+def _mask(key: jax.Array, size: int, config: ConfigDict) -> jax.Array:
     if "fraction" in config:
         return many_blocks(key, size, config.fraction, config.block)
     return one_block(key, size, config.block, config.probability)
 
 
-def to_gray(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Removes the colour of [V, s, s, 3]."""
-    del keys, config
+def to_gray(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
+    """Removes the colour of [n, s, s, 3]."""
     return grayscale(images)
 
 
-def blur(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Blurs [V, s, s, 3], see `gaussian_blur`; the section has the ranges `kernel`, of odd widths, and `sigma`."""
+def blur(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
+    """Blurs [n, s, s, 3] (see `gaussian_blur`) with the ranges `kernel` (odd widths) and `sigma` of the section."""
     return gaussian_blur(keys, images, config.kernel, config.sigma)
 
 
-def recolour(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Distorts the colours of [V, s, s, 3] in [-1, 1] by the jitter of the section `recolour`."""
+def recolour(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
+    """Changes the colours of [n, s, s, 3] in [-1, 1] by the jitter of the section `recolour`."""
     distort = jax.vmap(lambda key, image: jitter(key, image, config))
     return distort(keys, jnp.clip((images + 1) / 2, 0.0, 1.0)) * 2 - 1
 
 
-def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Returns what fills dropped blocks, [V, s, s, 3]: `noise`, `zeros`, or the `mean` colour of the image.
+def drop(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
+    """Returns the fill of dropped blocks, [n, s, s, 3]: `noise`, `zeros` or the image's `mean` colour.
 
-    Noise is normal, of mean 0 and standard deviation `config.noise_std`, in units of the normalised image.
+    Noise is normal with mean 0 and standard deviation `config.noise_std`, in units of the normalised image.
     """
     if config.fill == "noise":
         drawn = jax.vmap(lambda key: noise(key, images.shape[1:]))(keys)
@@ -107,18 +123,15 @@ def drop(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) 
     return jnp.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape)
 
 
-def replace(
-    keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict, donors: jax.Array, views: int = 2
-) -> jax.Array:
-    """Returns for each of the views [n, s, s, 3] the clean view of another image, at random.
+def replace(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
+    """Returns for each view of `images` [n, s, s, 3] a random clean view of another image in its donor group.
 
-    `donors` [V, s, s, 3] lie in fixed groups of consecutive images, `views` rows each: 8 images when that divides the
-    batch. The views are the first ones of each group. Where the part of the batch on each device divides by 8 too, that
-    costs no communication; the result is the same on every mesh.
+    `images` are the first views of each group. A group has 8 images if 8 divides the batch. If 8 also divides the part
+    of the batch on each device, there is no communication. The result is the same on every mesh.
     """
-    del config
-    group = group_size(len(donors) // views)
-    groups = donors.reshape(-1, views * group, *donors.shape[1:])
+    views = donors.views
+    group = group_size(len(donors.images) // views)
+    groups = donors.images.reshape(-1, views * group, *donors.images.shape[1:])
     position = jnp.tile(jnp.arange(len(images) // len(groups)), len(groups))
 
     def pick(key: jax.Array, row: jax.Array) -> jax.Array:
@@ -131,15 +144,35 @@ def replace(
 
 
 def group_size(batch: int) -> int:
-    """Returns how many consecutive images exchange pixels: 8 where that divides the batch, else more."""
+    """Returns the images per donor group: the smallest divisor of `batch` from 8 up, or `batch` if it is below 8."""
     return next((n for n in range(min(DONOR_IMAGES, batch), batch + 1) if batch % n == 0), batch)
 
 
-# Each takes keys [n], views [n, s, s, 3] and its section.
-OPERATIONS: dict[str, Callable] = {
-    "grayscale": to_gray,
-    "blur": blur,
-    "recolour": recolour,
-    "drop": drop,
-    "replace": replace,
+# Applied in this order. A new corruption needs one row and its function.
+OPERATIONS: dict[str, Corruption] = {
+    "grayscale": Corruption(to_gray, {"probability": 0.3, "block": (0.05, 1.0)}),
+    "blur": Corruption(
+        blur,
+        # Ranges of the odd kernel width and of the standard deviation, in pixels.
+        {"probability": 0.3, "block": (0.05, 1.0), "kernel": (3, 15), "sigma": (0.1, 5.1)},
+        above_0=("sigma",),
+    ),
+    "recolour": Corruption(
+        recolour,
+        {
+            "probability": 0.3,
+            "block": (0.05, 1.0),
+            "brightness": 0.8,
+            "contrast": 0.8,
+            "saturation": 0.8,
+            "hue": 0.2,
+        },
+    ),
+    "drop": Corruption(
+        drop,
+        # Images are in [-1, 1]; photographs have a standard deviation of about 0.5.
+        {"fraction": (0.0, 0.1), "block": (0.05, 0.25), "fill": "noise", "noise_std": 1.0},
+        choices={"fill": ("noise", "zeros", "mean")},
+    ),
+    "replace": Corruption(replace, {"fraction": (0.0, 0.1), "block": (0.05, 0.25)}),
 }

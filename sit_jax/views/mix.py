@@ -1,4 +1,4 @@
-"""What DeiT's recipe does across images and to targets: random erasing, mixup, CutMix, label smoothing."""
+"""Operations of DeiT's recipe on normalised images and targets: random erasing, mixup, CutMix, label smoothing."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ ERASED_RATIO = (0.3, 1 / 0.3)
 
 
 def random_erase(keys: jax.Array, images: jax.Array, probability: float) -> jax.Array:
-    """Fills a box of an image with noise N(0, 1), at some probability; `keys` [B], `images` [B, s, s, 3] in [-1, 1]."""
+    """Fills a random box of each image with noise N(0, 1), with probability `probability`.
+
+    `keys` is [B], `images` [B, s, s, 3] in [-1, 1].
+    """
     size = images.shape[1]
 
     def erase(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -28,7 +31,7 @@ def random_erase(keys: jax.Array, images: jax.Array, probability: float) -> jax.
 
 
 def inside(start: jax.Array, end: jax.Array, size: int) -> jax.Array:
-    """Returns the mask [size, size] of pixels whose centre is in a box; its corners [2] are (y, x) in [0, 1]."""
+    """Returns the mask [s, s] of the pixels with centres in a box, s = `size`; its corners [2] are (y, x) in [0, 1]."""
     position = (jnp.arange(size) + 0.5) / size
     within = (position >= start[:, None]) & (position < end[:, None])
     return within[0][:, None] & within[1][None, :]
@@ -37,12 +40,12 @@ def inside(start: jax.Array, end: jax.Array, size: int) -> jax.Array:
 def mixup_cutmix(
     keys: jax.Array, images: jax.Array, targets: jax.Array, mixup: float, cutmix: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image, and its target, with another one of the batch (arXiv 1710.09412, 1905.04899).
+    """Mixes each image and its target with a partner in the batch (mixup arXiv 1710.09412, CutMix arXiv 1905.04899).
 
-    `keys` [B], `images` [B, s, s, 3], `targets` [B, C] float32. Half of the rows are blended (mixup), half get a box of
-    the other image (CutMix); the share of the own image is drawn from Beta(a, a) with a = `mixup` or `cutmix`, of which
-    0 is off. The other image is the mirrored row in a group, of 8 where
-    that divides the batch (see `group_size`), so that sharded batches are not moved.
+    `keys` is [B], `images` [B, s, s, 3], `targets` [B, C] float32. A row is blended with its partner (mixup) or gets a
+    box of its partner (CutMix); with both on, each has probability 0.5. The share of the row's own image is drawn from
+    Beta(a, a) with a = `mixup` or `cutmix`; 0 switches it off. Partners are mirrored rows of a group (see
+    `group_size`), so that mixing does not move sharded batches.
     """
     if not mixup and not cutmix:
         return images, targets
@@ -56,7 +59,7 @@ def mixup_cutmix(
         kept = 1.0 - inside(centre - half, centre + half, images.shape[1])
         return jnp.where(jax.random.bernoulli(which_key, share), kept, blended)
 
-    own = jax.vmap(draw_mask)(keys)[..., None]  # [B, s, s, 1]: the share of the own image in each pixel
+    own = jax.vmap(draw_mask)(keys)[..., None]  # [B, s, s, 1]: share of the row's own image in each pixel
     weight = own.mean(axis=(1, 2))
     mixed = own * images + (1 - own) * partners(images)
     return mixed, weight * targets + (1 - weight) * partners(targets)
@@ -68,5 +71,5 @@ def partners(x: jax.Array) -> jax.Array:
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Returns targets [B, num_classes]: one-hot of labels [B] int, of which `smoothing` is spread over all classes."""
+    """Returns targets [B, C]: one-hot labels [B] int, with the share `smoothing` spread over all C classes."""
     return jax.nn.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes

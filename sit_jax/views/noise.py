@@ -1,4 +1,4 @@
-"""Gaussian noise in the place of pixels, at a quarter of the cost of `jax.random.normal`."""
+"""Gaussian noise for pixels, at a quarter of the cost of `jax.random.normal`."""
 
 import math
 
@@ -8,9 +8,9 @@ from jax.extend.random import threefry_2x32
 
 
 def noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws from N(0, 1) with a resolution of 16 bits, float32 of any shape; no value is beyond 4.4.
+    """Draws float32 numbers of any shape from N(0, 1) with 16-bit resolution, all within +-4.4.
 
-    Each hash gives 64 bits, which makes four numbers; `jax.random.normal` makes one, and hashing is most of its time.
+    Each hash gives 64 bits: four numbers here, one in `jax.random.normal`, which spends most of its time on hashing.
     """
     count = math.prod(shape)
     words = threefry_2x32(jax.random.key_data(key), jnp.arange(2 * -(-count // 4), dtype=jnp.uint32))

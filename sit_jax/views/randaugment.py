@@ -1,7 +1,7 @@
-"""RandAugment on the device: per image and layer one of 15 operations at random (arXiv 1909.13719).
+"""RandAugment on the device: one random operation of 15 per image and layer (arXiv 1909.13719).
 
-The operations, magnitudes and probabilities are those of `rand-m9-mstd0.5-inc1`, which DeiT fine-tunes with. Their
-strength grows with the magnitude, 0 to 10, and they work on [s, s, 3] float32 in [0, 1].
+Operations, magnitudes and probabilities follow `rand-m9-mstd0.5-inc1`, DeiT's setting for fine-tuning. The strength
+grows with the magnitude, 0 to 10. Operations work on [s, s, 3] float32 in [0, 1].
 """
 
 import math
@@ -13,15 +13,15 @@ from jax.scipy.ndimage import map_coordinates
 
 from sit_jax.views.color import grayscale
 
-FILL = 0.5  # of what a geometric operation uncovers
+FILL = 0.5  # value of pixels that a geometric operation uncovers
 LEVELS = 255.0
 
 
 def randaugment(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Augments each image by `config.layers` operations, each with `config.probability`.
+    """Augments each image by `config.layers` operations, each with probability `config.probability`.
 
-    `keys` [B], `images` [B, s, s, 3] float32 in [0, 1], and so is the result. The magnitude of each operation is drawn
-    from N(magnitude, magnitude_std).
+    `keys` is [B]; `images` and the result are [B, s, s, 3] float32 in [0, 1]. The magnitude of each operation is drawn
+    from N(magnitude, magnitude_std) and clipped to 0..10.
     """
     return jax.vmap(lambda key, image: augment_one(key, image, config))(keys, images)
 
@@ -39,8 +39,8 @@ def augment_one(key: jax.Array, image: jax.Array, config: ml_collections.ConfigD
 
 
 def apply(op: jax.Array, image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Applies one operation, a geometric one or then a colour one; `level` [] in [0, 1], `sign` [] is 1 or -1."""
-    # All geometric operations share one resampling, which is what they cost.
+    """Applies operation `op` of (*GEOMETRIC, *COLOUR); `level` [] is in [0, 1], `sign` [] is 1 or -1."""
+    # All geometric operations share one resampling, which dominates their cost.
     matrices = jnp.stack([operation(level * sign) for operation in GEOMETRIC])
     warped = affine(image, matrices[jnp.minimum(op, len(GEOMETRIC) - 1)])
     colour = jax.lax.switch(jnp.maximum(op - len(GEOMETRIC), 0), COLOUR, image, level, sign)
@@ -48,12 +48,12 @@ def apply(op: jax.Array, image: jax.Array, level: jax.Array, sign: jax.Array) ->
 
 
 def matrix(xx: float | jax.Array, xy: float | jax.Array, x: float | jax.Array, *row: float | jax.Array) -> jax.Array:
-    """Returns [2, 3]: where, relative to the centre and in sides of the image, an output point (x, y, 1) comes from."""
+    """Returns [2, 3]: maps an output point (x, y, 1) to its source, in image sides relative to the centre."""
     return jnp.array([[xx, xy, x], row])
 
 
 def rotate(strength: jax.Array) -> jax.Array:
-    """Turns by up to 30 degrees, counter-clockwise for a positive strength in [-1, 1]."""
+    """Rotates by up to 30 degrees; a positive strength in [-1, 1] is counter-clockwise."""
     angle = strength * math.pi / 6
     return matrix(jnp.cos(angle), -jnp.sin(angle), 0.0, jnp.sin(angle), jnp.cos(angle), 0.0)
 
@@ -79,7 +79,7 @@ def translate_y(strength: jax.Array) -> jax.Array:
 
 
 def affine(image: jax.Array, transform: jax.Array) -> jax.Array:
-    """Resamples [s, s, 3] bilinearly; what comes from outside the image is FILL."""
+    """Resamples [s, s, 3] bilinearly; pixels from outside the image get FILL."""
     side = image.shape[0]
     position = (jnp.arange(side) + 0.5) / side - 0.5
     y, x = jnp.meshgrid(position, position, indexing="ij")
@@ -91,9 +91,9 @@ def affine(image: jax.Array, transform: jax.Array) -> jax.Array:
 
 
 def autocontrast(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Stretches each channel to the full range; one of a single value stays."""
+    """Stretches each channel to the full range; a constant channel is unchanged."""
     del level, sign
-    # Whole levels decide, as in Pillow: in a flat picture the crop leaves rounding noise, which is not contrast.
+    # Compare rounded levels, as Pillow does: the crop leaves rounding noise in constant images, which is no contrast.
     levels = jnp.round(image * LEVELS)
     low, high = levels.min(axis=(0, 1)), levels.max(axis=(0, 1))
     stretched = jnp.clip((image * LEVELS - low) / jnp.maximum(high - low, 1.0), 0.0, 1.0)
@@ -101,7 +101,7 @@ def autocontrast(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Arr
 
 
 def equalize(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Makes the histogram of each channel as even as 256 levels allow."""
+    """Equalises the histogram of each channel on 256 levels."""
     del level, sign
 
     def channel(levels: jax.Array) -> jax.Array:
@@ -116,20 +116,20 @@ def equalize(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
 
 
 def invert(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Makes the negative."""
+    """Inverts all values."""
     del level, sign
     return 1.0 - image
 
 
 def posterize(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Keeps the highest 4 to 0 bits of each value."""
+    """Keeps the highest 4 (level 0) to 0 (level 1) bits of each value."""
     del sign
     shift = 4 + jnp.floor(level * 4).astype(jnp.int32)
     return ((jnp.round(image * LEVELS).astype(jnp.int32) >> shift) << shift) / LEVELS
 
 
 def solarize(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Inverts values from a threshold on, which falls from 256 to 0."""
+    """Inverts values from a threshold up; it falls from 256 (level 0) to 0 (level 1)."""
     del sign
     threshold = 256 - jnp.floor(level * 256)
     return jnp.where(jnp.round(image * LEVELS) >= threshold, 1.0 - image, image)
@@ -143,7 +143,7 @@ def solarize_add(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Arr
 
 
 def blend(degenerate: jax.Array | float, image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Moves an image towards a degenerate one, or away from it, by up to 0.9 of their difference."""
+    """Moves an image towards a degenerate image or away from it, by up to 0.9 of their difference."""
     factor = jnp.maximum(1.0 + sign * level * 0.9, 0.1)
     return jnp.clip(degenerate + factor * (image - degenerate), 0.0, 1.0)
 
@@ -154,7 +154,7 @@ def color(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
 
 
 def contrast(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Changes the contrast about the mean grey."""
+    """Changes the contrast relative to the mean grey."""
     return blend(grayscale(image).mean(), image, level, sign)
 
 
@@ -164,7 +164,7 @@ def brightness(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array
 
 
 def sharpness(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Sharpens or smooths; the outermost pixels stay."""
+    """Sharpens or smooths; the outermost pixels are unchanged."""
     rows = [image[1 + dy : image.shape[0] - 1 + dy] for dy in (-1, 0, 1)]
     around = sum(row[:, 1 + dx : image.shape[1] - 1 + dx] for row in rows for dx in (-1, 0, 1))
     inner = image[1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""The rotation task: every view is turned by 0, 90, 180 or 270 degrees."""
+"""The rotation task: every view is rotated by 0, 90, 180 or 270 degrees."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from sit_jax.common.keys import row_keys
 
 
 def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
-    """Turns every image counter-clockwise by its number of quarters, as `np.rot90` does.
+    """Rotates every image counter-clockwise by its number of quarter turns, as `np.rot90` does.
 
-    `images` is [V, s, s, 3], square; `quarters` is [V] int32 in 0..3. Same shape and dtype, the pixels untouched.
+    `images` is [V, s, s, 3]; `quarters` is [V] int32 in 0..3. Returns the same shape and dtype; pixels are only moved.
     """
     size = images.shape[1]
     row, column = jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")
     last = size - 1
     sources = [(row, column), (column, last - row), (last - row, last - column), (last - column, row)]
     source = jnp.stack([(y * size + x).ravel() for y, x in sources])[quarters]
-    # A gather reads each pixel once; a choice among flipped copies computes what they are made of up to eight times.
+    # A gather reads each pixel once; a choice among rotated copies recomputes their input up to eight times.
     pixels = images.reshape(len(images), size * size, -1)
     return jnp.take_along_axis(pixels, source[..., None], axis=1, mode="promise_in_bounds").reshape(images.shape)
 
@@ -24,10 +24,10 @@ def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
 def random_rotation(
     key: jax.Array, views: jax.Array, rows: jax.Array | None = None, turned: float = 0.75
 ) -> tuple[jax.Array, jax.Array]:
-    """Turns every view at random; returns the turned views [V, s, s, 3] and the classes [V] int32 in 0..3.
+    """Rotates every view at random; returns the rotated views [V, s, s, 3] and the classes [V] int32 in 0..3.
 
-    With probability `turned` a view is turned, by each of the three angles alike; 0.75 draws from all four classes
-    alike. `rows` [V] are their global indices where they are a part of a batch.
+    With probability `turned`, a view is rotated by 90, 180 or 270 degrees, equally likely; at 0.75, all four classes
+    are equally likely. `rows` [V] are the global indices of the views if they are part of a batch.
     """
     draw = jax.vmap(lambda key: jax.random.uniform(key, ()))
     share = draw(row_keys(key, len(views) if rows is None else rows))

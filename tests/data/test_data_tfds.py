@@ -191,9 +191,9 @@ def test_prepared_as_tfrecord_says_what_to_do(as_tfrecord):
 
 
 def test_prepare_writes_what_can_be_read(tmp_path, capsys, monkeypatch):
-    assert prepare.main(["tfds:tiny_noise", f"--data_dir={tmp_path}"]) == 0
+    assert prepare.main(["prepare", "tfds:tiny_noise", f"--data_dir={tmp_path}"]) == 0
     assert f"prepared in {tmp_path}/tiny_noise/1.0.0" in capsys.readouterr().out
-    assert prepare.main(["tfds:tiny_noise", f"--data_dir={tmp_path}"]) == 0
+    assert prepare.main(["prepare", "tfds:tiny_noise", f"--data_dir={tmp_path}"]) == 0
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert sorted_images(open_source("tfds:tiny_noise").test) == centres(range(8, 12))
 
@@ -207,7 +207,7 @@ def test_prepare_writes_what_can_be_read(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_prepare_with_wrong_input(tmp_path, capsys, arguments, message):
-    assert prepare.main([*arguments, f"--data_dir={tmp_path}"]) == 2
+    assert prepare.main(["prepare", *arguments, f"--data_dir={tmp_path}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert message in error[-1]
 
@@ -215,7 +215,7 @@ def test_prepare_with_wrong_input(tmp_path, capsys, arguments, message):
 def test_prepare_with_a_damaged_archive(tmp_path, capsys):
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "stl10_binary.tar.gz").write_bytes(b"damaged")
-    arguments = ["tfds:stl10", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}/archives"]
+    arguments = ["prepare", "tfds:stl10", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}/archives"]
     assert prepare.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "wrong checksum" in error and error.endswith("into a folder and give --manual_dir=FOLDER")
@@ -223,7 +223,7 @@ def test_prepare_with_a_damaged_archive(tmp_path, capsys):
 
 
 def test_prepare_without_tensorflow_says_so(tmp_path):
-    script = f"{WITHOUT_TENSORFLOW}\nimport sys; from sit_jax.data import prepare; sys.exit(prepare.main())"
+    script = f"{WITHOUT_TENSORFLOW}\nimport sys; from sit_jax.data import prepare; sys.exit(prepare.main(sys.argv))"
     command = [sys.executable, "-c", script, "tfds:stl10", f"--data_dir={tmp_path}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2

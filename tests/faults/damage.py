@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged on disk: the run goes on from one that is whole, and never from wrong numbers."""
+"""Checkpoints damaged on disk: the run resumes from an intact checkpoint, never from wrong numbers."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import numpy as np
 
 from faults.lab import EVAL_EVERY, SAVE_EVERY, STEPS, TEMPORARY, Failed, Lab, Trial, kept
 
-# The newest checkpoint of the run that is damaged; evaluated, so that it has metrics. The one before is PREVIOUS.
+# The newest checkpoint, which is damaged, has metrics from an evaluation. PREVIOUS is the checkpoint before it.
 NEWEST = STEPS - EVAL_EVERY
 PREVIOUS = NEWEST - SAVE_EVERY
 MUST, MAY = "must be noticed", "may be harmless"
@@ -18,7 +18,7 @@ Damage = Callable[[pathlib.Path, np.random.Generator], None]
 
 
 def damage_trials(lab: Lab, count: int) -> list[Trial]:
-    """Returns so many kinds of damage; a checkpoint in which one bit is flipped comes first."""
+    """Returns `count` kinds of damage, first a checkpoint with one flipped bit."""
     return [
         Trial("damage", name, functools.partial(damaged, lab, harm, notice), 1.2)
         for name, notice, harm in DAMAGES[:count]
@@ -26,10 +26,10 @@ def damage_trials(lab: Lab, count: int) -> list[Trial]:
 
 
 def damaged(lab: Lab, harm: Damage, notice: str, rng: np.random.Generator) -> str:
-    """Damages the newest checkpoint of a run that is not finished, and lets it finish."""
+    """Damages the newest checkpoint of an unfinished run and lets the run finish."""
     workdir = lab.new_workdir("damage")
     shutil.copytree(lab.reference_dir, workdir)
-    # As if the run had been killed after NEWEST: later checkpoints are not there, metrics are to be repeated.
+    # Imitates a kill after NEWEST: no later checkpoints, and metrics that will be repeated.
     for step in kept(workdir):
         if step not in (NEWEST, PREVIOUS):
             shutil.rmtree(workdir / "checkpoints" / str(step))
@@ -39,28 +39,28 @@ def damaged(lab: Lab, harm: Damage, notice: str, rng: np.random.Generator) -> st
     run = lab.finish(workdir)
     resumed, said = run.resumed_from(), "damaged" in run.err()
     if resumed not in (NEWEST, PREVIOUS):
-        raise Failed(f"it went on from {resumed}, not from {NEWEST} or {PREVIOUS}")
+        raise Failed(f"it resumed from {resumed}, not from {NEWEST} or {PREVIOUS}")
     if resumed == PREVIOUS and f"checkpoint {NEWEST} is damaged" not in run.err():
-        raise Failed(f"it does not say that the checkpoint of step {NEWEST} is damaged: {run.err()[-200:]}")
+        raise Failed(f"it does not report that the checkpoint of step {NEWEST} is damaged: {run.err()[-200:]}")
     if notice == MUST and resumed != PREVIOUS:
-        raise Failed(f"the damage is not noticed: it went on from {resumed}")
+        raise Failed(f"the damage was not noticed: it resumed from {resumed}")
     return f"{'reported' if said else 'not reported'}, resumed from {resumed}"
 
 
 def pick(pattern: str, change: Callable[[pathlib.Path, np.random.Generator], None]) -> Damage:
-    """Returns a damage that changes the largest file, or the folder, that matches a pattern."""
+    """Returns a damage to the largest file, or the folder, that matches a pattern."""
 
     def harm(path: pathlib.Path, rng: np.random.Generator) -> None:
         found = sorted(path.glob(pattern), key=lambda file: file.stat().st_size)
         if not found:
-            raise Failed(f"a checkpoint has no {pattern}: this script must be brought up to date")
+            raise Failed(f"a checkpoint has no {pattern}; update this script")
         change(found[-1], rng)
 
     return harm
 
 
 def cut(path: pathlib.Path, rng: np.random.Generator) -> None:
-    """Cuts a file to its first half."""
+    """Truncates a file to its first half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -70,7 +70,7 @@ def delete(path: pathlib.Path, rng: np.random.Generator) -> None:
 
 
 def zero(path: pathlib.Path, rng: np.random.Generator) -> None:
-    """Overwrites the middle half of a file with zeros, as a block that was never written."""
+    """Overwrites the middle half of a file with zeros, like a block that was never written."""
     data = bytearray(path.read_bytes())
     quarter = len(data) // 4
     data[quarter : 3 * quarter] = bytes(2 * quarter)
@@ -92,12 +92,12 @@ def flip_bit(path: pathlib.Path, rng: np.random.Generator) -> None:
 
 
 def wrong_key(path: pathlib.Path, rng: np.random.Generator) -> None:
-    """Makes JSON of a file that can be read, and says nothing that is asked for."""
+    """Replaces a file by valid JSON with the wrong key."""
     path.write_text('{"eval/lost": 1.0}')
 
 
 def delete_all(pattern: str) -> Damage:
-    """Returns a damage that deletes all files that match a pattern; there may be none."""
+    """Returns a damage that deletes all files matching a pattern, if any."""
 
     def harm(path: pathlib.Path, rng: np.random.Generator) -> None:
         for file in path.rglob(pattern):
@@ -112,7 +112,7 @@ def empty_newer(path: pathlib.Path, rng: np.random.Generator) -> None:
 
 
 def unfinished_newer(path: pathlib.Path, rng: np.random.Generator) -> None:
-    """Leaves half of a checkpoint that a run was about to write when it was killed."""
+    """Leaves half of a newer checkpoint, like a run killed while saving."""
     leftover = path.parent / f"{NEWEST + SAVE_EVERY}{TEMPORARY}"
     shutil.copytree(path, leftover)
     pick("state/ocdbt.process_0/d/*", cut)(leftover, rng)

@@ -1,4 +1,4 @@
-"""A disk that fills up: training goes on, what was saved stays good, and with room again nothing is lost."""
+"""A full disk: training continues, saved checkpoints stay intact, and once there is space again nothing is lost."""
 
 import contextlib
 import errno
@@ -14,12 +14,12 @@ import numpy as np
 
 from faults.lab import ROOT, SAVE_EVERY, STEPS, Failed, Lab, NotHit, Run, Skipped, Trial, kept, read_arrays, saving
 
-MEGABYTES = 16  # a checkpoint is half of one
+MEGABYTES = 16  # a checkpoint has half a megabyte
 FAILED = 1
 
 
 def disk_trials(lab: Lab, count: int) -> list[Trial]:
-    """The disk fills up, in a save or between two; there is room again while the run goes on, or after its end."""
+    """Returns trials whose disk fills during a save or between saves, and is freed during or after the run."""
     trials = []
     for i in range(count):
         freed, in_save = i % 2 == 0, i % 4 in (0, 3)
@@ -31,12 +31,12 @@ def disk_trials(lab: Lab, count: int) -> list[Trial]:
 
 @contextlib.contextmanager
 def small_disk(lab: Lab) -> Iterator[pathlib.Path]:
-    """A small file system for one trial: a new one in memory, or a folder on the one that was given."""
+    """Yields a small file system for one trial: a new one in memory, or a folder on the given one."""
     path = lab.new_workdir("disk")
     if lab.small_disk:
         path = lab.small_disk / path.name
         if shutil.disk_usage(lab.small_disk).free > 2**28:
-            raise Skipped(f"{lab.small_disk} has more than 256 MB, which would be filled up")
+            raise Skipped(f"{lab.small_disk} has more than 256 MB to fill")
         path.mkdir()
     else:
         path.mkdir()
@@ -57,7 +57,7 @@ def small_disk(lab: Lab) -> Iterator[pathlib.Path]:
 
 
 def fill(path: pathlib.Path) -> None:
-    """Writes a file until no page is left."""
+    """Writes a file until the disk is full."""
     with path.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:
@@ -70,7 +70,7 @@ def fill(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def halted(run: Run) -> Iterator[None]:
-    """Halts a run, so that a fault falls between two of its steps however slow the machine is."""
+    """Pauses a run, so that a fault falls between two of its steps on any machine."""
     run.send(signal.SIGSTOP)
     try:
         yield
@@ -79,13 +79,13 @@ def halted(run: Run) -> Iterator[None]:
 
 
 def disk_full(lab: Lab, rng: np.random.Generator, freed: bool, in_save: bool) -> str:
-    """Fills the disk while a run trains, and empties it while it still trains or after its end."""
+    """Fills the disk during a run, and frees it during the run or after its end."""
     with small_disk(lab) as disk:
         workdir, ballast = disk / "run", disk / "ballast"
         run = Run(lab, workdir)
         target = int(rng.integers(1, STEPS // SAVE_EVERY - 2)) * SAVE_EVERY
         run.until(lambda: max(kept(workdir), default=0) >= target, poll=0.002)
-        if in_save:  # a program that looks at the room before it saves finds enough
+        if in_save:  # a program that checks the free space before saving finds enough
             run.until(lambda: bool(saving(workdir)), poll=0.001)
         with halted(run):
             fill(ballast)
@@ -94,7 +94,7 @@ def disk_full(lab: Lab, rng: np.random.Generator, freed: bool, in_save: bool) ->
             run.until(lambda: said_so(run))
             with halted(run):
                 ballast.unlink()
-                with lab.lock:  # the older ones are whole
+                with lab.lock:  # the older checkpoints are intact
                     for step in kept(workdir):
                         read_arrays(workdir / "checkpoints" / str(step) / "state")
         code = run.wait()
@@ -107,12 +107,12 @@ def disk_full(lab: Lab, rng: np.random.Generator, freed: bool, in_save: bool) ->
         if freed:
             run.expect(0)
             lab.compare(workdir)
-            return f"full after {saved[-1]}, trained on, finished; {noise}"
+            return f"full after {saved[-1]}, trained to the end; {noise}"
         if code != FAILED or not any(line.startswith("error: ") for line in lines):
             raise Failed(f"exit code {code} instead of {FAILED}, with an error: {run.err()[-200:]}")
         step, line = run.step(), next(line for line in lines if line.startswith("error: "))
         if step < STEPS:
-            raise Failed(f"it did not train on to the end, only to step {step}: {line}")
+            raise Failed(f"it did not train to the end, only to step {step}: {line}")
         if max(kept(workdir), default=0) < saved[-1]:
             raise Failed(f"the checkpoint of step {saved[-1]} is lost")
         ballast.unlink()
@@ -121,5 +121,5 @@ def disk_full(lab: Lab, rng: np.random.Generator, freed: bool, in_save: bool) ->
 
 
 def said_so(run: Run) -> bool:
-    """Tells whether a run has said that it could not save."""
+    """Returns whether a run has reported that it could not save."""
     return "could not be saved" in run.out() + run.err()

@@ -1,4 +1,4 @@
-"""What the trials share: a place to work in, runs of the command, and the comparison with an undisturbed run."""
+"""Shared by the trials: a work folder, runs of the command, and the comparison with an undisturbed run."""
 
 import dataclasses
 import itertools
@@ -36,29 +36,29 @@ LOSSES = ("loss", "reconstruction", "rotation", "contrastive")
 
 
 class Failed(Exception):
-    """The program did not do what it should."""
+    """The program behaved wrongly."""
 
 
 class NotHit(Exception):
-    """The fault did not happen, for example because the run had ended before; the trial says nothing."""
+    """The fault did not happen, for example because the run had already ended; the trial is inconclusive."""
 
 
 class Skipped(Exception):
-    """The fault cannot be made on this machine."""
+    """This machine cannot make the fault."""
 
 
 @dataclasses.dataclass
 class Trial:
-    """One fault: `act` makes it and returns a note; it raises Failed, NotHit or Skipped."""
+    """One fault: `act` makes the fault and returns a note, or raises Failed, NotHit or Skipped."""
 
     kind: str
     name: str
     act: Callable[[np.random.Generator], str]
-    weight: float = 1.0  # about how many times as long as an undisturbed run it takes
+    weight: float = 1.0  # approximate duration relative to an undisturbed run
 
 
 class Results:
-    """What a finished run left: the lines of its metrics without times, and the arrays of its last checkpoint."""
+    """The results of a finished run: the lines of its metrics without times, and the arrays of its last checkpoint."""
 
     def __init__(self, workdir: pathlib.Path):
         self.metrics = read_metrics(workdir)
@@ -66,20 +66,20 @@ class Results:
 
 
 class Lab:
-    """A folder to work in, with the results of the undisturbed run."""
+    """A work folder with the results of the undisturbed run."""
 
     def __init__(self, folder: pathlib.Path, small_disk: pathlib.Path | None):
-        logging.set_verbosity(logging.ERROR)  # orbax warns at every checkpoint that is read here
+        logging.set_verbosity(logging.ERROR)  # orbax warns for every checkpoint read here
         self.folder, self.small_disk = folder, small_disk
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
         self.reference_dir = folder / "reference"
         self.reference: Results | None = None
         self.numbers, self.runs, self.lock, self.closed = itertools.count(), [], threading.Lock(), False
-        self.limit = 900.0  # seconds after which a run counts as hanging; less once it is known how long one takes
+        self.limit = 900.0  # seconds after which a run counts as hanging; lowered once the duration is known
         self.seconds = self.save_seconds = float("nan")
         own = {"JAX_COMPILATION_CACHE_DIR": "xla", "XDG_CACHE_HOME": "cache"}
-        # One device, so that equal bit for bit is what must come out.
+        # One device, so that results must be equal bit for bit.
         self.env = os.environ | {name: str(folder / value) for name, value in own.items()}
         self.env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
 
@@ -88,7 +88,7 @@ class Lab:
         return self.folder / f"{name}-{next(self.numbers)}"
 
     def make_reference(self) -> str:
-        """Makes the undisturbed run, the first one, which compiles; measures how long saves take."""
+        """Makes the undisturbed run, which also compiles first, and measures the duration of saves."""
         run = Run(self, self.reference_dir)
         starts, ends = {}, {}
         while run.alive():
@@ -110,21 +110,21 @@ class Lab:
         return f"{run.seconds:.1f} s with compilation; a save takes {self.save_seconds * 1000:.0f} ms"
 
     def make_control(self) -> str:
-        """Runs once more, undisturbed: the same must come out; measures how long a run takes."""
+        """Runs again undisturbed, requires equal results, and measures the duration of a run."""
         workdir = self.new_workdir("control")
         run = self.finish(workdir)
         self.seconds = run.seconds
         return f"{run.seconds:.1f} s"
 
     def finish(self, workdir: pathlib.Path, expected: Results | None = None) -> "Run":
-        """Runs the command to its end and compares what is left with the undisturbed run; raises Failed."""
+        """Runs the command to its end and compares its results with the undisturbed run; raises Failed."""
         run = Run(self, workdir)
         run.expect(0)
         self.compare(workdir, expected)
         return run
 
     def compare(self, workdir: pathlib.Path, expected: Results | None = None) -> None:
-        """Raises Failed unless a finished run is the undisturbed one: metrics and arrays bit for bit."""
+        """Raises Failed if a finished run differs from the undisturbed run in metrics or arrays, bit for bit."""
         expected = expected or self.reference
         with self.lock:  # orbax reads from one thread at a time
             found = Results(workdir)
@@ -132,7 +132,7 @@ class Lab:
             if row != wanted:
                 raise Failed(f"metrics.jsonl differs: {describe_difference(row, wanted)}")
         if found.arrays.keys() != expected.arrays.keys():
-            raise Failed("the last checkpoint holds other arrays")
+            raise Failed("the last checkpoint holds different arrays")
         wrong = [name for name, value in found.arrays.items() if not same_bits(value, expected.arrays[name])]
         if wrong:
             raise Failed(f"{len(wrong)} arrays of the last checkpoint differ, such as {wrong[0]}")
@@ -140,14 +140,14 @@ class Lab:
             raise Failed(f"{saving(workdir)} is left over")
 
     def close(self) -> None:
-        """Ends the runs that are left; no other can start."""
+        """Kills the remaining runs; no new run can start."""
         self.closed = True
         for run in self.runs:
             run.kill()
 
 
 class Run:
-    """The command at work, in a process of its own."""
+    """The running command in its own process."""
 
     def __init__(self, lab: Lab, workdir: pathlib.Path, *flags: str):
         if lab.closed:
@@ -162,16 +162,16 @@ class Run:
         lab.runs.append(self)
 
     def out(self) -> str:
-        """Returns what it has printed."""
+        """Returns its stdout."""
         return self.paths[0].read_text(errors="replace")
 
     def err(self) -> str:
-        """Returns what it has printed on stderr, without what the libraries log."""
+        """Returns its stderr without the log lines of libraries."""
         lines = self.paths[1].read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if not re.match(r"(WARNING: All log|[IWE]\d{4} |I0000)", line))
 
     def alive(self) -> bool:
-        """Tells whether it has not ended yet."""
+        """Returns whether it is still running."""
         return self.process.poll() is None
 
     def wait(self, limit: float | None = None) -> int:
@@ -185,14 +185,14 @@ class Run:
         return code
 
     def expect(self, code: int) -> None:
-        """Waits for its end; raises Failed, with its last words, unless it ends with this code."""
+        """Waits for its end; raises Failed with its last line if its exit code is not `code`."""
         found = self.wait()
         if found != code:
             words = (self.err() or self.out()).strip().splitlines()[-1:]
             raise Failed(f"exit code {found} instead of {code} ({self.phase()}): {' '.join(words)[:200]}")
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Sends SIGKILL and waits for its end."""
         self.process.kill()
         self.process.wait()
 
@@ -203,7 +203,7 @@ class Run:
         os.kill(self.process.pid, number)
 
     def until(self, condition: Callable[[], bool], poll: float = 0.01) -> None:
-        """Waits until something is so; raises NotHit if the run ends before, Failed if it hangs."""
+        """Waits until a condition holds; raises NotHit if the run ends earlier, Failed if it hangs."""
         end = time.monotonic() + self.limit
         while not condition():
             if not self.alive() and not condition():
@@ -214,33 +214,33 @@ class Run:
             time.sleep(poll)
 
     def step(self) -> int:
-        """Returns the step that it last reported; -1 before the first one."""
+        """Returns the last reported step, -1 before the first report."""
         return max((int(step) for step in re.findall(r"^step (\d+)\b", self.out(), re.M)), default=-1)
 
     def phase(self) -> str:
-        """Says in a word or two where it is."""
+        """Returns its phase in a word or two."""
         if self.step() >= 0:
             return f"step {self.step()}"
-        ready = re.search("^(compiling|going on)", self.out(), re.M)
+        ready = re.search("^(compiling|resuming)", self.out(), re.M)
         return "compilation" if ready else "start-up"
 
     def resumed_from(self) -> int | None:
-        """Returns the step of the checkpoint that it went on from; None if from the start."""
-        found = re.search(r"^going on from the checkpoint of step (\d+)$", self.out(), re.M)
+        """Returns the step of the checkpoint that it resumed from; None if it started from scratch."""
+        found = re.search(r"^resuming from the checkpoint of step (\d+)$", self.out(), re.M)
         return int(found[1]) if found else None
 
     def catches(self, number: int) -> bool:
-        """Tells whether it handles or blocks a signal: before Python is up it does not, and the signal just ends it."""
+        """Returns whether it handles or blocks a signal; before Python starts it does not, and the signal kills it."""
         try:
             status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
             masks = re.findall(r"^Sig(?:Cgt|Blk):\s*(\w+)", status, re.M)
             return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
-        except FileNotFoundError:  # no Linux: from the first line on it has one
+        except FileNotFoundError:  # without /proc, it does so from its first line of output on
             return bool(self.out())
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    """Returns the lines of metrics.jsonl without the times, which no two runs share; raises Failed if one is broken."""
+    """Returns the lines of metrics.jsonl without the times, which always differ; raises Failed if a line is broken."""
     try:
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     except (OSError, ValueError) as error:
@@ -249,25 +249,25 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint by name, whatever devices wrote it; raises Failed."""
+    """Returns the arrays of a checkpoint by name, independent of the devices that wrote it; raises Failed."""
     try:
         tree = ocp.StandardCheckpointer().metadata(path).item_metadata.tree
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=arguments))
-    except Exception as error:  # orbax raises all kinds
+    except Exception as error:  # orbax raises many types
         raise Failed(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     leaves = jax.tree_util.tree_leaves_with_path(restored)
     return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in leaves}
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tells whether two arrays are the same bit for bit."""
+    """Returns whether two arrays are equal bit for bit."""
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
 def describe_difference(row: dict | None, wanted: dict | None) -> str:
-    """Says how a line of metrics is not as it should be."""
+    """Returns how a line of metrics differs from the expected line."""
     if row is None or wanted is None:
         side, line = ("missing", wanted) if row is None else ("too much", row)
         kind = "evaluation" if "eval/loss" in line else "training"
@@ -287,7 +287,7 @@ def kept(workdir: pathlib.Path) -> list[int]:
 
 
 def saving(workdir: pathlib.Path) -> list[str]:
-    """Returns the names of the checkpoints that are being written, or that a killed run left unfinished."""
+    """Returns the names of checkpoints being written, or left unfinished by a killed run."""
     try:
         return [name for name in os.listdir(workdir / "checkpoints") if name.endswith(TEMPORARY)]
     except FileNotFoundError:
@@ -295,7 +295,7 @@ def saving(workdir: pathlib.Path) -> list[str]:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file or a folder, which may be absent."""
+    """Removes a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -303,5 +303,5 @@ def remove(path: pathlib.Path) -> None:
 
 
 def describe_signal(code: int) -> str:
-    """Returns an exit code for people."""
+    """Returns a readable exit code."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Two processes that train together: one dies or is asked to stop, and the other must not wait for ever."""
+"""Two processes that train together: if one dies or is asked to stop, the other must not wait forever."""
 
 import functools
 import pathlib
@@ -12,12 +12,12 @@ import numpy as np
 from faults.lab import LOSSES, STEPS, Failed, Lab, NotHit, Results, Run, Trial, describe_signal
 from faults.signals import STOPPED
 
-BOUND = 120  # seconds after which the process that is left must have noticed
-TOLERANCE = 1e-5  # of the losses, against one process, which sums in another order
+BOUND = 120  # seconds within which the surviving process must notice
+TOLERANCE = 1e-5  # of the losses against one process, which sums in another order
 
 
 def process_trials(lab: Lab, count: int) -> list[Trial]:
-    """SIGKILL to either of two processes, as they train or as they compile, and SIGTERM to one, as it starts too."""
+    """Returns trials that send SIGKILL (training, compiling) or SIGTERM (training, starting) to one process."""
     together = Together(lab)
     cases = [
         (1, signal.SIGKILL, "training"),
@@ -38,7 +38,7 @@ def process_trials(lab: Lab, count: int) -> list[Trial]:
 
 
 class Together:
-    """Runs of two processes, and what an undisturbed one leaves."""
+    """Runs of two processes, and the results of an undisturbed one."""
 
     def __init__(self, lab: Lab):
         self.lab, self.results, self.lock = lab, None, threading.Lock()
@@ -59,7 +59,7 @@ class Together:
         return runs[0]
 
     def reference(self) -> Results:
-        """Returns the results of the undisturbed run of two processes, which is made once."""
+        """Returns the results of the undisturbed run of two processes, which is made only once."""
         with self.lock:
             if self.results is None:
                 workdir = self.lab.new_workdir("two")
@@ -71,7 +71,7 @@ class Together:
         """Compares two processes with one."""
         found, expected = self.reference().metrics, self.lab.reference.metrics
         if [row.keys() for row in found] != [row.keys() for row in expected]:
-            raise Failed("two processes report other lines than one")
+            raise Failed("two processes report different lines than one process")
         worst = 0.0
         for row, wanted in zip(found, expected, strict=True):
             for name in row.keys() & {f"{kind}/{loss}" for kind in ("train", "eval") for loss in LOSSES}:
@@ -81,16 +81,16 @@ class Together:
         return f"losses within {worst:.1e} of those of one process"
 
     def struck(self, target: int, number: int, where: str, rng: np.random.Generator) -> str:
-        """Sends a signal to one of two processes, waits for the other one, and lets both finish."""
+        """Sends a signal to one of two processes, waits for both, and then lets a new run finish."""
         reference, workdir = self.reference(), self.lab.new_workdir("two")
         runs = self.start(workdir)
         struck, other = runs[target], runs[1 - target]
         step = int(rng.integers(1, STEPS - 12))
         if where == "training":
-            runs[0].until(lambda: runs[0].step() >= step)  # the second one prints no steps
+            runs[0].until(lambda: runs[0].step() >= step)  # the second process prints no steps
         elif where == "starting":
             struck.until(lambda: struck.catches(signal.SIGTERM))
-            time.sleep(rng.uniform(0, 3))  # it imports, waits for the other one, reads the data
+            time.sleep(rng.uniform(0, 3))  # it imports, waits for the other process or reads the data
         else:
             runs[0].until(lambda: "compiling" in runs[0].out())
             time.sleep(rng.uniform(0, 2))

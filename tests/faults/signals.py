@@ -1,4 +1,4 @@
-"""Runs that are killed, at any moment and while they save, and runs that are asked to stop."""
+"""Runs that are killed at any moment or during a save, and runs that are asked to stop."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ STOPPED = 75
 
 
 def kill_trials(lab: Lab, count: int) -> list[Trial]:
-    """SIGKILL: half of them spread evenly over the time of a run, half over its steps."""
+    """Returns SIGKILL trials: half at times spread evenly over a run, half at steps spread evenly over a run."""
     trials = []
     for i in range(count):
         act = functools.partial(kill, lab, moment(i, count), again=i % 4 == 3)
@@ -35,7 +35,7 @@ def kill_trials(lab: Lab, count: int) -> list[Trial]:
 
 
 def save_trials(lab: Lab, count: int) -> list[Trial]:
-    """SIGKILL in a save: a third as soon as it begins, the others at a random moment of it."""
+    """Returns trials with SIGKILL during a save: a third at its start, the other trials at a random moment."""
     return [
         Trial("kill_in_save", f"kill in save {i}", functools.partial(kill_in_save, lab, at_once=i % 3 == 0), 2.0)
         for i in range(count)
@@ -52,13 +52,13 @@ def term_trials(lab: Lab, count: int) -> list[Trial]:
 
 
 def moment(i: int, count: int) -> tuple[str, float, float]:
-    """Returns what the moment of a trial is a share of, time or steps, and between which shares it is drawn."""
+    """Returns ("time" or "steps", low, high): the moment of a trial is drawn between these shares of a run."""
     strata = (count + 1) // 2
     return ("steps" if count == 1 or i % 2 else "time"), (i // 2) / strata, (i // 2 + 1) / strata
 
 
 def wait_for_moment(lab: Lab, run: Run, when: tuple[str, float, float], rng: np.random.Generator) -> None:
-    """Waits for a random moment of a run; raises NotHit if it ends before."""
+    """Waits for a random moment of a run; raises NotHit if the run ends earlier."""
     unit, low, high = when
     share = rng.uniform(low, high)
     if unit == "time":
@@ -71,7 +71,7 @@ def wait_for_moment(lab: Lab, run: Run, when: tuple[str, float, float], rng: np.
 
 
 def kill(lab: Lab, when: tuple[str, float, float], rng: np.random.Generator, again: bool) -> str:
-    """Kills a run, then perhaps the one that continues it, and lets the next one finish."""
+    """Kills a run, optionally also kills the run that resumes it, and lets the next run finish."""
     workdir = lab.new_workdir("kill")
     places = []
     for place in [when, ("time", 0.2, 0.9)] if again else [when]:
@@ -91,7 +91,7 @@ def kill(lab: Lab, when: tuple[str, float, float], rng: np.random.Generator, aga
 
 
 def kill_in_save(lab: Lab, rng: np.random.Generator, at_once: bool) -> str:
-    """Kills a run while it writes a checkpoint, so that an unfinished one is left; the next run finishes."""
+    """Kills a run that is writing a checkpoint, so that an unfinished one remains; the next run finishes."""
     workdir = lab.new_workdir("kill_in_save")
     target = int(rng.integers(1, STEPS // SAVE_EVERY + 1)) * SAVE_EVERY
     delay = 0.0 if at_once else rng.uniform(0, lab.save_seconds)
@@ -111,7 +111,7 @@ def kill_in_save(lab: Lab, rng: np.random.Generator, at_once: bool) -> str:
 
 
 def term(lab: Lab, when: tuple[str, float, float], rng: np.random.Generator, in_save: bool, twice: bool) -> str:
-    """Asks a run to stop, which it says by its exit code; the next run finishes."""
+    """Asks a run to stop, requires the exit code for it, and lets the next run finish."""
     workdir = lab.new_workdir("term")
     run = Run(lab, workdir)
     if in_save:
@@ -131,8 +131,8 @@ def term(lab: Lab, when: tuple[str, float, float], rng: np.random.Generator, in_
         raise NotHit("the run had ended")
     if code != STOPPED:
         raise Failed(f"{describe_signal(code)} instead of {STOPPED} after SIGTERM at {phase}: {run.err()[-200:]}")
-    if run.out() and "stopped by a signal" not in run.out():  # while it imports, it has nothing to say
-        raise Failed(f"it does not say that it was stopped, at {phase}")
+    if run.out() and "stopped by a signal" not in run.out():  # it prints nothing while importing
+        raise Failed(f"it does not report that it was stopped, at {phase}")
     if "Traceback" in run.err():
         raise Failed(f"a traceback after SIGTERM at {phase}: {run.err()[-200:]}")
     if step > max(kept(workdir), default=0):

@@ -1,7 +1,51 @@
-"""Softmax attention with a backward pass of its own, which keeps less and reads less than the derived one."""
+"""Self-attention with its own backward pass, or by cuDNN's kernel.
 
+The backward pass here stores less and reads less than the derived backward pass.
+"""
+
+import einops.array_api as einops
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from sit_jax.model.fast.dense import rows
+from sit_jax.parallel.mesh import gather
+
+
+def self_attention(qkv: nnx.Linear, x: jax.Array, heads: int, implementation: str) -> jax.Array:
+    """Returns each token's weighted mean of the values of all tokens, [V, T, D] to [V, T, D].
+
+    `qkv` is the dense layer [D, 3 D] to queries, keys and values. `implementation` is "xla" or "cudnn".
+    """
+    if implementation == "cudnn":
+        means = jax.nn.dot_product_attention(*project_apart(qkv, x, heads), implementation="cudnn")
+        return einops.rearrange(means, "v t h d -> v t (h d)")
+    return einops.rearrange(attend(*project(qkv, x, heads)), "v h t d -> v t (h d)")
+
+
+def attention_weights(qkv: nnx.Linear, x: jax.Array, heads: int) -> jax.Array:
+    """Returns the attention weights of all queries over all keys, float32 [V, heads, T, T]; the last axis sums to 1."""
+    q, k, _ = project(qkv, x, heads)
+    return softmax_weights(q, k)
+
+
+def project(qkv: nnx.Linear, x: jax.Array, heads: int) -> jax.Array:
+    """Returns queries, keys and values, [3, V, heads, T, d], with d = D / heads."""
+    return einops.rearrange(rows(qkv, x), "v t (n h d) -> n v h t d", n=3, h=heads)
+
+
+def project_apart(qkv: nnx.Linear, x: jax.Array, heads: int) -> list[jax.Array]:
+    """Returns queries, keys and values, [V, T, heads, d] each, from one product each.
+
+    cuDNN needs each array contiguous. If one product computed all three, XLA would copy its slices.
+    """
+    assert qkv.bias is not None
+    flat = x.reshape(-1, x.shape[-1])
+    # Gather before slicing: the shards of a parameter do not end where queries, keys and values do.
+    whole = (gather(parameter[...].astype(x.dtype)) for parameter in (qkv.kernel, qkv.bias))
+    kernels, biases = (jnp.split(parameter, 3, axis=-1) for parameter in whole)
+    products = [flat @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
+    return [product.reshape(*x.shape[:2], heads, -1) for product in products]
 
 
 def softmax_weights(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -11,9 +55,9 @@ def softmax_weights(q: jax.Array, k: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Returns the means of the values, weighted by `softmax_weights`; all are [V, heads, T, d], the result too.
+    """Returns the means of the values, weighted by `softmax_weights`; arguments and result are [V, heads, T, d].
 
-    The softmax is float32. It is divided by its sum after the product with the values, which is smaller.
+    The softmax is in float32. Its sum divides the product with the values, which is smaller than the weights.
     """
     return _attend(q, k, v)[0]
 

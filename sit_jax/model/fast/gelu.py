@@ -1,4 +1,4 @@
-"""GELU with a backward pass of its own, which keeps less than the derived one."""
+"""GELU with its own backward pass, which stores less than the derived backward pass."""
 
 import math
 
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns x times the distribution function of the standard normal distribution at x; keeps only x to go back."""
+    """Returns x Phi(x), where Phi is the standard normal distribution function; stores only x for the backward pass."""
     return (x * normal_cdf(x.astype(jnp.float32))).astype(x.dtype)
 
 
 def normal_cdf(x: jax.Array) -> jax.Array:
-    """Returns the distribution function of the standard normal distribution."""
+    """Returns the standard normal distribution function Phi(x)."""
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def _gelu_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    # Without a barrier, XLA keeps the distribution function of the forward pass: as large an array as x again.
+    # Without the barrier, XLA would store Phi(x) in the forward pass, an array as large as x.
     wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
     return ((gradient * (normal_cdf(wide) + wide * density)).astype(x.dtype),)

@@ -1,4 +1,4 @@
-"""Dense products in the matrix unit of a CPU: factors rounded to bfloat16, sums in float32."""
+"""Dense products in the matrix unit of a CPU: factors in bfloat16, sums in float32."""
 
 import pathlib
 from typing import Any
@@ -11,25 +11,25 @@ CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def is_here() -> bool:
-    """Returns whether the processor multiplies matrices of bfloat16 in a unit of its own (AMX), as Linux tells."""
+    """Returns whether the CPU has a matrix unit for bfloat16 (AMX), according to /proc/cpuinfo."""
     return CPUINFO.exists() and "amx_bf16" in CPUINFO.read_text().split()
 
 
 def use(model: nnx.Module) -> None:
-    """Lets all dense layers of a float32 model round the factors of their products to bfloat16."""
+    """Makes all dense layers of a float32 model round the factors of their products to bfloat16."""
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Linear):
             layer.dot_general = dot_general
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """Multiplies [..., K] by [K, N], float32; takes what `nnx.Linear` gives to `jax.lax.dot_general`."""
+    """Multiplies [..., inputs] by [inputs, outputs] in float32; replaces `jax.lax.dot_general` in `nnx.Linear`."""
     return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns [M, K] times [K, N], float32; keeps both in bfloat16 to go back."""
+    """Returns [n, inputs] times [inputs, outputs] in float32; stores both in bfloat16 for the backward pass."""
     return _product(x, kernel)[0]
 
 
@@ -44,8 +44,8 @@ def _gradients(kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     of_x = _dot(gradient, kernel, 1, 1)
     if len(x) % 2:
         x, gradient = (jnp.pad(value, ((0, 1), (0, 0))) for value in (x, gradient))
-    # XLA takes a product to the unit only where the left factor is summed over its last axis, and computes others in
-    # float32. So a factor of the kernel's gradient is transposed, the narrower one.
+    # XLA uses the unit only if the sum runs over the last axis of the left factor; it computes other products in
+    # float32. So the gradient of the kernel transposes its narrower factor.
     if x.shape[1] <= gradient.shape[1] or gradient.shape[1] % 2:
         of_kernel = _dot(_transpose(x), gradient, 1, 0)
     else:
@@ -57,12 +57,13 @@ product.defvjp(_product, _gradients)
 
 
 def _round(x: jax.Array) -> jax.Array:
-    # The barrier keeps the rounded array for all products that read it.
+    # The barrier makes all products read the same rounded array.
     return jax.lax.optimization_barrier(x.astype(jnp.bfloat16))
 
 
 def _transpose(x: jax.Array) -> jax.Array:
-    # XLA takes a plain transposition back into the product, but not one of pairs of rows between barriers.
+    # XLA would merge a plain transposition into the product. It does not merge a transposition of row pairs between
+    # barriers.
     pairs = jax.lax.optimization_barrier(x).reshape(len(x) // 2, 2, x.shape[1])
     return jax.lax.optimization_barrier(pairs.transpose(2, 0, 1).reshape(x.shape[1], len(x)))
 

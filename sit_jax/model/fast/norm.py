@@ -1,4 +1,4 @@
-"""Layer normalisation with a backward pass of its own, which keeps less and reads less than the derived one."""
+"""Layer normalisation with its own backward pass, which stores less and reads less than the derived backward pass."""
 
 import functools
 
@@ -8,9 +8,9 @@ from flax import nnx
 
 
 def layer_norm(layer: nnx.LayerNorm, x: jax.Array) -> jax.Array:
-    """Applies a layer of flax to the last axis of x [..., D], in float32; the result has the type of x.
+    """Applies a flax layer norm to the last axis of x [..., D] in float32; the result has the dtype of x.
 
-    In other types than float32, the layer itself would round scale and bias first.
+    In other dtypes than float32, the flax layer itself would round scale and bias first.
     """
     assert layer.scale is not None and layer.bias is not None
     return normalize(x, layer.scale[...], layer.bias[...], layer.epsilon)
@@ -18,14 +18,14 @@ def layer_norm(layer: nnx.LayerNorm, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias of the rows of x [..., D]; scale and bias [D]."""
+    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias for each row of x [..., D]; scale, bias [D]."""
     return _forward(x, scale, bias, epsilon)[0]
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, tuple]:
     wide = x.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True)
-    # One pass over x for both sums; rounding may bring the difference below zero.
+    # One pass over x computes both sums. Rounding can make the difference negative.
     variance = jnp.maximum((wide * wide).mean(axis=-1, keepdims=True) - mean * mean, 0)
     inverse = jax.lax.rsqrt(variance + epsilon)
     return ((wide - mean) * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
@@ -44,7 +44,7 @@ def _gradients(epsilon: float, kept: tuple, gradient: jax.Array) -> tuple[jax.Ar
 
 def _row_means(x: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns the means of x * scale over the last axis."""
-    # A product of a matrix and a vector is faster on CPU. Elsewhere it would write all of x to memory for the product.
+    # On CPU, a matrix-vector product is faster. On other devices, it would write all of x to memory.
     return jax.lax.platform_dependent(
         x,
         scale,

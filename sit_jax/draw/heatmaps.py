@@ -1,4 +1,4 @@
-"""Attention maps as a picture: from where in a photograph the two tokens read."""
+"""Attention maps as a picture: the parts of an image to which the two tokens attend."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,18 @@ import numpy as np
 from sit_jax.draw import pictures
 
 TOKENS_SHOWN = ("rotation", "contrastive")
-# From nothing to the most: black, violet, red, orange, pale yellow (after the colour map "inferno").
+# From 0 to the maximum: black, violet, red, orange, pale yellow (like the colour map "inferno").
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32) / 127.5 - 1
-LARGEST_SIDE = 128  # pixels at which a picture is shown at most: a line holds one for each head
-OPACITY = 0.65  # of the map over the picture
+LARGEST_SIDE = 128  # pixels of an image, at most; a line shows one image per head
+OPACITY = 0.65  # of the map over the image
 TITLE = "Attention of the last layer from each token to the patches. Each map is scaled to its own maximum."
 
 
 def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Draws one block for each image: for both tokens the image, the mean over the heads, each head; [H, W, 3] uint8.
+    """Draws one block per image and in it one row per token: the image, the mean over the heads, each head.
 
-    `images` is [B, s, s, 3] in [-1, 1]; `maps` [B, 2, heads, side, side] as from `attention_maps`.
+    `images` is [n, s, s, 3] in [-1, 1]; `maps` from `attention_maps` is [n, 2, heads, side, side], `names` [n]. Returns
+    [H, W, 3] uint8.
     """
     headings = ["picture", "all heads", *(f"head {i + 1}" for i in range(maps.shape[2]))]
     blocks = [pictures.text(TITLE)]
@@ -28,7 +29,7 @@ def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]
             tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
             rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
         shares = zip(TOKENS_SHOWN, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
-        # What a file name may hold, such as a line break, cannot always be drawn.
+        # A file name may contain characters that cannot be drawn, such as a line break.
         caption = "".join(letter if letter.isprintable() else "?" for letter in name[-60:])
         caption += f": {', '.join(f'{token} {share:.0%}' for token, share in shares)} on patches"
         blocks.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows, headings)]))
@@ -36,7 +37,7 @@ def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]
 
 
 def heat(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Lays weights [side, side], scaled to their maximum, as colours over an image [s, s, 3] in [-1, 1] made grey."""
+    """Overlays weights [side, side], scaled to their maximum, as colours on a grey copy of an image [s, s, 3]."""
     patch_size = len(image) // len(weights)
     scaled = weights / max(weights.max(), np.finfo(np.float32).tiny)
     steps = np.linspace(0, 1, len(HEAT))
@@ -46,7 +47,7 @@ def heat(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def at_most(images: np.ndarray, side: int) -> np.ndarray:
-    """Returns images [n, s, s, 3], larger ones resized to `side` pixels."""
+    """Returns images [n, s, s, 3], resized to `side` pixels if they are larger."""
     if images.shape[1] <= side:
         return images
     return np.asarray(jax.image.resize(images, (len(images), side, side, 3), "linear"))

@@ -1,0 +1,130 @@
+"""Shared by all commands: parsing options, showing help, running, and exit codes."""
+
+import itertools
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags, logging
+
+from sit_jax.common.console import table
+from sit_jax.common.errors import (
+    DONE,
+    FAILED,
+    PREEMPTED,
+    WRONG_INPUT,
+    InputError,
+    NonFiniteError,
+    SaveError,
+)
+from sit_jax.common.files import user_cache
+
+HELP_WIDTH = 90  # characters per line of an option's help text
+
+
+def new_flags() -> flags.FlagValues:
+    """Returns flags that define only --help."""
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
+
+
+def parse(
+    values: flags.FlagValues, argv: list[str], required: tuple[str, ...], description: str, positional: str = ""
+) -> list[str]:
+    """Parses the command line into `values` and returns the positional arguments.
+
+    If `positional` is set, it names the single positional argument, which is required; otherwise there is none.
+    Raises InputError if the command line is wrong or a flag in `required` is missing, SystemExit(0) after --help.
+    """
+    try:
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(one_line(error)) from error
+    if values.help:
+        print(help_text(values, description))
+        raise SystemExit(DONE)
+    if positional and not rest:
+        raise InputError(f"{positional} is missing; --help lists all options")
+    if rest[bool(positional) :]:
+        raise InputError(f"{rest[-1]!r} is not understood; options are written --name=value")
+    for name in required:
+        if values[name].value in (None, "", []):
+            raise InputError(f"--{name} is missing; --help lists all options")
+    return rest
+
+
+def help_text(values: flags.FlagValues, description: str) -> str:
+    """Returns the description of a command, followed by a table of its options with their defaults."""
+    rows = []
+    for name in sorted(name for name in values if "." not in name and len(name) > 1):  # no keys, no short names
+        flag = values[name]
+        option = f"--{name}" if not flag.boolean else f"--[no]{name}" if flag.default else f"--{name}"
+        text = " ".join(str(flag.help).split()) + default_text(flag)
+        lines = textwrap.wrap(text, HELP_WIDTH)
+        rows += [[f"  {start}", line] for start, line in itertools.zip_longest([option], lines, fillvalue="")]
+    return f"{description.strip()}\n\noptions, each --name=value or --name:\n{table(rows)}"
+
+
+def default_text(flag: Any) -> str:
+    """Returns the default of a flag as help text; empty for booleans and for flags without a default."""
+    known = isinstance(flag.default, str | int | float) and not isinstance(flag.default, bool) and flag.default != ""
+    return f" Default: {flag.default}." if known else ""
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of a command-line error on one line."""
+    while error.args and isinstance(error.args[0], Exception):  # ml_collections nests exceptions
+        error = error.args[0]
+    # str() of a KeyError escapes the quotes in its message.
+    text = f"no such key: {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    # If a configuration file raises, the message is a traceback; its last line names the error.
+    if "Traceback (most recent call last)" in text:
+        last = text.strip().splitlines()[-1]
+        text = last.partition("InputError: ")[2] or last
+    return " ".join(text.split())
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR is set."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))
+
+
+def run_steps_one_by_one() -> None:
+    """Makes a step on one CPU device wait for the end of the previous step; call it before JAX looks for devices.
+
+    A step that starts early allocates before the previous step has freed its memory, which doubles the memory.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal (run it again).
+
+    `command` takes the command line and returns whether it finished.
+    """
+    logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        enable_compilation_cache()
+        run_steps_one_by_one()
+        finished = command(argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except NonFiniteError as error:
+        print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
+        return FAILED
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        print("stopped by a signal; run the same command to resume", flush=True)
+    return DONE if finished else PREEMPTED

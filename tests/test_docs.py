@@ -1,0 +1,97 @@
+"""The pages: links lead somewhere, commands are understood, the settings and modules that they name exist."""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from configs import folder
+from sit_jax.config import cli
+from sit_jax.config.checks import check_config
+from sit_jax.config.resolve import resolve
+from sit_jax.config.rules import lookup
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "README.md"]
+TRAINING = ("README.md", "docs/paper.md")
+EVALUATION = ("README.md", "docs/evaluation.md")
+
+
+def text_of(*pages):
+    return "\n".join((ROOT / page).read_text() for page in pages)
+
+
+def anchors(page):
+    """The anchors of a page as GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if target.startswith("http"):
+            continue
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_the_package_that_a_page_names_exist(page):
+    for name in re.findall(r"`((?:sit_jax|configs|launch|tests|benchmarks)/[\w/]+\.(?:py|sh|md))`", page.read_text()):
+        assert (ROOT / name).exists() or page.name == "CHANGELOG.md" or "NAME" in name, name
+
+
+def commands(modules, *pages):
+    return sorted(set(re.findall(rf"python -m sit_jax\.((?:{modules}) [^`\n]*)", text_of(*pages))))
+
+
+@pytest.mark.parametrize("command", commands("main", *TRAINING))
+def test_commands_that_train_are_understood(command, monkeypatch):
+    """Each is parsed and checked up to the data; other tests run the digits and the folder."""
+    words = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks for overrides
+    values = cli.make_config_flags(words)
+    from absl import flags
+
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    config = cli.parse_config(values, words, (), "")
+    check_config(config, 1)
+    assert resolve(config, 10_000).steps > 100
+
+
+@pytest.mark.parametrize("command", commands("evaluate|transfer|reconstruct|embed", *EVALUATION))
+def test_commands_on_trained_weights_are_understood(command, tmp_path, capsys):
+    """Each gets as far as the work directory, which is not there; other tests run the same commands on real ones."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "one.jpg").write_bytes((ROOT / "docs" / "digits.png").read_bytes())
+    command = command.replace("PATH", str(tmp_path / "pictures")).replace("runs/", f"{tmp_path}/")
+    module, *words = shlex.split(command)
+    assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
+    assert "no run is there" in capsys.readouterr().err
+
+
+def test_settings_that_the_pages_suggest_exist():
+    pages = ("README.md", *(f"docs/{name}.md" for name in ("evaluation", "devices", "troubleshooting")))
+    names = set(re.findall(r"--config\.([a-z_]+(?:\.[a-z_]+)*)", text_of(*pages)))
+    assert len(names) > 15
+    for name in names:
+        lookup(folder.get_config(), name)
+
+
+def test_the_architecture_names_what_is_there():
+    """The files and functions of the table of questions."""
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("| question |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        file = None
+        for name in re.findall(r"`([^`]+)`", line.rpartition("| ")[2] if line.endswith("|") else line):
+            path = next((ROOT / base / name for base in ("", "sit_jax") if (ROOT / base / name).exists()), None)
+            if path is not None:
+                file = path if path.is_file() else file
+            else:
+                assert file is not None and name.rpartition(".")[2] in Path(file).read_text(), (line, name)
