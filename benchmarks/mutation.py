@@ -39,7 +39,10 @@ VIEWS = {  # by file of sit_jax/views: the tests that are about it; "views" alon
     "blocks": ("test_views", "block"),
     "blur": ("test_views", "blur or each_operation"),
     "color": ("test_views", "hue or solarize or grayscale or jitter or flip or each_operation"),
-    "corrupt": ("test_views", "each_operation or 0.25-2 or donor or drop_fills or blur_by or groups"),
+    "corrupt": (
+        "test_views",
+        "each_operation or 0.25-2 or donor or drop_fills or blur_by or groups or recolouring or together",
+    ),
     "mix": ("test_classification_views", "erase or mix or devices or partners or own_share"),
     "noise": ("test_views", "noise_is or drop_fills"),
     "randaugment": ("test_classification_views", "pillow or channels or flat_pic or randaugment or magnitudes"),

@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from sit_jax.views.augment import blur_view, crop_sides, random_resized_crop
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.blur import gaussian_blur
 from sit_jax.views.color import grayscale, jitter, rotate_hue, solarize
-from sit_jax.views.corrupt import OPERATIONS, Donors, blur, corrupted_images, group_size, replace
+from sit_jax.views.corrupt import OPERATIONS, Donors, blur, corrupted_images, group_size, recolour, replace
 from sit_jax.views.noise import noise
 
 SEEDS = given(seed=st.integers(0, 2**31))
@@ -359,6 +360,26 @@ def test_a_share_of_the_images_is_corrupted_as_if_all_were(share, expected):
     # A part of a batch, of whole groups, is corrupted as in the batch.
     part, _ = jax.jit(lambda rows: views.corrupt(jax.random.key(1), images[24:], c, rows, 3))(jnp.arange(24, 48))
     np.testing.assert_allclose(part, out[24:], atol=1e-6)
+
+
+def test_a_recolouring_of_strength_zero_changes_nothing():
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3), minval=-1)
+    section = only().recolour
+    section.update(dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0))
+    out = recolour(jax.random.split(jax.random.key(1), 4), images, section, None)
+    np.testing.assert_allclose(out, images, atol=1e-6)
+
+
+@pytest.mark.parametrize("views_of_each", [(), (2,), (4,)])
+def test_rows_of_an_image_stay_together_in_a_share(views_of_each, monkeypatch):
+    """Two rows an image where nothing is said; a corruption that adds one shows which rows have it."""
+    module = importlib.import_module("sit_jax.views.corrupt")
+    monkeypatch.setattr(module, "operate", lambda key, images, *rest: (images + 1, {}))
+    count = 16 * (views_of_each or (2,))[0]
+    images = jnp.arange(count, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 2, 2, 3))
+    out, _ = views.corrupt(jax.random.key(0), images, only(share=0.25), None, *views_of_each)
+    expected = np.arange(count) // (count // 16) % 8 < 2  # of sixteen images, the first two of each eight
+    np.testing.assert_array_equal((out - images)[:, 0, 0, 0], expected)
 
 
 def test_views_of_an_image_can_be_turned_alike_and_seldom():
