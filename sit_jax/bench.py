@@ -17,8 +17,7 @@ from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
 from sit_jax.config import checks, cli, resolve
-from sit_jax.timing import machine
-from sit_jax.timing import tables as report
+from sit_jax.timing import machine, tables
 from sit_jax.timing.clock import measure
 from sit_jax.timing.images import open_images
 from sit_jax.timing.step import Step
@@ -56,7 +55,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
         startup = machine.seconds_since_start()
         times = measure({"step": step.train}, values.repeats)
         result = {
-            "config": report.describe(config, len(images)),
+            "config": tables.describe(config, len(images)),
             "machine": described,
             "compiled": compiled | {"startup_seconds": startup},
             "step": times["step"],
@@ -69,7 +68,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
                 jax.block_until_ready([step.train() for _ in range(3)])
     # Last, so that the arrays of the ceilings count neither in the start-up time nor in the memory of the step.
     result["ceilings"] = machine.ceilings(config.model.products, values.repeats)
-    return result | {"rates": report.rates(result, config.batch_size)}
+    return result | {"rates": tables.rates(result, config.batch_size)}
 
 
 def main(argv: list[str]) -> int:
@@ -77,9 +76,9 @@ def main(argv: list[str]) -> int:
 
     def command(argv: list[str]) -> bool:
         values = make_flags(argv)
-        config = cli.parse_config(values, argv, ("config",), __doc__ or "")
+        config = cli.parse_config(values, argv, (), __doc__ or "")
         result = bench(config, values) | {"command": shlex.join(["python", "-m", "sit_jax.bench", *argv[1:]])}
-        print(report.text(result))
+        print(tables.text(result))
         if values.out:
             write_json(pathlib.Path(values.out), result)
         return True

@@ -32,8 +32,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
+    summaries = "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items())
     kinds = list(dict.fromkeys(kind for protocol in PROTOCOLS.values() for kind in protocol.features))
-    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "The evaluation protocol.", flag_values=values)
+    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), summaries, flag_values=values)
     flags.DEFINE_string(
         "data", None, "A SOURCE such as tfds:cifar100. Default: the data set of the run.", flag_values=values
     )

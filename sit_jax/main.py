@@ -3,14 +3,8 @@
 The same command resumes a stopped run. sit_jax/config/schema.py explains all configuration keys.
 """
 
-import signal
-
-if __name__ == "__main__":
-    # SIGTERM is blocked from here, before the slow imports, until the end of `hosts.connect`. If a process ended alone
-    # in between, the other processes of its run would wait for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
 import pathlib
+import signal
 import sys
 import traceback
 

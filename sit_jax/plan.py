@@ -21,8 +21,7 @@ from jax.sharding import Mesh
 from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
-from sit_jax.compiled import collectives, costs, hlo
-from sit_jax.compiled import tables as report
+from sit_jax.compiled import collectives, costs, hlo, tables
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Target
 from sit_jax.compiled.gpus import INSTALL
@@ -52,7 +51,7 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | None]:
     """Returns (configuration, topology, file to write); raises InputError if the command line is wrong."""
     values = make_flags(argv)
-    config = cli.parse_config(values, argv, ("config", "topology"), __doc__ or "")
+    config = cli.parse_config(values, argv, ("topology",), __doc__ or "")
     return config, values.topology, values.out
 
 
@@ -166,7 +165,7 @@ def measure(
         "roofline": roofline(program, kernels, chip, work, mesh.size, config.batch_size),
         "bound": lower_bound(work, chip, config.batch_size),
         "collectives": [
-            report.collective_json(one, collectives.suspicions(one, images, shapes, expected)) for one in found
+            tables.collective_json(one, collectives.suspicions(one, images, shapes, expected)) for one in found
         ],
     }
 
@@ -180,7 +179,7 @@ def main(argv: list[str]) -> int:
         config, topology, out = parse_flags(argv)
         plan = make_plan(config, topology)
         fits = plan["fits"]
-        print(report.text(plan))
+        print(tables.text(plan))
         if out:
             write_json(pathlib.Path(out), plan)
         return True

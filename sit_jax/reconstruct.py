@@ -32,6 +32,7 @@ from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.data import use_source
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
+from sit_jax.model.sizes import TOKEN_NAMES
 from sit_jax.views import whole_images
 from sit_jax.views.corrupt import OPERATIONS
 
@@ -163,7 +164,7 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
             images.append(whole_images(jnp.asarray(decoded), config.model.image_size))
             maps.append(attention_maps(restored.params, decoded, config))
             names += group.records.names[: len(rows)]
-    return attention_picture(np.concatenate(images), np.concatenate(maps), names)
+    return attention_picture(np.concatenate(images), np.concatenate(maps), names, TOKEN_NAMES)
 
 
 def main(argv: list[str]) -> int:

@@ -171,6 +171,22 @@ def test_memory_settings_restart_a_command_once(
     assert started == ([(sys.executable, [sys.executable, *sys.orig_argv[1:]])] if expected else [])
 
 
+@pytest.mark.parametrize(
+    "argv,command_line,expected",
+    [
+        (["-m", "--config=x"], ["python", "-m", "sit_jax.main", "--config=x"], "main"),
+        (["-m"], ["python", "-X", "dev", "-msit_jax.bench"], "bench"),
+        (["-m", "-m", "sit_jax.main"], ["python", "-m", "tool", "-m", "sit_jax.main"], "tool"),
+        (["tool.py", "-m", "sit_jax.main"], ["python", "tool.py", "-m", "sit_jax.main"], ""),
+        (["-c"], ["python", "-c", "import sit_jax"], ""),
+    ],
+)
+def test_the_package_as_a_library_is_no_command(monkeypatch, argv, command_line, expected):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", command_line)
+    assert allocator.running_command() == expected
+
+
 def test_a_restarted_command_has_the_settings_of_this_machine(monkeypatch):
     for name in allocator.VARIABLES:
         monkeypatch.delenv(name, raising=False)

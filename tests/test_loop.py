@@ -136,12 +136,12 @@ def test_checkpoints_kept_are_the_latest_and_the_best(undisturbed):
 
 
 def test_a_run_that_is_stopped_three_times_equals_one_that_never_was(undisturbed, tmp_path):
-    """Each signal meets the run that went on from the one before; what is left is equal only if all of them went on."""
+    """Each signal meets the run that resumed after the one before; the end is equal only if all of them resumed."""
     signals = [(signal.SIGKILL, -signal.SIGKILL, 9), (signal.SIGTERM, 75, 9), (signal.SIGINT, 75, 12)]
     for count, (number, code, at_step) in enumerate(signals):
         found, printed = run_and_signal(tmp_path, number, at_step)
         assert found == code, printed
-        assert ("going on from the checkpoint of step" in printed) == (count > 0)
+        assert ("resuming from the checkpoint of step" in printed) == (count > 0)
         assert (tmp_path / "config.json").exists()
         assert not (tmp_path / "checkpoints" / "20").exists()
     finished = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from sit_jax.train import metrics
+from configs import digits
+from sit_jax.train import loop, metrics
 
 
 @pytest.fixture
@@ -51,3 +52,21 @@ def test_progress_line_by_hand(now):
     row = {"train/loss": 1.25, "train/rotation": 0.5} | clock.measure(64)
     line = metrics.progress_line(40, 100, ("rotation",), row, clock)
     assert line == "step 40/100 (40%)  loss 1.25  rotation 0.5  128 images/s  30 s left"
+
+
+def test_the_loop_counts_each_step_and_the_images_of_a_batch(tmp_path, monkeypatch, capsys):
+    """The clock is asked with the batch size, and has seen every step but the first, which compiles."""
+    asked = []
+
+    class Watched(metrics.Clock):
+        def measure(self, batch_size):
+            asked.append((batch_size, self.steps))
+            return super().measure(batch_size)
+
+    monkeypatch.setattr(loop, "Clock", Watched)
+    config = digits.get_config("runlocal")
+    config.update(steps=7, log_every=3, batch_size=64)
+    config.model.image_size = 8
+    config.eval.update(knn="off", num_test=8)
+    assert loop.train(config, tmp_path)
+    assert asked == [(64, 0), (64, 2), (64, 3), (64, 1)]  # after the steps 1, 3, 6 and 7

@@ -23,6 +23,7 @@ def room_of(file):
 
 def imported_rooms(file):
     for node in ast.walk(ast.parse(file.read_text())):
+        assert not getattr(node, "level", 0), f"{file}: a relative import"
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sit_jax":
             names = [node.module] if "." in node.module else [f"sit_jax.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):

@@ -14,6 +14,8 @@ from sit_jax.config.checks import check_config
 from sit_jax.config.resolve import resolve
 from sit_jax.config.schema import defaults
 from sit_jax.curves import panels
+from sit_jax.data import Records, Source, load_images, open_source
+from sit_jax.data.sources import OPENERS
 from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.protocols.protocol import Protocol
 from sit_jax.model.layers import linear
@@ -56,6 +58,17 @@ INVERT = Corruption(
 )
 
 
+def open_stripes(count):
+    """Images of 16 px; the direction of the stripes is the class."""
+
+    def read(i):
+        stripes = np.tile((np.arange(16) // 4 % 2 * 255).astype(np.uint8), (16, 1))
+        return np.repeat((stripes.T if i % 2 else stripes)[..., None], 3, axis=-1)
+
+    records = Records([f"stripes/{i}" for i in range(int(count))], read, None, lambda i: i % 2)
+    return Source(f"stripes:{count}", records, records, None, ("vertical", "horizontal"))
+
+
 def majority(subject, unit):
     """Predicts the class with the most labels for every test image."""
     votes = np.bincount(subject.data.train_labels[unit.rows], minlength=subject.data.num_classes).astype(float)
@@ -67,6 +80,7 @@ def majority(subject, unit):
 def toys(monkeypatch):
     monkeypatch.setitem(TASKS, "brightness", BRIGHTNESS)
     monkeypatch.setitem(OPERATIONS, "invert", INVERT)
+    monkeypatch.setitem(OPENERS, "stripes", ("stripes:COUNT", open_stripes))
     settings = lambda config: {"k": config["eval"]["knn_k"]}  # noqa: E731
     monkeypatch.setitem(PROTOCOLS, "majority", Protocol("the largest class", majority, settings, features=("tokens",)))
 
@@ -97,6 +111,15 @@ def test_a_run_with_a_fourth_task_and_a_sixth_corruption(toys, tmp_path, capsys)
     assert evaluate.main([*argv, "--config.eval.knn_k=3"]) == 0  # its settings are in the name of the report
     assert len(list((run / "eval").glob("majority-*.json"))) == 2
     assert evaluate.main([*argv, "--features=concat"]) == 2
+
+
+def test_what_derives_from_a_source(toys):
+    source = open_source("stripes:6")
+    images = load_images(source.train, 16)
+    assert images.labels.tolist() == [0, 1, 0, 1, 0, 1] and len(images) == 6
+    np.testing.assert_array_equal(images.gather([1])[0], images.gather([0])[0].swapaxes(0, 1))
+    with pytest.raises(InputError, match=r"the forms are digits, .*, stripes:COUNT"):
+        open_source("stripes")
 
 
 def test_what_derives_from_a_task(toys):

@@ -1,6 +1,5 @@
 """Cheap memory for CPU steps: jemalloc if it is installed, otherwise huge pages if the system offers them."""
 
-import itertools
 import os
 import pathlib
 import platform
@@ -28,11 +27,15 @@ def settings() -> dict[str, str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if on_demand else {}
 
 
-def restart_command(*names: str) -> None:
-    """Restarts this process with `settings` if its command is `python -m sit_jax.NAME` for a NAME in `names`."""
-    modules = {f"sit_jax.{name}" for name in names}
-    if any(option == "-m" and module in modules for option, module in itertools.pairwise(sys.orig_argv)):
-        restart_with_settings()
+def running_command() -> str:
+    """Returns NAME while Python imports the package for `python -m sit_jax.NAME`, else an empty text.
+
+    Then `sys.argv` starts with "-m", and the rest equals the end of the command line. In a script, even one with an
+    argument -m, it starts with the path of the script.
+    """
+    if sys.argv[:1] != ["-m"]:
+        return ""
+    return sys.orig_argv[-len(sys.argv)].removeprefix("-m").removeprefix("sit_jax.")
 
 
 def restart_with_settings() -> None:

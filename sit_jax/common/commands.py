@@ -50,12 +50,17 @@ def parse(
         raise SystemExit(DONE)
     if positional and not rest:
         raise InputError(f"{positional} is missing; --help lists all options")
-    if rest[bool(positional) :]:
-        raise InputError(f"{rest[-1]!r} is not understood; options are written --name=value")
+    for stray in rest[bool(positional) :]:
+        raise InputError(f"{stray!r} is not understood; options are written --name=value")
+    check_required(values, required)
+    return rest
+
+
+def check_required(values: flags.FlagValues, required: tuple[str, ...]) -> None:
+    """Raises InputError for the first required flag without a value."""
     for name in required:
         if values[name].value in (None, "", []):
             raise InputError(f"--{name} is missing; --help lists all options")
-    return rest
 
 
 def help_text(values: flags.FlagValues, description: str) -> str:

@@ -7,7 +7,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from sit_jax.common.commands import new_flags, one_line, parse
+from sit_jax.common.commands import check_required, new_flags, one_line, parse
 from sit_jax.common.errors import InputError
 from sit_jax.config.schema import defaults
 
@@ -63,9 +63,7 @@ def parse_config(
         raise InputError(one_line(error)) from error
     if values["config"].value is None:
         raise InputError("--config is missing; for example --config=configs/digits.py")
-    for name in required:
-        if not values[name].value:
-            raise InputError(f"--{name} is missing; --help lists all options")
+    check_required(values, required)
     if "out" in values and values.out:
         check_json_path(values.out)
     return values.config

@@ -5,6 +5,9 @@ import ml_collections
 from sit_jax.common.errors import InputError
 from sit_jax.config.arguments import parse_arg
 from sit_jax.config.schema import defaults
+from sit_jax.views.corrupt import OPERATIONS
+
+PAPER_TASKS = ("reconstruction", "rotation", "contrastive")
 
 
 def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
@@ -48,13 +51,15 @@ def paper(c: ml_collections.ConfigDict) -> None:
     c.views.update(count=2, area=(0.08, 1.0), jitter=1.0, saturation=0.4, hue=0.0, grayscale=0.0)
     c.views.update(turned=0.75, share_rotation=False)
     c.corrupt.share = 1.0
+    for name, row in OPERATIONS.items():  # the paper has no other corruption
+        c.corrupt[name].update(row.off())
     for name, probability in (("grayscale", 1.0), ("blur", 1.0), ("recolour", 0.0)):
         c.corrupt[name].probability = probability
         c.corrupt[name].block = (0.05, 0.67)
     c.corrupt.drop.update(fraction=(0.0, 0.275), noise_std=0.43)
     c.corrupt.replace.fraction = (0.0, 0.275)
     c.loss.update(weighting="gradient", subtract_floor=False)
-    c.loss.weights = dict.fromkeys(c.loss.weights, "learned")
+    c.loss.weights = {name: "learned" if name in PAPER_TASKS else "0" for name in c.loss.weights}
     c.batch_size = 288
     c.epochs = 501.0
     c.optim.update(warmup_epochs=5.0, clip_norm=0.0, ema=0.99996, log_var_rate=1.0)

@@ -6,6 +6,8 @@ import pathlib
 
 import ml_collections
 
+from sit_jax.views.corrupt import OPERATIONS
+
 # Keys that may change when a run resumes: they change the result at most by rounding.
 RESUMABLE = (
     *(
@@ -52,6 +54,8 @@ def read_saved(path: pathlib.Path) -> dict:
         *sections, key = name.split(".")
         functools.reduce(dict.__getitem__, sections, saved).setdefault(key, value)
     saved["model"].setdefault("products", saved["dtype"])
+    for name, row in OPERATIONS.items():  # a corruption that the run did not have
+        saved["corrupt"].setdefault(name, json.loads(json.dumps(row.section | row.off())))
     return saved
 
 

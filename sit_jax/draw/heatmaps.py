@@ -7,7 +7,6 @@ import numpy as np
 
 from sit_jax.draw import pictures
 
-TOKENS_SHOWN = ("rotation", "contrastive")
 # From 0 to the maximum: black, violet, red, orange, pale yellow (like the colour map "inferno").
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32) / 127.5 - 1
 LARGEST_SIDE = 128  # pixels of an image, at most; a line shows one image per head
@@ -15,7 +14,7 @@ OPACITY = 0.65  # of the map over the image
 TITLE = "Attention of the last layer from each token to the patches. Each map is scaled to its own maximum."
 
 
-def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str], tokens: Sequence[str]) -> np.ndarray:
     """Draws one block per image and in it one row per token: the image, the mean over the heads, each head.
 
     `images` is [n, s, s, 3] in [-1, 1]; `maps` from `attention_maps` is [n, 2, heads, side, side], `names` [n]. Returns
@@ -25,10 +24,10 @@ def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]
     blocks = [pictures.text(TITLE)]
     for image, both, name in zip(images, maps, names, strict=True):
         rows = {}
-        for token, heads in zip(TOKENS_SHOWN, both, strict=True):
+        for token, heads in zip(tokens, both, strict=True):
             tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
             rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
-        shares = zip(TOKENS_SHOWN, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
+        shares = zip(tokens, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
         # A file name may contain characters that cannot be drawn, such as a line break.
         caption = "".join(letter if letter.isprintable() else "?" for letter in name[-60:])
         caption += f": {', '.join(f'{token} {share:.0%}' for token, share in shares)} on patches"

@@ -65,7 +65,7 @@ def evaluate(settings: Settings, other: dict | None = None) -> tuple[dict, pathl
 
 
 def make_report(restored: Restored, data: Labelled, settings: Settings, what: dict, results: reports.Results) -> dict:
-    """Returns the report of finished results, as JSON values; `what` are those of `relevant_settings`."""
+    """Returns the report of finished results, as JSON values; `what` comes from `relevant_settings`."""
     config = restored.config
     summary = reports.summarise(results)
     for row in summary:

@@ -193,7 +193,8 @@ def title(report: dict) -> str:
         f"features {report['features']}, seed {report['seed']}"
     )
     # Each amount of labels has its own hyper-parameters; if there are several, only the JSON lists them.
-    return lines if len(report["results"]) > 1 else f"{lines}, {describe(report['hyperparameters'])}"
+    chosen = "" if len(report["results"]) > 1 else describe(report["hyperparameters"])
+    return f"{lines}, {chosen}" if chosen else lines
 
 
 def short_name(source: str) -> str:

@@ -22,7 +22,7 @@ VERSION = 4  # raise it when a protocol gives other numbers: stored results are 
 
 
 def relevant_settings(restored: Restored, data: Labelled, settings: Settings) -> dict:
-    """Returns all that the scores of a protocol depend on, beside the amount of labels, as JSON values."""
+    """Returns all settings that determine the scores, except the amount of labels, as JSON values."""
     config = to_json(restored.config)
     return {
         "version": VERSION,
@@ -75,7 +75,7 @@ def run_units(
 def make_encoders(restored: Restored, settings: Settings) -> dict[str, tuple[dict, Encode]]:
     """Returns the subjects of an evaluation by name, as (weights, encode): the encoder and its baselines.
 
-    `random` has the weights of step 0, unless the settings leave it out. The protocol tells whether pixels are there.
+    `random` has the weights of step 0, unless the settings leave it out. The protocol decides on pixels.
     """
     config, mesh = restored.config, restored.mesh
     encode = make_encode(config, mesh, settings.features)

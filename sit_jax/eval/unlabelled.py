@@ -9,6 +9,7 @@ from sit_jax.common import console
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable, write_json
+from sit_jax.config.saved import to_json
 from sit_jax.data import Images, image_options, load_images, open_source
 from sit_jax.eval.data import image_hash, same_source, use_source
 from sit_jax.eval.protocols import PROTOCOLS
@@ -42,6 +43,8 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
         "dtype": config.dtype,
         "baseline": settings.baseline,
     }
+    own = PROTOCOLS[settings.protocol].settings(to_json(config))
+    what |= {"settings": own} if own else {}
     path = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}.json"
     if path.exists():
         say(f"this evaluation is finished; its result is in {path}")

@@ -42,7 +42,7 @@ def value_and_grad(
     `forward(params, chunk)` returns what the loss needs from a chunk. `combine(outputs, params)` returns (loss, aux)
     from the stacked outputs of all chunks; it may mix rows of different chunks, as NT-Xent does. The first pass keeps
     only the outputs. The loss gives their cotangents. The second pass recomputes each chunk and backpropagates its
-    cotangent to the parameters. The memory is that of one chunk; the extra cost is one forward pass.
+    cotangent to the parameters. The memory use equals one chunk; the extra cost is one forward pass.
     """
     if len(jax.tree.leaves(chunks)[0]) == 1:
         only = jax.tree.map(lambda x: x[0], chunks)

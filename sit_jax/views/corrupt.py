@@ -38,6 +38,10 @@ class Corruption(NamedTuple):
     choices: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed words, by key
     above_0: tuple[str, ...] = ()  # keys of ranges that must start above 0
 
+    def off(self) -> dict[str, Any]:
+        """Returns the values that switch the corruption off."""
+        return {"fraction": (0.0, 0.0)} if "fraction" in self.section else {"probability": 0.0}
+
 
 def corrupt(
     key: jax.Array, images: jax.Array, config: ConfigDict, rows: jax.Array | None = None, views: int = 2
