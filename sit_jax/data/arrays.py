@@ -62,7 +62,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"{name}: {message}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            # A member that is no array is given as bytes.
+            return {key: array for key, array in file.items() if isinstance(array, np.ndarray)}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged, or of objects"
         raise InputError(f"{name}: cannot be read as a .npz file of plain arrays ({reason}); {WRITE}") from error

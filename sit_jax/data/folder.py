@@ -130,7 +130,7 @@ def _groups(root: Path, names: list[str]) -> tuple[str, dict[str, list[str]]]:
             folder, slash, _ = name.split("/", len(base))[-1].partition("/")
             groups.setdefault(folder if slash else "", []).append(name)
         (only,) = groups if len(groups) == 1 else ("",)
-        if not only or only.casefold() in ROLES or len(folders_in(root.joinpath(*base))) > 1:
+        if not only or only.casefold() in ROLES or len(folders_in(os.path.join(root, *base))) > 1:
             return "/".join(base), groups
         base.append(only)
 
@@ -142,7 +142,7 @@ def _roles(base: Path, groups: dict[str, list[str]]) -> dict[str, list[str]] | N
     for name in sorted(with_images, key=lambda name: _preference(name)):
         if name.casefold() in ROLES:
             roles[ROLES[name.casefold()]].append(name)
-    trains = roles["train"] or [name for name in folders_in(base) if ROLES.get(name.casefold()) == "train"]
+    trains = roles["train"] or [name for name in folders_in(str(base)) if ROLES.get(name.casefold()) == "train"]
     # Next to `plane` and `car`, a folder `train` is a class; next to `test`, it is a split.
     if not trains or not (roles["test"] or sum(map(len, roles.values())) == len(with_images)):
         return None

@@ -41,7 +41,8 @@ def find(root: Path, folder: str = "") -> Found:
         if parents is _FILE:
             found.names.append(name)
             continue
-        entries, identity = _list(root / name)
+        # Not pathlib: its joins take as long as the listing.
+        entries, identity = _list(os.path.join(root, name))
         if identity in parents:  # a circle of links
             continue
         visits[identity] += 1
@@ -56,18 +57,18 @@ def find(root: Path, folder: str = "") -> Found:
 _FILE: frozenset = frozenset({"file"})  # marks the entries of the stack that are pictures
 
 
-def _list(folder: Path) -> tuple[list[os.DirEntry], tuple[int, int]]:
+def _list(folder: str) -> tuple[list[os.DirEntry], tuple[int, int]]:
     try:
         status = os.stat(folder)
         with os.scandir(folder) as entries:
             kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS]
     except OSError as error:
         reason = error.strerror
-        raise InputError(f"{shown(str(folder))}: cannot be listed ({reason}); check its permissions") from error
+        raise InputError(f"{shown(folder)}: cannot be listed ({reason}); check its permissions") from error
     return sorted(kept, key=lambda entry: entry.name), (status.st_dev, status.st_ino)
 
 
-def folders_in(folder: Path) -> list[str]:
+def folders_in(folder: str) -> list[str]:
     """Returns the sorted names of the folders directly in a folder, also of those without images."""
     children = [_child(entry, entry.name, Counter()) for entry in _list(folder)[0]]
     return [name for name, is_folder in filter(None, children) if is_folder]
@@ -147,7 +148,7 @@ def file_records(root: Path, names: list[str], labels: np.ndarray | None = None)
 
     def stamp(i: int) -> str:
         try:
-            status = os.stat(root / names[i])
+            status = os.stat(os.path.join(root, names[i]))
         except OSError:  # decoding will report it as unreadable
             return f"{names[i]} {folder} missing"
         return f"{names[i]} {folder} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
