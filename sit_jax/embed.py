@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from sit_jax.common import commands
-from sit_jax.common.console import say, with_progress
+from sit_jax.common.console import say, say_all, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, replacing
 from sit_jax.config import cli
@@ -54,7 +54,7 @@ def command(argv: list[str]) -> bool:
     records, class_names = open_images(values.images)
     workdir, with_heads = pathlib.Path(values.workdir), kind == "projection"
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
-    if values.skip_unreadable:
+    if values.skip_unreadable or restored.config.data.skip_unreadable:
         records = readable(records, restored.config.model.image_size)
     batches = encode_records(restored, records, kind, values.batch_size)
     shape = write_npz(out, batches, records, class_names)
@@ -69,6 +69,7 @@ def open_images(path: str) -> tuple[Records, tuple[str, ...]]:
     splits have the label -1.
     """
     source = open_folder(path)
+    say_all(source.notes)
     root = pathlib.Path(path).expanduser()
     names = sorted(list_images(root, ""))
     known: dict[str, int] = {}

@@ -27,6 +27,18 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def shown(name: str) -> str:
+    """Returns a name of the user for one line of a message: characters that do not print become their escapes.
+
+    File names may hold line ends, control characters and bytes that are not UTF-8.
+    """
+    return (
+        name
+        if name.isprintable()
+        else "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
+    )
+
+
 def warn(line: str) -> None:
     """Prints a warning to stderr; the run continues."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
@@ -42,6 +54,12 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def say_all(lines: Sequence[str]) -> None:
+    """Prints lines for the user, on the first host only."""
+    for line in lines:
+        say(line)
 
 
 def say(line: str) -> None:

@@ -31,7 +31,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.data.memory_limit = 8.0
     # Cache folder of decoded images. None: ~/.cache/sit_jax/images.
     c.data.cache_dir = placeholder(str)
-    # True skips and counts unreadable images; False stops at the first.
+    # True skips and counts unreadable images; False stops and names them.
     c.data.skip_unreadable = False
 
     c.views = ml_collections.ConfigDict()

@@ -1,12 +1,26 @@
 """Data sets stored as arrays: the digits of scikit-learn and .npz files."""
 
+import contextlib
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+from sit_jax.common.console import shown
 from sit_jax.common.errors import InputError
 from sit_jax.data.records import Records, Source
+
+NAMED = 10  # arrays of a file in a message
+WRITE = "write it with numpy.savez(FILE, images=array), and labels=array if there are any"
+# What is no .npz file, and the message for it.
+NOT_NPZ = (
+    (os.path.isdir, "is a folder; give a .npz file, or folder:PATH for a folder of pictures"),
+    (lambda path: not os.path.isfile(path), "there is no such file; give the path of a .npz file"),
+    (lambda path: not os.path.getsize(path), f"is empty; {WRITE}"),
+    (lambda path: _first_bytes(path) == b"\x93NUMPY", f"is a single array (.npy), and npz: needs names; {WRITE}"),
+)
 
 
 def open_digits() -> Source:
@@ -30,23 +44,39 @@ def open_npz(path: str) -> Source:
     Images are uint8 [n, H, W] or [n, H, W, channels] with 1, 3 or 4 channels; labels are integers [n], 0 or more.
     Raises InputError if the file cannot be read, or if an array has the wrong type or shape; the message names it.
     """
-    arrays = _read_npz(Path(path).expanduser())
+    name, arrays = f"npz:{path}", _read_npz(Path(os.path.expanduser(path)))
     prefix = "train_" if "train_images" in arrays else ""
+    path = shown(path)
     if f"{prefix}images" not in arrays:
-        raise InputError(f"{path}: holds {', '.join(arrays) or 'no arrays'}; needs train_images or images")
+        found = ", ".join(shown(name) for name in list(arrays)[:NAMED]) or "no arrays"
+        raise InputError(f"{path}: holds {found}; needs train_images or images: {WRITE}")
     train = _checked_records(path, arrays, prefix, "train")
     test = _checked_records(path, arrays, "test_", "test") if "test_images" in arrays else None
-    return Source(f"npz:{path}", train, train, test)
+    return Source(name, train, train, test)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give the path of a .npz file")
+    name = shown(str(path))
+    for is_other, message in NOT_NPZ:
+        if is_other(path):
+            raise InputError(f"{name}: {message}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as a .npz file of plain arrays ({error}); write it again") from error
+            # A member that is no array is given as bytes.
+            return {key: array for key, array in file.items() if isinstance(array, np.ndarray)}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged, or of objects"
+        raise InputError(f"{name}: cannot be read as a .npz file of plain arrays ({reason}); {WRITE}") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{name}: its arrays do not fit in memory; save the images as files, for folder:PATH"
+        ) from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(6)
+    return b""  # the message follows when all is read
 
 
 def _checked_records(path: str, arrays: dict[str, np.ndarray], prefix: str, split: str) -> Records:
@@ -54,11 +84,21 @@ def _checked_records(path: str, arrays: dict[str, np.ndarray], prefix: str, spli
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
     if images.dtype != np.uint8 or not is_image or 0 in images.shape:
         found = f"{images.dtype} {list(images.shape)}"
-        raise InputError(f"{path}: {prefix}images must be uint8 [n, H, W] or [n, H, W, 1, 3 or 4], not {found}")
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise InputError(
+            f"{path}: {prefix}images must be uint8 [n, H, W] or [n, H, W, 1, 3 or 4], not {found}; scale the values to "
+            "0..255, move the channels to the end, and save them with numpy.uint8"
+        )
+    if labels is not None and not _are_classes(labels, len(images)):
         found = f"{labels.dtype} {list(labels.shape)}"
-        raise InputError(f"{path}: {prefix}labels must be integers [{len(images)}] from 0 on, not {found}")
+        raise InputError(
+            f"{path}: {prefix}labels must be integers [{len(images)}] from 0 on, not {found}; number the classes"
+        )
     return _records(split, images, labels)
+
+
+def _are_classes(labels: np.ndarray, count: int) -> bool:
+    is_right = labels.shape == (count,) and labels.dtype.kind in "iu"
+    return bool(is_right and labels.min() >= 0 and labels.max() < 2**31)
 
 
 def _records(split: str, images: np.ndarray, labels: np.ndarray | None) -> Records:

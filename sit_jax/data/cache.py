@@ -1,4 +1,7 @@
-"""Cache of decoded images on disk: `<key>.npy`, and `<key>.rows.npy` if some images are left out."""
+"""Cache of decoded images on disk: `<key>.npy`, and `<key>.rows.npy` if some images are left out.
+
+`<key>.sha256` remembers the hash of the undecoded content.
+"""
 
 import hashlib
 import logging
@@ -9,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sit_jax.common.files import replacing, user_cache
-from sit_jax.data import decode
+from sit_jax.data import content, decode
 from sit_jax.data.records import Records
 
 logger = logging.getLogger(__name__)
@@ -20,17 +23,32 @@ Decoded = tuple[np.ndarray, np.ndarray]
 def folder(cache_dir: str | os.PathLike | None) -> Path:
     """Returns the cache folder: `cache_dir`, or `sit_jax/images` in the user's cache folder."""
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return Path(os.path.expanduser(cache_dir))
     return user_cache() / "images"
 
 
 def key(records: Records, image_size: int) -> str:
-    """Returns a hash of the records (names, sizes, times), the image size and the decoder version."""
+    """Returns a hash of the records (stamps, and a sample of the content), the image size and the decoder version.
+
+    To hash the whole content would take as long as reading it, at each start. The stamps tell files of two folders
+    apart, and old from new files of one folder (see `listing.file_records`). The sample tells apart what has the same
+    stamps nevertheless, for example folders of two machines that share the cache, at 64 small reads.
+    """
     assert records.stamp is not None
-    digest = hashlib.sha256(f"{decode.VERSION} {image_size} {len(records)}".encode())
+    digest = hashlib.sha256(f"{decode.VERSION} {image_size} {content.sample_hash(records)}".encode())
     for i in range(len(records)):
         digest.update(f"\n{records.stamp(i)}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def content_key(records: Records, image_size: int, folder: Path) -> str:
+    """Returns a hash of the whole content of the records, the image size and the decoder version.
+
+    It stays the same if the records move, so the results of an evaluation are found again. To read everything is little
+    beside an evaluation, and is done once: `folder` remembers the result under the key of the records.
+    """
+    whole = content.content_hash(records, folder / f"{key(records, 0)}.sha256" if records.stamp else None)
+    return hashlib.sha256(f"{decode.VERSION} {image_size} {whole}".encode()).hexdigest()[:32]
 
 
 def cached(folder: Path, key: str, total: int, allow_missing: bool, decode_now: Callable[[], Decoded]) -> Decoded:

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_collections
 import numpy as np
 
-from sit_jax.common.console import with_progress
+from sit_jax.common.console import say, shown, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.data import cache
-from sit_jax.data.decode import decode
+from sit_jax.data.decode import SKIP, UnreadableError, decode
 from sit_jax.data.records import Records
 
 logger = logging.getLogger(__name__)
+NAMED = 20  # unreadable images in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class StreamedImages:
     def __init__(self, records: Records, image_size: int, skip_unreadable: bool = False):
         self.records, self.image_size, self.skip_unreadable = records, image_size, skip_unreadable
         self.skipped: set[int] = set()
+        self._told_of_pages = False
         self._lock = threading.Lock()
         # More threads than cores, because threads also wait for the disk.
         self._threads = ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1)), thread_name_prefix="sit-decode")
@@ -74,18 +76,26 @@ class StreamedImages:
         if not -total <= index < total:
             raise IndexError(f"image {index} of {total}")
         if not self.skip_unreadable:
-            return _decode_record(self.records, self.image_size, index % total)
+            return self._decode(index % total)
         for i in range(index, index + total):
             try:
-                return _decode_record(self.records, self.image_size, i % total)
+                return self._decode(i % total)
             except InputError as error:
                 self._count(i % total, error)
-        raise InputError(f"{self.records.names[0]}: unreadable, as are all other images; check the data set")
+        raise _all_unreadable(self.records)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the images at `rows` [m], uint8 [m, s, s, 3]."""
         images = self._threads.map(self.__getitem__, map(int, rows))
         return np.stack(list(images)) if len(rows) else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+
+    def _decode(self, index: int) -> np.ndarray:
+        with_pages: list[str] = []
+        image = _decode_record(self.records, self.image_size, index, with_pages)
+        if with_pages and not self._told_of_pages:
+            self._told_of_pages = True
+            say(f"{shown(with_pages[0])} has more than one page or frame; of such files the first is used")
+        return image
 
     def _count(self, index: int, error: InputError) -> None:
         with self._lock:
@@ -144,14 +154,15 @@ def load_images(
     If the decoded images take at most `memory_limit_gb` (10^9 bytes), all cores decode them now and they stay in
     memory; decoded files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). Otherwise images are decoded on
     demand. In memory, `skip_unreadable` leaves out unreadable images with their labels and logs their number. Raises
-    InputError if `image_size` is not positive, if no image is readable, or, without `skip_unreadable`, for the first
-    unreadable image.
+    InputError if `image_size` is not positive, if no image is readable, or, without `skip_unreadable`, if an image is
+    unreadable: when all are decoded (and cached, so that nothing is lost), with the names of the first twenty.
     """
     if image_size < 1:
         raise InputError(f"image_size={image_size} must be at least 1")
     if len(records) * image_size**2 * 3 > memory_limit_gb * 1e9:
         return StreamedImages(records, image_size, skip_unreadable)
-    decode_now = functools.partial(_decode_all, records, image_size, skip_unreadable)
+    unreadable: dict[int, str] = {}
+    decode_now = functools.partial(_decode_all, records, image_size, unreadable, skip_unreadable)
     if records.stamp is None:  # arrays need no decoding
         array, rows = decode_now()
     else:
@@ -160,27 +171,32 @@ def load_images(
         )
     if len(rows) == len(records):
         return MemoryImages(array, records)
+    if not skip_unreadable:
+        raise _unreadable_error(records, rows, unreadable)
     logger.warning("skipped %d unreadable images of %d", len(records) - len(rows), len(records))
     return MemoryImages(array, records.take(rows))
 
 
-def _decode_record(records: Records, image_size: int, i: int) -> np.ndarray:
-    return decode(records.read(i), image_size, records.names[i])
+def _decode_record(records: Records, image_size: int, i: int, with_pages: list[str]) -> np.ndarray:
+    return decode(records.read(i), image_size, records.names[i], with_pages)
 
 
-def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the readable images, uint8 [n, s, s, 3], and their indices, int64 [n]."""
+def _decode_all(
+    records: Records, image_size: int, unreadable: dict[int, str], skip_unreadable: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the readable images, uint8 [n, s, s, 3], and their indices, int64 [n].
+
+    Adds the indices of the other images, with the reasons, to `unreadable`. Raises InputError if none is readable.
+    """
     array = np.empty((len(records), image_size, image_size, 3), np.uint8)
-    is_readable = np.ones(len(records), bool)
+    with_pages: list[str] = []
 
     def decode_rows(rows: range) -> range:
         for i in rows:
             try:
-                array[i] = _decode_record(records, image_size, i)
-            except InputError:
-                if not skip_unreadable:
-                    raise
-                is_readable[i] = False
+                array[i] = _decode_record(records, image_size, i, with_pages)
+            except UnreadableError as error:
+                unreadable[i] = error.reason
         return rows
 
     chunks = [range(i, min(i + 64, len(records))) for i in range(0, len(records), 64)]
@@ -191,7 +207,27 @@ def _decode_all(records: Records, image_size: int, skip_unreadable: bool) -> tup
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    rows = np.flatnonzero(is_readable)
+    if with_pages:
+        say(f"{len(with_pages):,} of {len(records):,} files have more than one page or frame; the first is used")
+    rows = np.setdiff1d(np.arange(len(records)), list(unreadable))
     if not len(rows):
-        raise InputError(f"{records.names[0]}: unreadable, as are all other images; check the data set")
+        raise _all_unreadable(records) if skip_unreadable else _unreadable_error(records, rows, unreadable)
     return (array if len(rows) == len(array) else array[rows]), rows
+
+
+def _all_unreadable(records: Records) -> InputError:
+    return InputError(f"{shown(records.names[0])}: unreadable, as are all other images; check the data set")
+
+
+def _unreadable_error(records: Records, rows: np.ndarray, unreadable: dict[int, str]) -> InputError:
+    """Returns the error that lists the images without a row in `rows`; `unreadable` has the reasons."""
+    missing = np.setdiff1d(np.arange(len(records)), rows).tolist()
+    first, reason = records.names[missing[0]], unreadable.get(missing[0], "for another process")
+    if len(missing) == 1:
+        return UnreadableError(first, reason)
+    names = ", ".join(shown(records.names[i]) for i in missing[1:NAMED])
+    more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+    return InputError(
+        f"{shown(first)}: unreadable image ({reason}), and so are {names}{more}: "
+        f"{len(missing):,} of {len(records):,} images; repair or remove them, or set {SKIP}"
+    )

@@ -60,7 +60,8 @@ class Source:
     """A data set: its SOURCE string `name`, its splits, and its class names if known.
 
     `pretrain` holds all images for pre-training: the training images, and the unlabelled split if there is one. `train`
-    holds the training images, with labels if there are any. `test` is None if there is no test split.
+    holds the training images, with labels if there are any. `test` is None if there is no test split. `notes` are lines
+    for the user: what was found, what was ignored.
     """
 
     name: str
@@ -68,3 +69,4 @@ class Source:
     train: Records
     test: Records | None = None
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()

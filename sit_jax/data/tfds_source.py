@@ -100,7 +100,10 @@ def _split_records(builder: Any, split: str, image_key: str, label_key: str | No
 
     source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     info = Path(builder.data_dir) / "dataset_info.json"
-    version = f"{builder.info.full_name} {split} {builder.info.splits[split].num_bytes} {info.stat().st_mtime_ns}"
+    folder = os.path.realpath(builder.data_dir)
+    version = (
+        f"{folder} {builder.info.full_name} {split} {builder.info.splits[split].num_bytes} {info.stat().st_mtime_ns}"
+    )
     return Records(
         names=[f"{split}/{i}" for i in range(len(source))],
         read=_reader(source, builder.info.features, image_key),

@@ -1,11 +1,12 @@
 """Tiny-ImageNet in the folder layout of its original archive."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from sit_jax.common.errors import InputError
-from sit_jax.data.folder import file_records, list_images
+from sit_jax.data.listing import file_records, list_images
 from sit_jax.data.records import Records, Source
 
 
@@ -15,7 +16,7 @@ def open_tiny_imagenet(path: str) -> Source:
     Labels follow the order of `wnids.txt`; class names come from `words.txt`. The test split is `val`, because the
     archive's `test` has no labels. Raises InputError that names the missing piece if the folder is incomplete.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     wnids = [line.strip() for line in _read_lines(root / "wnids.txt")]
     words = dict(line.split("\t", 1) for line in _read_lines(root / "words.txt") if "\t" in line)
     index = {wnid: label for label, wnid in enumerate(wnids)}
@@ -47,7 +48,7 @@ def _open_val(root: Path, index: dict[str, int]) -> Records:
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: missing; give the unpacked folder of the original archive tiny-imagenet-200.zip")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line.strip()]
 
 
 def _check_folder(path: Path) -> None:

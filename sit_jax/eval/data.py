@@ -7,6 +7,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from sit_jax.common.console import say_all
 from sit_jax.common.errors import InputError
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
@@ -35,6 +36,7 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
     Raises InputError if there are no labels, or if every class has a single image.
     """
     source = open_source(name)
+    say_all(source.notes)
     if source.train.label is None:
         raise InputError(f"{name}: has no labels, and this protocol needs them; give class folders, or another --data")
     options = image_options(config)
@@ -65,7 +67,7 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         names,
         split,
         has_test,
-        fingerprint(source, options["image_size"]),
+        fingerprint(source, options["image_size"], options["cache_dir"]),
     )
 
 
@@ -86,20 +88,20 @@ def same_source(first: str, second: str) -> bool:
     return scheme == other_scheme and pathlib.Path(path).resolve() == pathlib.Path(other_path).resolve()
 
 
-def fingerprint(source: Source, image_size: int) -> str:
-    """Returns a hash of the images and labels of both splits at this size."""
+def fingerprint(source: Source, image_size: int, cache_dir: str | None = None) -> str:
+    """Returns a hash of the images and labels of both splits at this size; see `image_hash`."""
     digest = hashlib.sha256()
     for records in (source.train, source.test):
         if records is not None:
-            digest.update(image_hash(records, image_size).encode())
+            digest.update(image_hash(records, image_size, cache_dir).encode())
             digest.update(b"" if records.labels is None else records.labels.tobytes())
     return digest.hexdigest()[:16]
 
 
-def image_hash(records: Records, image_size: int) -> str:
-    """Returns a hash of undecoded images: from names, sizes and times of files, or from the values of arrays."""
+def image_hash(records: Records, image_size: int, cache_dir: str | None = None) -> str:
+    """Returns a hash of the whole content of undecoded images, wherever they lie; `cache_dir` remembers it."""
     if records.stamp is not None:
-        return cache.key(records, image_size)
+        return cache.content_key(records, image_size, cache.folder(cache_dir))
     digest = hashlib.sha256(str(image_size).encode())
     for row in range(len(records)):
         digest.update(np.ascontiguousarray(records.read(row)).tobytes())

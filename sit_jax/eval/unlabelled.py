@@ -37,7 +37,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     what = {
         "version": VERSION,
         "weights": restored.fingerprint(),
-        "data": image_hash(records, options["image_size"]),
+        "data": image_hash(records, options["image_size"], options["cache_dir"]),
         "seed": settings.seed,
         "run_seed": config.seed,
         "dtype": config.dtype,
@@ -53,6 +53,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     images, labels = draw(load_images(records, **options), settings.seed)
     if len(images) < 2:
         raise InputError(f"{name}: has a single image, and the instruments compare images; give two or more")
+    console.say_all(source.notes)
     say(f"{len(images)} images of {name}")
     measure = PROTOCOLS[settings.protocol].score(restored)
     report = {

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from sit_jax.common.console import say
+from sit_jax.common.console import say, say_all
 from sit_jax.common.errors import InputError, NonFiniteError
 from sit_jax.config.checks import check_config
 from sit_jax.config.resolve import resolve
@@ -39,6 +39,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     check_config(config, jax.device_count())
     mesh = make_mesh(**config.mesh)
     source = open_source(config.data.source)
+    say_all(source.notes)
     images = load_images(source.pretrain, **image_options(config))
     if len(images) < 2:
         raise InputError(

@@ -32,9 +32,9 @@ def decoded(monkeypatch):
     names: list[str] = []
     real = load.decode
 
-    def counting(raw, image_size, name):
+    def counting(raw, image_size, name, with_pages):
         names.append(name)
-        return real(raw, image_size, name)
+        return real(raw, image_size, name, with_pages)
 
     monkeypatch.setattr(load, "decode", counting)
     return names
@@ -116,8 +116,9 @@ def test_unreadable_image_is_named(folder, tmp_path):
     path, _ = folder
     (path / "a" / "005.png").write_bytes(b"damaged")
     (path / "b" / "100.png").write_bytes(b"damaged")
-    for limit in (8.0, 0.0):
-        with pytest.raises(InputError, match=r"^a/005\.png: unreadable"):
+    together = r"^a/005\.png: unreadable image \(in no known format\), and so are b/100\.png: 2 of 140 images; "
+    for limit, message in ((8.0, together), (0.0, r"^a/005\.png: unreadable")):
+        with pytest.raises(InputError, match=message + r".*--config\.data\.skip_unreadable$"):
             load_images(records_of(path), 4, limit, tmp_path / "cache").gather(range(140))
 
 

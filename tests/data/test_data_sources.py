@@ -109,8 +109,16 @@ def test_npz_that_is_missing_or_is_something_else(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros(3))
     (tmp_path / "c.npz").write_bytes(b"PK\x03\x04 damaged")
     (tmp_path / "d.npz").write_bytes(b"")
-    for name in ("b.npy", "c.npz", "d.npz"):
-        with pytest.raises(InputError, match=r"cannot be read as a \.npz"):
+    (tmp_path / "e.npz").write_bytes((tmp_path / "b.npy").read_bytes())
+    messages = {
+        "b.npy": r"is a single array \(\.npy\), and npz: needs names; write it with numpy\.savez",
+        "c.npz": r"cannot be read as a \.npz file of plain arrays \(damaged",
+        "d.npz": "is empty; write it with numpy",
+        "e.npz": "is a single array",
+        "": "is a folder; give a .npz file, or folder:PATH",
+    }
+    for name, message in messages.items():
+        with pytest.raises(InputError, match=message):
             open_source(f"npz:{tmp_path}/{name}")
 
 
@@ -152,7 +160,7 @@ def test_folder_of_classes_has_no_test_split(tmp_path):
     [
         ["1.png", "2.png"],
         ["a/1.png", "a/2.png"],  # one folder is no class
-        ["a/1.png", "b/1.png", "2.png"],
+        ["a/1.png", "b/1.png", "2.png", "3.png"],  # most images would have to lie in class folders
         ["a/1.png", "b/c/1.png"],
         ["a/x/1.png", "b/x/1.png"],
         ["train/1.png", "train/2.png", "test/1.png"],
@@ -205,8 +213,11 @@ def test_class_that_train_does_not_have(tmp_path):
 def test_folder_that_is_missing_empty_or_without_training_images(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         open_source(f"folder:{tmp_path}/none")
-    (tmp_path / "x.gif").write_bytes(b"")
-    with pytest.raises(InputError, match="holds no images; the files that are read are png jpg jpeg webp bmp"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: holds no images; the files that are read are png .*jpg jpeg"):
+        open_source(f"folder:{tmp_path}/empty")
+    (tmp_path / "x.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds no images, only 1 \.mp4; the files that are read are png"):
         open_source(f"folder:{tmp_path}")
     (tmp_path / "train").mkdir()
     write_images(tmp_path, "test/1.png")
