@@ -64,9 +64,10 @@ def assemble(name: str, parts: dict[str, Part], class_names: Sequence[str] | Non
 
     Classes are numbers, or sorted texts that become `class_names`, as they are in the training split. Images of a
     split keep their labels only if all of the split have one. The test split is the first of TEST_NAMES that is
-    labelled, else the first. Raises InputError if the test split has a class that the training split lacks.
+    labelled, else the first. Raises InputError if the test split has a class that the training split lacks,
+    or if there are two training splits.
     """
-    records, classes = next(parts[split] for split in TRAIN_NAMES if split in parts)
+    records, classes = _training(name, parts)
     if classes is not None and not classes.complete:
         if (classes.ids >= 0).any():
             missing = records.names[int(np.argmin(classes.ids))]
@@ -81,6 +82,13 @@ def assemble(name: str, parts: dict[str, Part], class_names: Sequence[str] | Non
     labelled = [(records, found) for records, found in tests if number and found is not None and found.complete]
     test = _labelled(name, *labelled[0], number) if labelled else tests[0][0] if tests else None
     return Source(name, pretrain, train, test, tuple(class_names) if class_names else None)
+
+
+def _training(name: str, parts: dict[str, Part]) -> Part:
+    found = [split for split in TRAIN_NAMES if split in parts]
+    if len(found) > 1:
+        raise InputError(f"{name}: {' and '.join(found)} are both training images; put them together or rename one")
+    return parts[found[0]]
 
 
 def split_of(items: Iterable[Item], words: Callable[[Item], Iterable[str]]) -> dict[str, list[Item]]:

@@ -1,11 +1,12 @@
 """Splits and classes that the names of images tell by their folders, as those of a folder of images."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sit_jax.common.errors import InputError
-from sit_jax.data.assemble import TEST_NAMES, TRAIN_NAMES, UNLABELLED_NAMES, Classes, Part, assemble
+from sit_jax.data.assemble import SPLIT_NAMES, TEST_NAMES, TRAIN_NAMES, Classes, Part, assemble
 from sit_jax.data.folder import EXTENSIONS
 from sit_jax.data.records import Records, Source
 
@@ -28,9 +29,10 @@ def open_names(name: str, names: Sequence[str], take: Callable[[np.ndarray], Rec
     splits = divide(names)
     parts: dict[str, Part] = {}
     for split, rows in splits.items():
-        depth = 1 if len(splits) > 1 or split else 0
-        classes = folder_classes([names[int(row)] for row in rows], depth)
-        parts[split.lower() or "train"] = (take(rows), classes)
+        depth = 1 if split else 0
+        # A split of all rows keeps the order, so a million names are not copied.
+        classes = folder_classes(names if len(rows) == len(names) else [names[int(row)] for row in rows], depth)
+        parts[split or "train"] = (take(rows), classes)
     train = next(parts[split][1] for split in TRAIN_NAMES if split in parts)
     if train is not None and len(train.texts) < 2:  # one folder is no class
         parts = {split: (records, None) for split, (records, _) in parts.items()}
@@ -39,22 +41,30 @@ def open_names(name: str, names: Sequence[str], take: Callable[[np.ndarray], Rec
 
 def divide(names: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the rows of each split, int64, by its folder; {"": all rows} if the names are not divided into splits."""
-    first = [name.removeprefix("./").partition("/") for name in names]
-    folders = np.array([folder if rest else "" for folder, _, rest in first])
-    known = {
-        folder for folder in set(folders.tolist()) if folder.lower() in (*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED_NAMES)
-    }
-    has_train = any(folder.lower() in TRAIN_NAMES for folder in known)
-    has_test = any(folder.lower() in TEST_NAMES for folder in known)
+    index: dict[str, int] = {}
+    numbers = (index.setdefault(_split_folder(name), len(index)) for name in names)
+    folder_of = np.fromiter(numbers, np.int32, len(names))
+    known = {folder for folder in index if folder in SPLIT_NAMES}
+    has_train = any(folder in TRAIN_NAMES for folder in known)
+    has_test = any(folder in TEST_NAMES for folder in known)
     # Next to `plane` and `car`, a folder `train` is a class; next to `test`, it is a split.
-    if not has_train or not (has_test or known == set(folders.tolist()) - {""}):
+    if not has_train or not (has_test or known == set(index) - {""}):
         return {"": np.arange(len(names))}
-    return {folder: np.flatnonzero(folders == folder) for folder in sorted(known)}
+    return {folder: np.flatnonzero(folder_of == index[folder]) for folder in sorted(known)}
 
 
 def folder_classes(names: Sequence[str], depth: int = 0) -> Classes | None:
     """Returns the folder of each image below the first `depth` folders; None unless each lies in exactly one."""
-    paths = [name.removeprefix("./").split("/")[depth:] for name in names]
-    if any(len(parts) != 2 for parts in paths):
-        return None
-    return Classes.of((parts[0] for parts in paths), are_numbers=False)
+    found = []
+    for name in names:
+        parts = name.removeprefix("./").split("/")[depth:]
+        if len(parts) != 2:
+            return None
+        found.append(sys.intern(parts[0]))
+    return Classes.of(found, are_numbers=False)
+
+
+def _split_folder(name: str) -> str:
+    """Returns the first folder of a name, in small letters if it is a split; "" if the image lies in none."""
+    folder, slash, _ = name.removeprefix("./").partition("/")
+    return "" if not slash else folder.lower() if folder.lower() in SPLIT_NAMES else folder

@@ -1,7 +1,7 @@
 """Encoded images that lie at known places in a few large files."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +44,12 @@ class Names(Numbered):
         ends = [names.ends + start for names, start in zip(several, starts, strict=False)]
         return cls(np.concatenate([names.text for names in several]), np.concatenate(ends))
 
+    def __iter__(self) -> Iterator[str]:
+        text, start = self.text.tobytes(), 0
+        for end in self.ends.tolist():
+            yield text[start:end].decode(errors="surrogateescape")
+            start = end
+
     def _get(self, index: int) -> str:
         start = self.ends[index - 1] if index else 0
         return self.text[start : self.ends[index]].tobytes().decode(errors="surrogateescape")
@@ -63,7 +69,9 @@ class Ranges:
         return len(self.file)
 
     def take(self, rows: np.ndarray) -> "Ranges":
-        """Returns the images at `rows`, int64 [m]."""
+        """Returns the images at `rows`, int64 [m], ascending."""
+        if len(rows) == len(self):
+            return self
         names = Names.of(self.names[int(row)] for row in rows)
         return Ranges(self.files, self.file[rows], self.starts[rows], self.sizes[rows], names)
 

@@ -170,6 +170,15 @@ def test_folders_in_a_tar_tell_splits_and_classes(tmp_path):
     assert source.pretrain.read(2) == shards.picture("./unlabelled/4.png")
 
 
+def test_splits_in_capitals_and_two_training_splits(tmp_path):
+    shards.write_tar(tmp_path / "x.tar", [(name, b"-") for name in ("Train/1.png", "Test/2.png", "Test/3.png")])
+    source = open_source(f"tar:{tmp_path}/x.tar")
+    assert (len(source.train), len(source.test)) == (1, 2)
+    shards.write_tar(tmp_path / "y.tar", [(name, b"-") for name in ("train/1.png", "training/2.png", "test/3.png")])
+    with pytest.raises(InputError, match="train and training are both training images"):
+        open_source(f"tar:{tmp_path}/y.tar")
+
+
 def test_hf_splits(tmp_path):
     shards.write_hf(tmp_path / "d/train", NAMES, LABELS, class_names=["cat", "dog", "owl"])
     shards.write_hf(tmp_path / "d/test", NAMES[3:7], LABELS[3:7], class_names=["cat", "dog", "owl"])
