@@ -70,7 +70,8 @@ class Blocks:
         try:
             with open(self.folder / name, "rb", buffering=0) as file:
                 file.seek(start)
-                return file.read(size)
+                found = file.read(size)
+                return found if size < 0 or len(found) == size else None  # cut short: made again
         except OSError:
             return None
 

@@ -145,6 +145,28 @@ def test_blocks_of_other_sources_make_room(tmp_path, monkeypatch):
     assert not Blocks("large", 2000).on_disk
 
 
+@pytest.mark.parametrize("form", ["tar:shard-*.tar", "parquet:part-*.parquet", "hf:hf"])
+def test_without_a_cache_folder(stores, monkeypatch, form, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(stores)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    train = open_source(form).train
+    assert [train.read(i) for i in range(15)] == [shards.picture(name) for name in NAMES]
+
+
+def test_damaged_entries_of_the_cache_are_made_again(stores, monkeypatch, tmp_path):
+    monkeypatch.chdir(stores)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for form in ("tar:shard-*.tar", "parquet:part-*.parquet"):
+        open_source(form).train.read(0)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert files
+        for path in files:
+            path.write_bytes(path.read_bytes()[:10])
+        train = open_source(form).train
+        assert [train.read(i) for i in range(15)] == [shards.picture(name) for name in NAMES]
+
+
 # -- splits and labels ------------------------------------------------------------------------------------------------
 
 
