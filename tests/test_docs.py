@@ -16,7 +16,7 @@ from sit_jax.config.resolve import resolve
 from sit_jax.config.rules import lookup
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "README.md"]
-TRAINING = ("README.md", "docs/paper.md")
+TRAINING = ("README.md", "docs/paper.md", "docs/data.md")
 EVALUATION = ("README.md", "docs/evaluation.md")
 
 

@@ -20,6 +20,7 @@ from sit_jax.common.errors import (
     InputError,
     NonFiniteError,
     SaveError,
+    StoreError,
 )
 from sit_jax.common.files import user_cache
 
@@ -125,7 +126,7 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     except NonFiniteError as error:
         print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
         return FAILED
-    except SaveError as error:
+    except (SaveError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -10,11 +10,13 @@ import tqdm
 Item = TypeVar("Item")
 
 
-def with_progress(items: Iterator[Item], size: Callable[[Item], int], total: int, description: str) -> Iterator[Item]:
-    """Yields the items, `size(item)` images each; after two seconds, shows a progress line with the time left."""
-    # A terminal redraws the line; a log file gets a line every ten seconds.
+def with_progress(
+    items: Iterator[Item], size: Callable[[Item], int], total: int, description: str, unit: str = "img"
+) -> Iterator[Item]:
+    """Yields the items, `size(item)` units each; after two seconds, shows a progress line with the time left."""
+    # A terminal redraws the line; a log file gets one every ten seconds.
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, desc=description, unit="img", delay=2, mininterval=interval) as line:
+    with tqdm.tqdm(total=total, desc=description, unit=unit, delay=2, mininterval=interval) as line:
         for item in items:
             line.update(size(item))
             yield item

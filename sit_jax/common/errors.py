@@ -13,4 +13,8 @@ class SaveError(OSError):
     """The end of a run could not be saved. The message names the newest checkpoint; the exit code is 1."""
 
 
+class StoreError(OSError):
+    """A remote store does not answer any more. The message names the file; the exit code is 1."""
+
+
 DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75

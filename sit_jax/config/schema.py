@@ -23,7 +23,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.dtype = "auto"
 
     c.data = ml_collections.ConfigDict()
-    # digits | folder:PATH | npz:PATH.npz | tiny_imagenet:PATH | tfds:NAME
+    # digits | folder:PATH | npz:PATH.npz | tar:PATTERN | parquet:PATTERN | tfds:NAME | ... (docs/data.md)
     c.data.source = ""
     # Side of the stored images in pixels: shorter side resized, then centre crop. None: the model's image size.
     c.data.image_size = placeholder(int)

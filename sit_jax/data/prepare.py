@@ -36,7 +36,7 @@ def prepare(source: str, data_dir: str | None = None, manual_dir: str | None = N
 def _build(source: str, builder, manual_dir: str | None) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"{source}: preparing it needs TensorFlow; run `pip install tensorflow-cpu` (reading does not)"
+            f"{source}: preparing it needs TensorFlow; run `pip install -r requirements-tfds.txt` (reading does not)"
         )
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, extractor, util

@@ -228,7 +228,8 @@ def test_prepare_without_tensorflow_says_so(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert result.stderr.strip() == (
-        "error: tfds:stl10: preparing it needs TensorFlow; run `pip install tensorflow-cpu` (reading does not)"
+        "error: tfds:stl10: preparing it needs TensorFlow; run `pip install -r requirements-tfds.txt` "
+        "(reading does not)"
     )
 
 
