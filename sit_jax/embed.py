@@ -154,7 +154,7 @@ def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tu
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return commands.run(command, argv)
+    return commands.run(command, argv, resumes=False)
 
 
 if __name__ == "__main__":

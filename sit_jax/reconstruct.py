@@ -56,7 +56,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "data", None, "A SOURCE for --train and --test. Default: the data set of the run.", flag_values=values
     )
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the images and corruptions.", lower_bound=0, flag_values=values)
+    cli.add_seed_flag(values, "Seed of the images and corruptions.")
     for name, row in OPERATIONS.items():
         meaning = "Share of each image for" if "fraction" in row.section else "Probability of"
         text = f"{meaning} the corruption '{name}'. Default: as in training."
@@ -168,7 +168,7 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return commands.run(command, argv)
+    return commands.run(command, argv, resumes=False)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def test_knn_from_the_command_line(run, tmp_path, capsys, monkeypatch):
     assert command.main(argv) == 0
     printed = capsys.readouterr().out
     assert "random weights top1" in printed and "96 images: test" in printed
+    assert [path.name.rpartition("-")[0] for path in (run / "eval").glob("*.json")] == ["knn-npz-own.npz"]
     report = json.loads((tmp_path / "new" / "out.json").read_text())
     design = (
         "protocol data pretrained_on step top1 top5 num_train num_test labels seed features hyperparameters weights"
@@ -365,7 +366,10 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
         (["--workdir=ROOT/run", "--protocol=knn", "--out=/proc/none/out.json"], "--out=/proc/none/out.json: cannot be"),
         (["--workdir=ROOT/run", "--protocol=knn", "--out=ROOT/out.txt"], "must end in .json"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
-        (["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"], "no such key: 'siz' Did you mean"),
+        (
+            ["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"],
+            "--config.model.siz: there is no such key (did you mean model.size?); the keys of model are",
+        ),
         (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "--protocol=finetune takes tokens"),
         (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
         (

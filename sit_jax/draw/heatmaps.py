@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from sit_jax.common.text import shown
 from sit_jax.draw import pictures
 
 TOKENS_SHOWN = ("rotation", "contrastive")
@@ -29,8 +30,7 @@ def attention_picture(images: np.ndarray, maps: np.ndarray, names: Sequence[str]
             tiles = [image, *(heat(image, weights) for weights in (heads.mean(axis=0), *heads))]
             rows[f"{token} token"] = at_most(np.stack(tiles), LARGEST_SIDE)
         shares = zip(TOKENS_SHOWN, both.sum(axis=(2, 3)).mean(axis=1), strict=True)
-        # A file name may contain characters that cannot be drawn, such as a line break.
-        caption = "".join(letter if letter.isprintable() else "?" for letter in name[-60:])
+        caption = shown(name[-60:])
         caption += f": {', '.join(f'{token} {share:.0%}' for token, share in shares)} on patches"
         blocks.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows, headings)]))
     return pictures.stack(blocks, gap=8 * pictures.GAP)
