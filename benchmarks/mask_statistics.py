@@ -70,4 +70,4 @@ def command(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(commands.run(command, sys.argv))
+    sys.exit(commands.run(command, sys.argv, resumes=False))

@@ -29,7 +29,9 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
     cli.add_out_flag(values)
     random = "Train on N random images in memory instead of data.source."
     flags.DEFINE_integer("random_images", None, random, lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("repeats", 10, "Timed runs of each program.", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer(
+        "repeats", 10, "Timed runs of each program.", lower_bound=2, upper_bound=1000, flag_values=values
+    )
     flags.DEFINE_boolean("parts", True, "Also time each part of the step.", flag_values=values)
     flags.DEFINE_boolean("reading", True, "Also time the step with reading of its batches.", flag_values=values)
     flags.DEFINE_string("trace", None, "A folder for a TensorBoard profile of three steps.", flag_values=values)
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> int:
             write_json(pathlib.Path(values.out), result)
         return True
 
-    return commands.run(command, argv)
+    return commands.run(command, argv, resumes=False)
 
 
 if __name__ == "__main__":

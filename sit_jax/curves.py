@@ -68,5 +68,10 @@ def command(argv: list[str]) -> bool:
     return True
 
 
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    return commands.run(command, argv, resumes=False)
+
+
 if __name__ == "__main__":
-    sys.exit(commands.run(command, sys.argv))
+    sys.exit(main(sys.argv))

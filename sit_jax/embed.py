@@ -1,9 +1,10 @@
-"""Features of a folder of images: `python -m sit_jax.embed --workdir=DIR --images=FOLDER --out=features.npz [options]`.
+"""Features of images: `python -m sit_jax.embed --workdir=DIR --images=FOLDER --out=features.npz [options]`.
 
-The .npz file holds `features` (float32, one row per image), `paths` (relative to FOLDER, sorted), `labels` (int32,
-indices of `class_names`; -1 if no class folder gives one) and `class_names`. --features=tokens (the default) is
-[n, 2, D], rotation token first. concat, patch_mean, rotation, contrastive and projection (of the contrastive head) are
-[n, F]. patches is the grid [n, side, side, D]. Images and features are streamed, so the folder may be of any size.
+--images is a folder, a pattern in quotes ('FOLDER/**/*.jpg'), or a text file of paths. The .npz file holds `features`
+(float32, one row per image), `paths` (of a folder: relative to it), `labels` (int32, indices of `class_names`; -1 if no
+class folder gives one) and `class_names`. --features=concat (the default) is [n, 2 D]: the rotation token, then the
+contrastive token. patch_mean, rotation, contrastive and projection (of the contrastive head) are [n, F]. tokens is
+[n, 2, D], and patches is the grid [n, side, side, D]. Images and features are streamed: any number of images will do.
 """
 
 import pathlib
@@ -17,13 +18,13 @@ import numpy as np
 from absl import flags
 
 from sit_jax.common import commands
-from sit_jax.common.console import say, say_all, with_progress
+from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, replacing
 from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.decode import decode
-from sit_jax.data.folder import file_records, list_images, open_folder
+from sit_jax.data.given import open_given
 from sit_jax.data.load import StreamedImages
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.probes.features import CLASSIFIED, extract_batches, make_encode
@@ -37,9 +38,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_string("images", None, "A folder with images at any depth.", flag_values=values)
+    flags.DEFINE_string("images", None, "A folder, a pattern in quotes, or a text file of paths.", flag_values=values)
     flags.DEFINE_string("out", None, "The .npz file to write.", flag_values=values)
-    flags.DEFINE_enum("features", "tokens", KINDS, "The features to write.", flag_values=values)
+    flags.DEFINE_enum("features", "concat", KINDS, "The features to write.", flag_values=values)
     flags.DEFINE_integer("batch_size", 256, "Images per encoded batch.", lower_bound=1, flag_values=values)
     flags.DEFINE_boolean("skip_unreadable", False, "Leave out unreadable images.", flag_values=values)
     return values
@@ -51,7 +52,8 @@ def command(argv: list[str]) -> bool:
     commands.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
     out, kind = pathlib.Path(values.out), values.features
     check_out(out, ".npz")
-    records, class_names = open_images(values.images)
+    records, class_names, notes = open_given(values.images)
+    say_all(notes)
     workdir, with_heads = pathlib.Path(values.workdir), kind == "projection"
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
     if values.skip_unreadable or restored.config.data.skip_unreadable:
@@ -60,24 +62,6 @@ def command(argv: list[str]) -> bool:
     shape = write_npz(out, batches, records, class_names)
     say(f"{out}: features {' x '.join(map(str, shape))}, from step {restored.step} of {workdir}")
     return True
-
-
-def open_images(path: str) -> tuple[Records, tuple[str, ...]]:
-    """Opens all images at any depth below a folder, sorted by path; returns (records, class names).
-
-    Labels and classes are as in a training on the folder (see `data.folder.open_folder`). Images outside its labelled
-    splits have the label -1.
-    """
-    source = open_folder(path)
-    say_all(source.notes)
-    root = pathlib.Path(path).expanduser()
-    names = sorted(list_images(root, ""))
-    known: dict[str, int] = {}
-    for split in (source.train, source.test):
-        if split is not None and split.labels is not None:
-            known.update(zip(split.names, split.labels, strict=True))
-    labels = np.array([known.get(name, -1) for name in names], np.int32)
-    return file_records(root, names, labels), source.class_names or ()
 
 
 def readable(records: Records, image_size: int) -> Records:
@@ -155,7 +139,7 @@ def write_rows(file: IO[bytes], batches: Iterator[np.ndarray], count: int) -> tu
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return commands.run(command, argv)
+    return commands.run(command, argv, resumes=False)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 from absl import flags
 
 from sit_jax.common import commands
+from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.config import cli
@@ -26,6 +27,8 @@ from sit_jax.eval.report import against, comparison_lines, copy_to, table, title
 from sit_jax.eval.settings import Settings
 from sit_jax.probes.intervals import line
 from sit_jax.probes.labels import parse_amounts
+
+MOST_REPEATS = 1000
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -41,8 +44,10 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum("features", "tokens", kinds, "The features to score.", flag_values=values)
     flags.DEFINE_list("labels", [], "Shares of the labels to learn from. Default: all.", flag_values=values)
     flags.DEFINE_list("labels_per_class", [], "Numbers of labels per class to learn from.", flag_values=values)
-    flags.DEFINE_integer("repeats", 1, "Number of label draws.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the splits, label draws and classifiers.", flag_values=values)
+    flags.DEFINE_integer(
+        "repeats", 1, "Number of label draws.", lower_bound=1, upper_bound=MOST_REPEATS, flag_values=values
+    )
+    cli.add_seed_flag(values, "Seed of the splits, label draws and classifiers.")
     flags.DEFINE_boolean("baseline", True, "Also evaluate random weights.", flag_values=values)
     flags.DEFINE_string("against", None, "The .json report of another run to compare with.", flag_values=values)
     flags.DEFINE_string("out", None, "A .json file to copy the result to.", flag_values=values)
@@ -86,17 +91,17 @@ def with_labels(settings: Settings, other_path: str | None) -> pathlib.Path | No
     if done is None:
         return None
     report, path = done
-    print(f"\n{title(report)}\n\n{table(report)}\n\n{comparison_lines(report)}")
+    say(f"\n{title(report)}\n\n{table(report)}\n\n{comparison_lines(report)}")
     if other:
-        print(line(f"this run - {other_path}", against(report, other)))
-    print(f"\n{path}")
+        say(line(f"this run - {other_path}", against(report, other)))
+    say(f"\n{path}")
     return path
 
 
 def without_labels(settings: Settings) -> pathlib.Path:
     """Evaluates without labels, prints the report and returns its path."""
     report, path = unlabelled.evaluate(settings)
-    print(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
+    say(f"\n{unlabelled.title(report)}\n\n{unlabelled.table(report)}\n\n{path}")
     return path
 
 
@@ -124,7 +129,8 @@ def read_report(path: pathlib.Path) -> dict:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return commands.run(command, argv)
+    # Without labels, there are no stored parts of a result.
+    return commands.run(command, argv, resumes=not any(word.endswith("unlabelled") for word in argv[1:]))
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def main(argv: list[str]) -> int:
             write_json(pathlib.Path(out), plan)
         return True
 
-    code = commands.run(command, argv)
+    code = commands.run(command, argv, resumes=False)
     return errors.FAILED if code == errors.DONE and not fits else code
 
 

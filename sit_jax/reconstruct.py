@@ -1,12 +1,14 @@
 """Draws what a trained model rebuilds: `python -m sit_jax.reconstruct --workdir=DIR --out=grid.png [options]`.
 
-Shows originals, corrupted images and reconstructions below each other. --images='FOLDER/**/*.jpg' (a pattern in quotes)
-draws files; --train=8 --test=8 draw images of the run's data set, or of --data=SOURCE. Corruptions are as in training.
---drop=0.7 sets the share covered with noise, --replace=0.3 the share covered with other images. --grayscale, --blur and
---recolour set probabilities. --attention draws the attention maps of the two tokens instead.
+Shows originals, corrupted images and reconstructions below each other. --images (a folder, a pattern in quotes such as
+'FOLDER/**/*.jpg', or a text file of paths) draws the first --limit=32 of its pictures; --train=8 --test=8 draw images
+of the run's data set, or of --data=SOURCE. Corruptions are as in training. --drop=0.7 sets the share covered with
+noise, --replace=0.3 the share covered with other images. --grayscale, --blur and --recolour set probabilities.
+--attention draws the attention maps of the two tokens instead. What does not fit on a sheet of 1600 x 2000 pixels goes
+to further files: grid-2.png, grid-3.png, ...
 """
 
-import glob
+import math
 import pathlib
 import sys
 from typing import NamedTuple
@@ -24,10 +26,11 @@ from sit_jax.common.files import check_out
 from sit_jax.common.keys import named_key
 from sit_jax.config import cli
 from sit_jax.data import Records, image_options, open_source
-from sit_jax.data.folder import file_records
+from sit_jax.data.given import open_given
 from sit_jax.data.load import StreamedImages
 from sit_jax.draw import pictures
 from sit_jax.draw.heatmaps import attention_picture
+from sit_jax.draw.sheet import sheets
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.data import use_source
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
@@ -50,14 +53,15 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
     values = cli.make_flags(argv)
     cli.add_workdir_flags(values)
-    flags.DEFINE_string("images", None, "A pattern of files such as 'FOLDER/**/*.jpg'.", flag_values=values)
+    flags.DEFINE_string("images", None, "A folder, a pattern in quotes, or a text file of paths.", flag_values=values)
+    flags.DEFINE_integer("limit", 32, "Pictures of --images, at most.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("train", 0, "Number of random training images.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("test", 0, "Number of random test images.", lower_bound=0, flag_values=values)
     flags.DEFINE_string(
         "data", None, "A SOURCE for --train and --test. Default: the data set of the run.", flag_values=values
     )
     flags.DEFINE_string("out", None, "The .png file to write.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the images and corruptions.", lower_bound=0, flag_values=values)
+    cli.add_seed_flag(values, "Seed of the images and corruptions.")
     for name, row in OPERATIONS.items():
         meaning = "Share of each image for" if "fraction" in row.section else "Probability of"
         text = f"{meaning} the corruption '{name}'. Default: as in training."
@@ -71,44 +75,52 @@ def command(argv: list[str]) -> bool:
     values = define_flags(argv)
     commands.parse(values, argv, ("workdir", "out"), __doc__ or "")
     check(values)
-    paths = find_pictures(values.images) if values.images else []
+    given = first_of(open_given(values.images).records, values.limit) if values.images else None
     out = pathlib.Path(values.out)
     check_out(out, ".png")
     workdir, with_heads = pathlib.Path(values.workdir), not values.attention
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
-    groups = make_groups(values, paths, restored.config)
+    groups = make_groups(values, given, restored.config)
     if values.attention:
-        picture = draw_attention(groups, restored)
+        drawn = [draw_attention(groups, restored)]
     else:
         set_corruption(restored.config.corrupt, values)
-        picture = draw_reconstructions(groups, restored, values.seed)
-    pictures.save_png(out, picture)
-    say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
+        drawn = draw_reconstructions(groups, restored, values.seed)
+    for number, picture in enumerate(drawn, start=1):
+        path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
+        pictures.save_png(path, picture)
+        say(f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels")
     return True
 
 
 def check(values: flags.FlagValues) -> None:
     """Raises InputError if flags are missing or contradict each other."""
     if not (values.images or values.train or values.test):
-        raise InputError("there is nothing to draw; give --images='FOLDER/*.jpg', --train=8 or --test=8")
+        raise InputError("there is nothing to draw; give --images=FOLDER, --train=8 or --test=8")
     if values.data and not (values.train or values.test):
         raise InputError("--data needs the number of images to draw; add --train=8 or --test=8")
     given = [name for name in OPERATIONS if values[name].value is not None]
+    for name in given:
+        if math.isnan(float(values[name].value or 0)):
+            raise InputError(f"--{name}=nan must be a number from 0 to 1")
     if values.attention and given:
         raise InputError(f"--{given[0]} and --attention exclude each other: attention maps show uncorrupted images")
 
 
-def find_pictures(pattern: str) -> list[str]:
-    """Returns the sorted files that match a pattern (`**`: any depth); raises InputError if there are none."""
-    found = glob.glob(str(pathlib.Path(pattern).expanduser()), recursive=True)
-    paths = sorted(path for path in found if pathlib.Path(path).is_file())
-    if not paths:
-        raise InputError(f"--images={pattern}: matches no file; give a pattern such as 'FOLDER/*.jpg', in quotes")
-    return paths
+def first_of(records: Records, limit: int) -> Records:
+    """Returns the first `limit` pictures; prints how many are left out."""
+    left_out = len(records) - limit
+    if left_out <= 0:
+        return records
+    say(f"the first {limit} of {len(records)} pictures are drawn, {left_out} are left out; --limit=N draws N")
+    return records.take(range(limit))
 
 
-def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collections.ConfigDict) -> list[Group]:
-    """Returns the groups of images that the flags select; images are decoded when they are drawn."""
+def make_groups(values: flags.FlagValues, given: Records | None, config: ml_collections.ConfigDict) -> list[Group]:
+    """Returns the groups of images that the flags select; images are decoded when they are drawn.
+
+    `given` are the pictures of --images.
+    """
     groups, size = [], config.model.image_size
     if values.train or values.test:
         source = open_source(use_source(config, values.data, cli.overrides(values)))
@@ -118,8 +130,8 @@ def make_groups(values: flags.FlagValues, paths: list[str], config: ml_collectio
                 drawn = draw_records(split, records, count, values.seed)
                 images = StreamedImages(drawn, data_size, config.data.skip_unreadable)
                 groups.append(Group(f"{split}{'ing' if split == 'train' else ''} images", images))
-    if paths:
-        groups.append(Group("pictures", StreamedImages(file_records(pathlib.Path(), paths), size)))
+    if given:
+        groups.append(Group("pictures", StreamedImages(given, size)))
     return groups
 
 
@@ -138,16 +150,16 @@ def set_corruption(config: ml_collections.ConfigDict, values: flags.FlagValues) 
             config[name].update({"fraction": (value, value)} if "fraction" in row.section else {"probability": value})
 
 
-def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> np.ndarray:
-    """Returns a picture [H, W, 3] uint8 of original, corrupted and rebuilt images by group; prints the errors."""
+def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> list[np.ndarray]:
+    """Returns sheets [H, W, 3] uint8 of original, corrupted and rebuilt images by group; prints the errors."""
     rebuild, parts = make_rebuild(restored.config), []
     for title, images in groups:
         rows = reconstructions(rebuild, restored.params, images, named_key(jax.random.key(seed), title))
         error = np.abs(rows["reconstructed"] - rows["original"]).mean()
         caption = f"{title} ({len(images)}): mean absolute error {error:.4f} of values from -1 to 1"
         say(caption)
-        parts.append(pictures.stack([pictures.text(caption), pictures.labelled_grid(rows)]))
-    return pictures.stack(parts, gap=8 * pictures.GAP)
+        parts.append((caption, rows))
+    return sheets(parts)
 
 
 def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
@@ -169,7 +181,7 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    return commands.run(command, argv)
+    return commands.run(command, argv, resumes=False)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import sys
 from absl import flags
 
 from sit_jax.common import commands, console
-from sit_jax.common.console import say
+from sit_jax.common.console import say, warn
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, write_json
+from sit_jax.common.text import shown
 from sit_jax.config import cli
 from sit_jax.draw import plots
 from sit_jax.eval.evaluation import evaluate
@@ -32,7 +33,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     protocols = [name for name, protocol in PROTOCOLS.items() if protocol.labels]
     flags.DEFINE_enum("protocol", None, protocols, "The evaluation protocol.", flag_values=values)
     flags.DEFINE_list("data", [], "SOURCEs to evaluate on. Default: the data sets of the runs.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the splits and classifiers.", flag_values=values)
+    cli.add_seed_flag(values, "Seed of the splits and classifiers.")
     flags.DEFINE_string("out", None, "The .json file to write.", flag_values=values)
     return values
 
@@ -75,10 +76,14 @@ def command(argv: list[str]) -> bool:
     nothing = [name for name in grid if name not in names]
     write_json(out, {"protocol": values.protocol, "seed": values.seed, "grid": grid})
     top1 = [[grid[row][column]["top1"] for column in columns] for row in grid]
-    shown = [*nothing, *(f"{short_name(s)} ({workdir.name})" for s, workdir in zip(sources, workdirs, strict=True))]
+    own = [f"{short_name(source)} ({workdir.name})" for source, workdir in zip(sources, workdirs, strict=True)]
+    labels = [*nothing, *map(shown, own)]
     title = f"{values.protocol}, seed {values.seed}"
-    plots.transfer(out.with_suffix(".png"), top1, shown, list(map(short_name, columns)), title)
-    print(f"\n{table(grid, columns)}\n\n{out}")
+    say(f"\n{table(grid, columns)}\n\n{out}")
+    try:
+        plots.transfer(out.with_suffix(".png"), top1, labels, [shown(short_name(column)) for column in columns], title)
+    except Exception as error:  # the table is more than its picture
+        warn(f"{out}: its picture cannot be drawn ({error}); the table is complete")
     return True
 
 

@@ -1,5 +1,6 @@
 """Features of a folder of images in one file: layouts, kinds of features, and files left after errors."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits
 from sit_jax import embed
@@ -108,9 +110,30 @@ def test_kinds_of_features(by_kind):
 
 def test_the_batch_size_changes_nothing(workdir, classes, by_kind, tmp_path):
     found = load(workdir, classes, tmp_path / "out.npz", "--batch_size=4")
-    np.testing.assert_allclose(found["features"], by_kind["tokens"]["features"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["features"], by_kind["concat"]["features"], rtol=1e-5, atol=1e-6)
     for name in ("paths", "labels", "class_names"):
-        np.testing.assert_array_equal(found[name], by_kind["tokens"][name])
+        np.testing.assert_array_equal(found[name], by_kind["concat"][name])
+
+
+def test_scikit_learn_takes_the_default(workdir, classes, tmp_path):
+    found = load(workdir, classes, tmp_path / "out.npz")
+    assert found["features"].shape == (11, 64)
+    KNeighborsClassifier(1).fit(found["features"], found["labels"])
+
+
+def test_a_pattern_and_a_list_give_the_features_of_the_folder(workdir, classes, by_kind, tmp_path):
+    paths = by_kind["concat"]["paths"].tolist()
+    odd = classes / os.fsdecode(b"cat/\xff.png")  # a name that is not UTF-8
+    odd.write_bytes((classes / paths[0]).read_bytes())
+    try:
+        (tmp_path / "list").write_bytes(b"\n".join(os.fsencode(classes / path) for path in [*paths, odd]))
+        listed = load(workdir, tmp_path / "list", tmp_path / "list.npz")
+    finally:
+        odd.unlink()
+    pattern = load(workdir, f"{classes}/**/*.png", tmp_path / "pattern.npz")
+    for found in (listed, pattern):
+        np.testing.assert_allclose(found["features"][:11], by_kind["concat"]["features"], rtol=1e-5, atol=1e-6)
+    assert listed["paths"][-1] == str(odd) and set(listed["labels"]) == {-1}
 
 
 def test_layouts(workdir, tmp_path):
@@ -185,7 +208,7 @@ def test_a_file_that_is_there_survives_a_failure(workdir, broken, tmp_path):
         ("folder.npz", [], "cannot be written"),
         ("out.npz", ["--batch_size=0"], "batch_size"),
         ("out.npz", ["--features=pixels"], "features"),
-        ("out.npz", ["--images=nowhere"], "nowhere: there is no such folder"),
+        ("out.npz", ["--images=nowhere"], "--images=nowhere: there is no such folder or file"),
     ],
 )
 def test_wrong_input_is_found_before_any_work(workdir, classes, tmp_path, monkeypatch, capsys, out, options, expected):

@@ -1,6 +1,7 @@
 """Evaluations as commands: their files, repetition and resumption, and no choice by the test split."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -101,6 +102,7 @@ def test_knn_from_the_command_line(run, tmp_path, capsys, monkeypatch):
     assert command.main(argv) == 0
     printed = capsys.readouterr().out
     assert "random weights top1" in printed and "96 images: test" in printed
+    assert [path.name.rpartition("-")[0] for path in (run / "eval").glob("*.json")] == ["knn-npz-own.npz"]
     report = json.loads((tmp_path / "new" / "out.json").read_text())
     design = (
         "protocol data pretrained_on step top1 top5 num_train num_test labels seed features hyperparameters weights"
@@ -349,6 +351,70 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
     assert "transductive: the encoder was pre-trained on them, without labels" in reports.title(report)
 
 
+ODD = [os.fsdecode(b"caf\xff"), "$x^{$ _", "a\nb"]  # bytes that are not UTF-8, broken formulas, a line break
+
+
+def write_classes(folder, names):
+    rng = np.random.default_rng(0)
+    for level, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(60 * level, 60 * level + 60, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_class_names_of_any_bytes_are_shown_replaced(run, tmp_path, capfd):
+    """On screen, in the picture and in the JSON."""
+    folder = tmp_path / os.fsdecode(b"odd\xfe")
+    write_classes(folder, ODD)
+    argv = ["evaluate", f"--workdir={run}", "--protocol=knn", f"--data=folder:{folder}", f"--out={tmp_path}/out.json"]
+    assert command.main(argv) == 0
+    captured = capfd.readouterr()
+    assert f"{tmp_path}/odd?" in captured.out and "warning" not in captured.err
+    report = json.loads((tmp_path / "out.json").read_bytes().decode("utf-8"))
+    assert sorted(report["class_names"]) == ["$x^{$ _", "a?b", "caf?"]
+    assert report["data"] == f"folder:{tmp_path}/odd?"
+    assert Image.open(tmp_path / "out.confusion.png").size[0] > 300
+    (path,) = (run / "eval").glob("*.json")
+    assert path.name.startswith("knn-folder-odd-")
+
+
+def test_a_picture_that_fails_is_a_warning(run, monkeypatch, capsys):
+    def fail(*args):
+        assert len(list((run / "eval").glob("*.json"))) == 1  # the report is written first
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(reports.plots, "confusion", fail)
+    report, path = evaluate(settings(run, "knn"))
+    assert json.loads(path.read_text()) == report
+    assert "its pictures cannot be drawn (No space left on device); the report is complete" in capsys.readouterr().err
+
+
+def test_two_copies_of_a_folder_have_their_own_reports(run, tmp_path):
+    write_classes(tmp_path / "a", ["x", "y"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    done = [evaluate(settings(run, "knn", data=f"folder:{tmp_path / name}")) for name in ("a", "b")]
+    assert [report["data"] for report, _ in done] == [f"folder:{tmp_path}/a", f"folder:{tmp_path}/b"]
+    assert done[0][0]["top1"] == done[1][0]["top1"] and done[0][1] != done[1][1]
+
+
+def test_a_report_of_many_classes_is_small(run, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(900) % 300
+    images = rng.integers(0, 256, (900, 8, 8, 3), np.uint8)
+    np.savez(
+        tmp_path / "many.npz", train_images=images, train_labels=labels, test_images=images[::-1], test_labels=labels
+    )
+    report, path = evaluate(settings(run, "knn", data=f"npz:{tmp_path / 'many.npz'}"))
+    confusion = report["confusion"]
+    assert confusion["classes"] == 300 and len(confusion["entries"]) == 200
+    wrong = round(900 * (1 - report["top1"]))
+    assert 200 < sum(count for _, _, count in confusion["entries"]) <= wrong
+    assert sum(count for _, _, count in confusion["entries"]) + confusion["left_out"] == 900
+    assert max(file.stat().st_size for file in (run / "eval").rglob("*.json")) < 150_000
+    assert path.with_suffix(".confusion.png").exists()
+
+
 @pytest.mark.parametrize(
     "arguments,expected",
     [
@@ -365,7 +431,10 @@ def test_without_a_test_split_a_tenth_stands_in_and_names_are_those_of_the_folde
         (["--workdir=ROOT/run", "--protocol=knn", "--out=/proc/none/out.json"], "--out=/proc/none/out.json: cannot be"),
         (["--workdir=ROOT/run", "--protocol=knn", "--out=ROOT/out.txt"], "must end in .json"),
         (["--workdir=ROOT/run", "--protocol=knn", "--config.model.size=B"], "--config.model.size is fixed"),
-        (["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"], "no such key: 'siz' Did you mean"),
+        (
+            ["--workdir=ROOT/run", "--protocol=knn", "--config.model.siz=B"],
+            "--config.model.siz: there is no such key (did you mean model.size?); the keys of model are",
+        ),
         (["--workdir=ROOT/run", "--protocol=finetune", "--features=concat"], "--protocol=finetune takes tokens"),
         (["--workdir=ROOT/run", "--protocol=linear", "--config.linear.hidden=8"], "set linear.epochs above 0"),
         (

@@ -105,6 +105,22 @@ def test_the_picture_is_a_function_of_the_seed(workdir, images, tmp_path):
     assert rebuilt.all()
 
 
+def test_a_folder_is_drawn_up_to_a_limit(workdir, images, tmp_path, capsys):
+    whole = draw(workdir, tmp_path / "whole.png", f"--images={images}", *INTACT)
+    assert tiles(whole, 5).shape[1] == 5 and "left out" not in capsys.readouterr().out
+    few = draw(workdir, tmp_path / "few.png", f"--images={images}", "--limit=2", *INTACT)
+    assert "the first 2 of 5 pictures are drawn, 3 are left out; --limit=N draws N" in capsys.readouterr().out
+    np.testing.assert_array_equal(tiles(few, 2)[0], tiles(whole, 5)[0, :2])
+
+
+def test_what_does_not_fit_goes_to_further_files(workdir, images, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text(f"{images / 'a.png'}\n" * 130)
+    draw(workdir, tmp_path / "out.png", f"--images={tmp_path / 'list.txt'}", "--limit=130", *INTACT)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-2.png", "out.png"]
+    assert f"{tmp_path / 'out-2.png'}: " in capsys.readouterr().out
+    assert max(Image.open(path).size[1] for path in tmp_path.glob("*.png")) <= 2000
+
+
 def test_images_of_the_data_are_drawn_by_the_seed():
     records = open_source("digits").test
     drawn = [reconstruct.draw_records("test", records, 20, seed).names for seed in (0, 0, 1)]
@@ -163,15 +179,17 @@ def test_rebuilt_rows_are_the_output_of_the_model(config, state):
 def test_long_rows_wrap():
     small, large = np.zeros((25, 16, 16, 3)), np.zeros((25, 224, 224, 3))
     assert labelled_grid({"x": small}).shape == (3 * TILE + 2 * 4 * GAP, text_width("x") + 9 * TILE, 3)
-    assert labelled_grid({"x": large}).shape[0] == 4 * 228 + 3 * 4 * GAP
+    assert labelled_grid({"x": large}).shape[0] == 5 * 228 + 4 * 4 * GAP
 
 
 @pytest.mark.parametrize(
     "options,expected",
     [
         ([], "there is nothing to draw; give --images"),
-        (["--images=IMAGES/*.tif"], "matches no file"),
-        (["--images=IMAGES"], "matches no file"),
+        (["--images=IMAGES/*.tif"], "as a pattern it matches none"),
+        (["--images=IMAGES", "--limit=0"], "--limit=0"),
+        (["--test=2", "--drop=nan"], "--drop=nan"),
+        (["--test=2", "--data="], "--data has an empty value"),
         (["--test=2", "--drop=1.5"], "--drop=1.5"),
         (["--test=2", "--blur=-1"], "--blur=-1"),
         (["--test=-2"], "--test=-2"),

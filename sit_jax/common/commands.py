@@ -23,7 +23,9 @@ from sit_jax.common.errors import (
     StoreError,
 )
 from sit_jax.common.files import user_cache
+from sit_jax.common.text import printable
 
+RESUMES, BEGINS_AGAIN = "run the same command to resume", "no result was written; the same command begins again"
 HELP_WIDTH = 90  # characters per line of an option's help text
 
 
@@ -58,10 +60,18 @@ def parse(
 
 
 def check_required(values: flags.FlagValues, required: tuple[str, ...]) -> None:
-    """Raises InputError for the first required flag without a value."""
+    """Raises InputError for the first required flag without a value, and for a flag with an empty value."""
     for name in required:
         if values[name].value in (None, "", []):
             raise InputError(f"--{name} is missing; --help lists all options")
+    for name in values:
+        if "." not in name and values[name].present and "" in (values[name].value, *as_items(values[name].value)):
+            raise InputError(f"--{name} has an empty value; give one, or leave the option out")
+
+
+def as_items(value: Any) -> list:
+    """Returns the items of the value of a list flag; none of another flag."""
+    return value if isinstance(value, list) else []
 
 
 def help_text(values: flags.FlagValues, description: str) -> str:
@@ -109,10 +119,11 @@ def run_steps_one_by_one() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
+def run(command: Callable[[list[str]], bool], argv: list[str], resumes: bool = True) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal (run it again).
 
-    `command` takes the command line and returns whether it finished.
+    `command` takes the command line and returns whether it finished. `resumes` tells whether the same command continues
+    stopped work; otherwise, it begins again.
     """
     logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -121,7 +132,7 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
         run_steps_one_by_one()
         finished = command(argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}", sys.stderr), file=sys.stderr)
         return WRONG_INPUT
     except NonFiniteError as error:
         print(f"error: {error}; the last good checkpoint is kept: lower the learning rate", file=sys.stderr)
@@ -132,5 +143,5 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        print("stopped by a signal; run the same command to resume", flush=True)
+        print(f"stopped by a signal; {RESUMES if resumes else BEGINS_AGAIN}", flush=True)
     return DONE if finished else PREEMPTED

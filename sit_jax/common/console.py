@@ -7,6 +7,8 @@ from typing import TypeVar
 import jax
 import tqdm
 
+from sit_jax.common.text import printable
+
 Item = TypeVar("Item")
 
 
@@ -43,7 +45,7 @@ def shown(name: str) -> str:
 
 def warn(line: str) -> None:
     """Prints a warning to stderr; the run continues."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(printable(f"warning: {line}", sys.stderr), file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
@@ -67,4 +69,4 @@ def say_all(lines: Sequence[str]) -> None:
 def say(line: str) -> None:
     """Prints a line for the user, on the first host only."""
     if jax.process_index() == 0:
-        print(line, flush=True)
+        print(printable(line), flush=True)

@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from sit_jax.common.errors import InputError
+from sit_jax.config.wrong import TYPES, nearest
 
 
 def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
@@ -16,7 +17,7 @@ def parse_arg(arg: str | None, **spec: Any) -> ml_collections.ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in spec:
-            raise InputError(f"config argument {name!r} is unknown; known: {', '.join(spec)}")
+            raise InputError(f"config argument {name!r} is unknown{nearest(name, spec)}; known: {', '.join(spec)}")
         values[name] = _parse_value(name, text if "=" in item else "true", type(spec[name]))
     return ml_collections.ConfigDict(values)
 
@@ -29,4 +30,4 @@ def _parse_value(name: str, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"config argument {name}={text} must be of type {kind.__name__}") from None
+        raise InputError(f"config argument {name}={text} must be {TYPES.get(kind, ('text', str))[0]}") from None

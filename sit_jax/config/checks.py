@@ -5,7 +5,7 @@ import ml_collections
 
 from sit_jax.common.errors import InputError
 from sit_jax.config import computation
-from sit_jax.config.rules import EVALUATION, TRAINING, check_values, corruption_rules
+from sit_jax.config.rules import EVALUATION, TRAINING, check_finite, check_values, corruption_rules
 from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.views.corrupt import group_size
 
@@ -17,6 +17,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
     """
     check_values(config, TRAINING | corruption_rules())
     check_values(config, {name: EVALUATION[name] for name in ("eval.knn_k", "eval.knn_temperature")})
+    check_finite(config)
     if not config.data.source:
         raise InputError("data.source is not set; set it, for example --config.data.source=folder:PATH")
     check_model(config.model)
@@ -101,5 +102,6 @@ def check_weighting(config: ml_collections.ConfigDict) -> None:
 def check_evaluation(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for the first invalid value of an evaluation."""
     check_values(config, EVALUATION)
+    check_finite(config)
     if config.linear.hidden and not config.linear.epochs:
         raise InputError("linear.hidden needs training: set linear.epochs above 0")

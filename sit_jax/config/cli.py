@@ -9,7 +9,10 @@ from ml_collections import config_flags
 
 from sit_jax.common.commands import check_required, new_flags, one_line, parse
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_writable
+from sit_jax.config.rules import LARGEST_SEED
 from sit_jax.config.schema import defaults
+from sit_jax.config.wrong import explain
 
 LOADING = (AttributeError, KeyError, OSError, TypeError, ValueError)  # raised by ml_collections for wrong input
 
@@ -19,6 +22,8 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 
     Raises InputError if one of these options is wrong.
     """
+    if wrong := explain(argv, defaults()):
+        raise InputError(wrong)
     values = new_flags()
     flags.DEFINE_enum("weights", "params", ["params", "ema"], "Weights, or their moving average.", flag_values=values)
     description = "--config.<key>=value changes the configuration of the run; keys: sit_jax/config/schema.py."
@@ -33,6 +38,11 @@ def add_workdir_flags(values: flags.FlagValues) -> None:
     """Adds --workdir and --step, which name a checkpoint."""
     flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
     flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", flag_values=values)
+
+
+def add_seed_flag(values: flags.FlagValues, description: str) -> None:
+    """Adds --seed, of random choices of a command."""
+    flags.DEFINE_integer("seed", 0, description, lower_bound=0, upper_bound=LARGEST_SEED, flag_values=values)
 
 
 def make_config_flags(argv: list[str]) -> flags.FlagValues:
@@ -59,8 +69,8 @@ def parse_config(
         parse(values, argv, (), description)
         if values["config"].value is not None:
             values.config.lock()  # if the file could not be loaded, the first use raises
-    except LOADING as error:
-        raise InputError(one_line(error)) from error
+    except Exception as error:  # the file may do anything
+        raise InputError(explain(argv) or one_line(error)) from error
     if values["config"].value is None:
         raise InputError("--config is missing; for example --config=configs/digits.py")
     check_required(values, required)
@@ -75,6 +85,7 @@ def check_json_path(out: str) -> None:
         raise InputError(f"--out={out}: there is no such folder")
     if pathlib.Path(out).is_dir():
         raise InputError(f"--out={out} is a folder; give the name of a file")
+    check_writable(pathlib.Path(out), f"--out={out}: cannot be written ({{}}); choose another file")
 
 
 def overrides(values: flags.FlagValues) -> dict[str, object]:

@@ -34,6 +34,8 @@ def pair(largest: float, open_start: bool = False) -> Rule:
 
 
 ABOVE_0 = Rule(lambda value: value > 0, "above 0")
+LARGEST_SEED = 2**32 - 1  # JAX leaves out the other bits
+SEED = Rule(lambda value: 0 <= value <= LARGEST_SEED, f"0 or more, and at most {LARGEST_SEED}")
 FROM_0 = Rule(lambda value: value >= 0, "0 or more")
 SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_1 = Rule(lambda value: 0 <= value < 1, "from 0 to 1, and not 1")
@@ -42,7 +44,7 @@ CROP = {"area": pair(1, open_start=True), "ratio": pair(math.inf, open_start=Tru
 
 TRAINING: dict[str, Rule] = {
     "dtype": one_of("auto", "bfloat16", "float32"),
-    "seed": FROM_0,
+    "seed": SEED,
     "log_every": ABOVE_0,
     "eval_every": ABOVE_0,
     "checkpoint_every": ABOVE_0,
@@ -60,6 +62,10 @@ TRAINING: dict[str, Rule] = {
     "views.count": Rule(lambda value: value >= 2, "at least 2: the contrastive task needs a positive"),
     **{f"views.{name}": rule for name, rule in CROP.items()},
     **{f"views.{name}": SHARE for name in ("turned", "jitter", "grayscale", "solarize", "blur")},
+    **{f"views.{name}": FROM_0 for name in ("brightness", "contrast", "saturation")},
+    "views.hue": Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5, half a turn"),
+    "data.memory_limit": FROM_0,
+    "data.image_size": Rule(lambda value: value is None or value >= 0, "0 or more"),
     "corrupt.share": SHARE,
     "loss.temperature": ABOVE_0,
     "loss.weighting": one_of("gradient", "closed_form"),
@@ -124,9 +130,28 @@ def check_values(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -
     """Raises InputError for the first value that violates its rule."""
     for name, rule in rules.items():
         value = lookup(config, name)
-        if not rule.holds(value):
+        if not holds(rule, value):
             shown = tuple(value) if isinstance(value, list | tuple) else value
             raise InputError(f"{name}={shown} must be {rule.text}")
+
+
+def holds(rule: Rule, value: Any) -> bool:
+    """Returns whether a value satisfies its rule; a value of another type, such as text for a range, does not."""
+    try:
+        return rule.holds(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def check_finite(config: ml_collections.ConfigDict, prefix: str = "") -> None:
+    """Raises InputError for the first number that is infinite or not a number."""
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            check_finite(value, f"{prefix}{key}.")
+            continue
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"{prefix}{key}={value} must be a finite number")
 
 
 def lookup(config: ml_collections.ConfigDict, name: str) -> Any:

@@ -6,6 +6,7 @@ import pathlib
 
 import ml_collections
 
+from sit_jax.common.errors import InputError
 from sit_jax.views.corrupt import OPERATIONS
 
 # Keys that may change when a run resumes: they change the result at most by rounding.
@@ -48,14 +49,21 @@ FORMER = {
 
 
 def read_saved(path: pathlib.Path) -> dict:
-    """Returns the configuration of a run from its `config.json`; missing keys get the values in FORMER."""
-    saved = json.loads(path.read_text())
-    for name, value in FORMER.items():
-        *sections, key = name.split(".")
-        functools.reduce(dict.__getitem__, sections, saved).setdefault(key, value)
-    saved["model"].setdefault("products", saved["dtype"])
-    for name, row in OPERATIONS.items():  # a corruption that the run did not have
-        saved["corrupt"].setdefault(name, json.loads(json.dumps(row.section | row.off())))
+    """Returns the configuration of a run from its `config.json`; missing keys get the values in FORMER.
+
+    Raises InputError if the file is damaged or holds something else.
+    """
+    try:
+        saved = json.loads(path.read_text())
+        for name, value in FORMER.items():
+            *sections, key = name.split(".")
+            functools.reduce(dict.__getitem__, sections, saved).setdefault(key, value)
+        saved["model"].setdefault("products", saved["dtype"])
+        for name, row in OPERATIONS.items():  # a corruption that the run did not have
+            saved["corrupt"].setdefault(name, json.loads(json.dumps(row.section | row.off())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = "it is no configuration" if isinstance(error, TypeError | AttributeError | KeyError) else error
+        raise InputError(f"{path}: is damaged ({reason}); restore it from a copy") from error
     return saved
 
 

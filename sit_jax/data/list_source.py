@@ -6,7 +6,7 @@ from pathlib import Path
 from sit_jax.common.errors import InputError
 from sit_jax.data import layout, paths, remote
 from sit_jax.data.assemble import Classes, assemble
-from sit_jax.data.folder import file_records
+from sit_jax.data.listing import file_records
 from sit_jax.data.ranges import Names
 from sit_jax.data.records import Records, Source
 from sit_jax.data.stored import Files

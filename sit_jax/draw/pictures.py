@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sit_jax.common.files import replacing
+
 SMALLEST_SIDE = 64  # pixels of an image, at least
 COLUMNS = 12  # images in a line, at most
-WIDTH = 1600  # pixels of a line with several images, at most
+WIDTH = 1600  # pixels of a line with several images, with its label, at most
 GAP = 2
 LINE = 20  # height of a line of text in pixels
 
@@ -34,16 +36,16 @@ def grid(*rows: np.ndarray) -> np.ndarray:
     return images.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
 
 
-def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = ()) -> np.ndarray:
+def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = (), most: int = COLUMNS) -> np.ndarray:
     """Arranges rows of images [n, s, s, 3] in [-1, 1] with the label of each row on its left, [H, W, 3] uint8.
 
-    `headings` [n], if given, are above the columns. If rows are too long for a line, the remaining columns follow in
-    the next line, which shows all rows again.
+    `headings` [n], if given, are above the columns. A line has `most` columns at most and is WIDTH pixels wide at most.
+    If rows are longer, the remaining columns follow in the next line, which shows all rows again.
     """
     count, side = next(iter(rows.values())).shape[:2]
     side = shown_side(side)
-    lines = math.ceil(count / max(1, min(COLUMNS, WIDTH // side)))
     width = max(map(text_width, rows))
+    lines = math.ceil(count / max(1, min(most, (WIDTH - width) // side)))
     labels = np.concatenate([text(label, width, side) for label in rows])
     pictures = []
     for columns in np.array_split(np.arange(count), lines):
@@ -88,5 +90,5 @@ def font() -> ImageFont.FreeTypeFont:
 
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes a picture [H, W, 3] uint8 as PNG; creates the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

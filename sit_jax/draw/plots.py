@@ -10,10 +10,17 @@ NAMED_CLASSES = 30  # with more classes, the names would be illegible
 
 def new_figure(width: float, height: float):
     """Returns an off-screen matplotlib figure of this size in inches, and its axes."""
+    figure = empty_figure(width, height)
+    return figure, figure.add_subplot()
+
+
+def empty_figure(width: float, height: float):
+    """Returns an off-screen matplotlib figure of this size in inches; a dollar sign in a name is shown as it is."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    matplotlib.rcParams["text.parse_math"] = False
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure, path: pathlib.Path) -> None:
@@ -95,10 +102,8 @@ def learning_curves(
     `runs` are lists of lines of `metrics.jsonl`. `panels` maps metrics to titles. The last panel shows log variances:
     `log_variances` maps metrics to (label, line style). If a run did not measure a metric, it has no curve there.
     """
-    from matplotlib.figure import Figure
-
     rows = math.ceil((len(panels) + 1) / COLUMNS)
-    figure = Figure(figsize=(15.0, 3.25 * rows), layout="constrained")
+    figure = empty_figure(15.0, 3.25 * rows)
     axes_of = figure.subplots(rows, COLUMNS).flat
     colours = [f"C{i % 10}" for i in range(len(runs))]
     for axes, (name, title) in zip(axes_of, panels.items(), strict=False):

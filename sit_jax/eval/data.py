@@ -84,8 +84,13 @@ def use_source(config: ml_collections.ConfigDict, name: str | None, overrides: d
 
 def same_source(first: str, second: str) -> bool:
     """Tells whether two SOURCE strings name the same data, possibly by different paths."""
-    (scheme, _, path), (other_scheme, _, other_path) = first.partition(":"), second.partition(":")
-    return scheme == other_scheme and pathlib.Path(path).resolve() == pathlib.Path(other_path).resolve()
+    return resolved_source(first) == resolved_source(second)
+
+
+def resolved_source(name: str) -> str:
+    """Returns a SOURCE string with its path resolved; the path of a source without one is the current folder."""
+    scheme, colon, path = name.partition(":")
+    return f"{scheme}{colon}{pathlib.Path(path).expanduser().resolve() if colon else ''}"
 
 
 def fingerprint(source: Source, image_size: int, cache_dir: str | None = None) -> str:

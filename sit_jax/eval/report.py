@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 
 from sit_jax.common import console
+from sit_jax.common.console import warn
 from sit_jax.common.errors import InputError
 from sit_jax.draw import plots
+from sit_jax.probes.confusion import Confusion, confusion_matrix, largest_confusions
 from sit_jax.probes.intervals import compare, interval, line, unpack
 from sit_jax.probes.labels import Amount
 
@@ -46,7 +48,7 @@ def summarise(results: Results) -> list[dict]:
             row["num_train"] = runs[0]["num_train"]
             packed = [run["hits"] for run in runs]
             row[encoder] = spread([run["top1"] for run in runs]) | {
-                "interval": interval(unpack_all(packed, int(np.sum(runs[0]["confusion"]))).mean(axis=0)),
+                "interval": interval(unpack_all(packed, runs[0]["num_test"]).mean(axis=0)),
                 "hits": packed,
                 "top5": None if runs[0]["top5"] is None else float(np.mean([run["top5"] for run in runs])),
                 "hyperparameters": [run["hyperparameters"] for run in runs],
@@ -85,7 +87,7 @@ def headline(results: Results, summary: list[dict], encoder: str) -> dict:
         "top5": best["top5"],
         "hyperparameters": first["hyperparameters"],
         "per_class": first["per_class"],
-        "confusion": first["confusion"],
+        "confusion": largest_confusions(first["confusion"]),
     }
 
 
@@ -208,13 +210,24 @@ def describe(chosen: dict) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items() if isinstance(value, int | float))
 
 
-def draw(report: dict, path: pathlib.Path) -> None:
-    """Draws the confusion matrix and, if there are several amounts of labels, the curve, in files next to `path`."""
+def draw_or_warn(report: dict, confusion: Confusion, path: pathlib.Path) -> None:
+    """Calls `draw`; if a picture cannot be drawn, prints a warning, because the report is more than its pictures."""
+    try:
+        draw(report, confusion, path)
+    except Exception as error:  # the disk is full, the font lacks a table, ...
+        warn(f"{path.stem}: its pictures cannot be drawn ({error}); the report is complete")
+
+
+def draw(report: dict, confusion: Confusion, path: pathlib.Path) -> None:
+    """Draws the confusion matrix and, if there are several amounts of labels, the curve, in files next to `path`.
+
+    `confusion` leaves no entry out.
+    """
     names = {key: short_name(report[key]) for key in ("data", "pretrained_on")}
     report = report | names
     plots.confusion(
         path.with_suffix(".confusion.png"),
-        np.array(report["confusion"]),
+        confusion_matrix(confusion),
         report["class_names"],
         f"pre-trained: {title(report)}",
     )

@@ -70,11 +70,7 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     for key in overrides:
         if not key.startswith(FREE):
             raise InputError(f"--config.{key} is fixed by the checkpoint; these can change: {', '.join(FREE)}")
-    try:
-        saved = read_saved(path)
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: is damaged ({error}); restore it from a copy") from error
-    config = ml_collections.ConfigDict(merged(defaults().to_dict(), saved))
+    config = ml_collections.ConfigDict(merged(defaults().to_dict(), read_saved(path)))
     config.mesh.update(data=-1, fsdp=1, slices=None)
     compute.reopen(config)
     if "dtype" in overrides:  # the products follow it

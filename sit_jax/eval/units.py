@@ -1,6 +1,5 @@
 """The units of an evaluation: a protocol scores each encoder with each amount of labels in each repeat."""
 
-import hashlib
 import json
 import pathlib
 
@@ -18,7 +17,7 @@ from sit_jax.probes.features import Encode, make_encode
 from sit_jax.probes.labels import Amount, pick
 from sit_jax.probes.pixels import baselines, make_pixels
 
-VERSION = 4  # raise it when a protocol gives other numbers: stored results are then recomputed
+VERSION = 5  # raise it when a protocol gives other numbers: stored results are then recomputed
 
 
 def relevant_settings(restored: Restored, data: Labelled, settings: Settings) -> dict:
@@ -36,11 +35,6 @@ def relevant_settings(restored: Restored, data: Labelled, settings: Settings) ->
         "dtype": config["dtype"],
         "settings": PROTOCOLS[settings.protocol].settings(config),
     }
-
-
-def short_hash(values: object) -> str:
-    """Returns a hash of JSON values, for a file name."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def run_units(

@@ -1,6 +1,5 @@
 """Evaluates a run without labels: measures its encoder, and the same encoder with random weights."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -9,13 +8,14 @@ from sit_jax.common import console
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable, write_json
+from sit_jax.common.text import shown
 from sit_jax.config.saved import to_json
 from sit_jax.data import Images, image_options, load_images, open_source
 from sit_jax.eval.data import image_hash, same_source, use_source
 from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.restore import restore
 from sit_jax.eval.settings import Settings
-from sit_jax.eval.units import short_hash
+from sit_jax.eval.stored import read_report, report_path, short_hash
 from sit_jax.model.tasks import tasks_on
 from sit_jax.probes.instruments import warnings
 
@@ -45,10 +45,13 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     }
     own = PROTOCOLS[settings.protocol].settings(to_json(config))
     what |= {"settings": own} if own else {}
-    path = settings.workdir / "eval" / f"{settings.protocol}-{short_hash(what)}.json"
-    if path.exists():
-        say(f"this evaluation is finished; its result is in {path}")
-        return json.loads(path.read_text()), path
+    path = report_path(settings.workdir, settings.protocol, name, what)
+    former = path.with_name(f"{settings.protocol}-{short_hash(what)}.json")  # as former versions named it
+    for stored in (path, former):
+        finished = read_report(stored)
+        if finished is not None and (stored == path or same_source(finished.get("data", ""), name)):
+            say(f"this evaluation is finished; its result is in {stored}")
+            return finished, stored
     check_writable(path, f"{path.parent}: results cannot be written there ({{}}); copy the work directory elsewhere")
     images, labels = draw(load_images(records, **options), settings.seed)
     if len(images) < 2:
@@ -58,8 +61,8 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     measure = PROTOCOLS[settings.protocol].score(restored)
     report = {
         "protocol": settings.protocol,
-        "data": name,
-        "pretrained_on": config.data.source,
+        "data": shown(name),
+        "pretrained_on": shown(config.data.source),
         "step": restored.step,
         "weights": restored.weights,
         "num_test": len(images),

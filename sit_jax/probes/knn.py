@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from sit_jax.parallel.mesh import replicated
 from sit_jax.probes.features import put_rows
+from sit_jax.probes.scores import NO_SCORE
 
 QUERIES = 2048  # queries at a time, over all devices
 KEYS = 16_384  # training features at a time, on each device
@@ -60,12 +61,13 @@ def nearest(queries: np.ndarray, features: np.ndarray, k: int, mesh: Mesh) -> tu
 def vote(similarity: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float) -> np.ndarray:
     """Returns the votes [n, C] of neighbours with `similarity` [n, k], nearest first, and `labels` [n, k].
 
-    A neighbour votes for its class with weight exp(similarity / temperature).
+    A neighbour votes for its class with weight exp(similarity / temperature). A class without a neighbour has NO_SCORE.
     """
     # Relative to the nearest neighbour: the same order of the classes, without overflow.
     weights = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)
-    votes = np.zeros((len(labels), num_classes))
-    np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
+    votes, rows = np.full((len(labels), num_classes), NO_SCORE), np.arange(len(labels))[:, None]
+    votes[rows, labels] = 0
+    np.add.at(votes, (rows, labels), weights)
     return votes
 
 
