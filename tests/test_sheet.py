@@ -6,6 +6,7 @@ import pytest
 from sit_jax.draw.heatmaps import attention_picture
 from sit_jax.draw.pictures import GAP, LINE, WIDTH, labelled_grid, stack, text
 from sit_jax.draw.sheet import HEIGHT, SIDES, sheets, total_height
+from sit_jax.model.sizes import TOKEN_NAMES
 
 
 def group(count, side, title="pictures"):
@@ -44,5 +45,5 @@ def test_many_pictures_take_several_sheets_and_none_is_lost(side):
 @pytest.mark.parametrize("heads,side", [(3, 32), (6, 224), (12, 224), (16, 224)])
 def test_attention_of_eight_pictures_fits_on_a_screen(heads, side):
     images, maps = np.zeros((8, side, side, 3), np.float32), np.full((8, 2, heads, side // 16, side // 16), 0.1)
-    picture = attention_picture(images, maps, [f"{i}.png" for i in range(8)])
+    picture = attention_picture(images, maps, [f"{i}.png" for i in range(8)], TOKEN_NAMES)
     assert picture.shape[0] <= HEIGHT and picture.shape[1] <= WIDTH + 4 * GAP
