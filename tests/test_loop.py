@@ -1,5 +1,6 @@
 """Whole runs: what they write, that they resume bit for bit, how they stop."""
 
+import contextlib
 import errno
 import json
 import os
@@ -168,6 +169,9 @@ class StopAt:
     def __exit__(self, *exc_info):
         pass
 
+    def interrupting(self):
+        return contextlib.nullcontext()
+
     def requested(self, step):
         return step == self.step
 
@@ -176,7 +180,7 @@ class StopAt:
 def test_stopped_at_any_step_the_metrics_go_on(undisturbed, tmp_path, monkeypatch, at_step):
     """In this process there are four devices, so against the run on one device numbers are equal up to rounding."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", StopAt(at_step))
+        patch.setattr("sit_jax.train.run.StopSignal", StopAt(at_step))
         assert not loop.train(make_config(), tmp_path)
     assert loop.train(make_config(**{"mesh.fsdp": 2}), tmp_path)  # elastic: another mesh than before
     rows, expected = metrics_of(tmp_path), metrics_of(undisturbed)

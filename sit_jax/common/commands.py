@@ -2,11 +2,10 @@
 
 import itertools
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import flags, logging
@@ -20,8 +19,12 @@ from sit_jax.common.errors import (
     InputError,
     NonFiniteError,
     SaveError,
+    ShortageError,
 )
 from sit_jax.common.files import user_cache
+from sit_jax.common.memory import is_shortage
+from sit_jax.common.pipes import unbroken
+from sit_jax.common.stopping import STOPPED, leave, soon_ended
 
 HELP_WIDTH = 90  # characters per line of an option's help text
 
@@ -45,6 +48,7 @@ def parse(
         rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(one_line(error)) from error
+    expand_home(values)
     if values.help:
         print(help_text(values, description))
         raise SystemExit(DONE)
@@ -56,6 +60,16 @@ def parse(
         if values[name].value in (None, "", []):
             raise InputError(f"--{name} is missing; --help lists all options")
     return rest
+
+
+def expand_home(values: flags.FlagValues) -> None:
+    """Replaces a leading ~ or ~USER in each text option by the home folder; the shell leaves it after `=`."""
+    for name in values:
+        text = values[name].value
+        if isinstance(text, str) and text.startswith("~") and "." not in name:  # keys have a dot
+            values[name].value = os.path.expanduser(text)
+        elif isinstance(text, list):
+            values[name].value = [os.path.expanduser(item) if isinstance(item, str) else item for item in text]
 
 
 def help_text(values: flags.FlagValues, description: str) -> str:
@@ -103,13 +117,32 @@ def run_steps_one_by_one() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process with an exit code; after a stop signal at once, without waiting for threads that still read."""
+    if code == PREEMPTED:
+        leave(code)
+    sys.exit(code)
+
+
+def shortage_line(error: BaseException) -> str:
+    """Returns what to say on an error that says that memory ran out."""
+    if isinstance(error, ShortageError):
+        return str(error)
+    text = " ".join(str(error).split())[:200]
+    return f"memory ran out ({text or 'Python found none'}); close other programs, or use smaller batches or images"
+
+
 def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal (run it again).
 
     `command` takes the command line and returns whether it finished.
     """
     logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with unbroken(), soon_ended():
+        return _run(command, argv)
+
+
+def _run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     try:
         enable_compilation_cache()
         run_steps_one_by_one()
@@ -123,8 +156,13 @@ def run(command: Callable[[list[str]], bool], argv: list[str]) -> int:
     except SaveError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        print(f"error: {shortage_line(error)}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        print("stopped by a signal; run the same command to resume", flush=True)
+        print(STOPPED, flush=True)
     return DONE if finished else PREEMPTED

@@ -13,4 +13,8 @@ class SaveError(OSError):
     """The end of a run could not be saved. The message names the newest checkpoint; the exit code is 1."""
 
 
+class ShortageError(MemoryError):
+    """Memory ran out in a run. The message names the checkpoint and what to try; the exit code is 1."""
+
+
 DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75

@@ -23,12 +23,13 @@ RESUMABLE = (
         "linear.",
         "finetune.",
     ),
-    *("data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
+    *("machine", "data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
 )
 
 
 # Behaviour of runs that were saved before these keys existed.
 FORMER = {
+    "machine": "",
     "views.count": 2,
     "views.jitter": 1.0,
     "views.blur": 0.0,

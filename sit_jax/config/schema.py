@@ -19,6 +19,8 @@ def defaults() -> ml_collections.ConfigDict:
     c.epochs = 100.0
     c.steps = placeholder(int)
     c.examples = placeholder(int)
+    # laptop | gpu: which recipe of the file this is. "auto": the one for this machine. "": the file has only one.
+    c.machine = ""
     # Computation type: bfloat16, float32, or "auto": bfloat16 on accelerators, float32 on CPU. Parameters are float32.
     c.dtype = "auto"
 

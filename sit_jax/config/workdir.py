@@ -29,6 +29,12 @@ def saved_run(workdir: pathlib.Path) -> dict | None:
     return read_saved(path)
 
 
+def newest_step(workdir: pathlib.Path) -> int:
+    """Returns the newest saved step of a work directory; -1 without any."""
+    names = [path.name for path in (workdir / "checkpoints").glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
+
+
 def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Raises InputError, with the differing keys, if the work directory holds a run with another configuration."""
     saved = saved_run(workdir)

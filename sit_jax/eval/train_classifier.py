@@ -17,8 +17,8 @@ from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_
 from sit_jax.probes.features import Encode, extract, make_encode
 from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
-from sit_jax.train.loop import Run, Trainable
 from sit_jax.train.metrics import MetricsWriter
+from sit_jax.train.run import Run, Trainable
 from sit_jax.train.state import TrainState
 
 
