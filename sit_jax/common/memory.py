@@ -28,8 +28,9 @@ def _left_in_groups() -> list[int]:
             text = (CGROUPS / limit).with_name("memory.stat").read_text()
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        cached = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.M)
-        left.append(most - now + (int(cached[1]) if cached else 0))
+        # In version 1, the line with "total_" comes later and counts the groups below as well.
+        cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", text, re.M)
+        left.append(most - now + (int(cached[-1]) if cached else 0))
     return left
 
 

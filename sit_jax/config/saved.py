@@ -28,8 +28,10 @@ RESUMABLE = (
 
 
 # Behaviour of runs that were saved before these keys existed.
-FORMER = {
+FORMER: dict[str, object] = {
     "machine": "",
+    "extensions": [],
+    "data.fingerprint": None,
     "views.count": 2,
     "views.jitter": 1.0,
     "views.blur": 0.0,

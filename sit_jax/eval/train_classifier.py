@@ -33,7 +33,7 @@ def classifier_config(
         c.update(
             batch_size=section.batch_size, epochs=section.epochs, steps=None, examples=None, augment=section.augment
         )
-        c.update(held_out=section.held_out, keep_latest=1, keep_best=0, microbatches=1)
+        c.update(extensions=(), held_out=section.held_out, keep_latest=1, keep_best=0, microbatches=1)
         c.optim.update(warmup_epochs=0.0, warmup_steps=None, warmup_examples=None)
     if protocol == "linear":
         c.hidden, c.learning_rates = section.hidden, tuple(section.learning_rates)

@@ -32,15 +32,21 @@ def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         raise InputError(f"{workdir}: is not the folder of the first host; --workdir must be on a shared file system")
 
 
-def announce(config: ml_collections.ConfigDict, mesh: Mesh, workdir: pathlib.Path, verbose: bool) -> None:
-    """Prints the model and the data of the run; `verbose` prints the table of parameters."""
+def announce(
+    config: ml_collections.ConfigDict, mesh: Mesh, workdir: pathlib.Path, hours: float | None, verbose: bool
+) -> None:
+    """Prints the model and the data of the run; `verbose` prints the table of parameters.
+
+    With `hours`, the number of steps is not known yet.
+    """
+    length = f"{config.steps} steps" if hours is None else f"as many steps as {hours:g} hours have"
     params, model = abstract_state(config, make_training(config), mesh).params, config.model
     if verbose:
         say(parameter_overview.get_parameter_overview(params, include_stats=False))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     device = jax.devices()[0]
     say(
-        f"{config.data.num_examples} images from {config.data.source}, {config.steps} steps of {config.batch_size}, "
+        f"{config.data.num_examples} images from {config.data.source}, {length} of {config.batch_size}, "
         f"{config.dtype} on {jax.device_count()} x {device.device_kind}; work directory {workdir}"
     )
     say(f"{model.size}/{model.patch_size} at {model.image_size} px, {count:,} parameters (-v lists them)")

@@ -1,16 +1,23 @@
 """--hours: measures a step, an evaluation and the start-up, and sets the length of the schedule."""
 
+import contextlib
 import math
+import time
 from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from sit_jax.common.console import format_seconds, say
 from sit_jax.common.errors import InputError
+from sit_jax.config.resolve import with_steps
+from sit_jax.data import Batches
 from sit_jax.parallel.hosts import from_first
+from sit_jax.parallel.mesh import put_batch
 from sit_jax.train.pace import Pace, Stopwatch, seconds_of_process
+from sit_jax.train.run import Trainable
 
 LEAST, MOST, SHARE = 3.0, 20.0, 0.03  # seconds of measured steps, and their share of the time asked for
 SAVED_BYTES_PER_SECOND = 1e8
@@ -35,11 +42,21 @@ def check_hours(hours: float | None, overrides: dict[str, object]) -> None:
         raise InputError(f"--hours and --config.{given[0]} both set the length; keep one of them")
 
 
+def for_measuring(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a resolved configuration with a length that no cache of compiled programs holds.
+
+    The schedule is part of the program, so that the program for the length found is compiled anew. Its compilation
+    takes as long as this one, provided that this one is no copy from the cache.
+    """
+    return with_steps(config, 10**8 + from_first(int(time.time()) % 10**8))
+
+
 def choose_steps(
     hours: float,
     config: ml_collections.ConfigDict,
-    trainable,
-    next_batch: Callable[[], dict[str, jax.Array]],
+    trainable: Trainable,
+    batches: Batches,
+    mesh: Mesh,
     compile_seconds: float,
 ) -> int:
     """Returns the number of steps with which a run that starts now ends `hours` after the start of its process.
@@ -51,9 +68,15 @@ def choose_steps(
     pace.saving = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / SAVED_BYTES_PER_SECOND
     if trainable.evaluation is not None:
         watch = Stopwatch()
-        trainable.evaluation(state, 0, Silent())
+        trainable.evaluation(state, 0, Silent())  # type: ignore[arg-type]
         pace.evaluation = watch.without_compilation()
-    pace.step = time_steps(hours, state, trainable.train_step, next_batch)
+    with contextlib.closing(batches.iterate()) as stream:
+
+        def next_batch() -> dict[str, jax.Array]:
+            read = next(stream).items()
+            return {name: put_batch(rows, batches.local, config.batch_size, mesh) for name, rows in read}
+
+        pace.step = time_steps(hours, state, trainable.train_step, next_batch)
     passed = seconds_of_process() + compile_seconds + ENDING
     steps = from_first(longest(pace, hours * 3600 - passed - pace.evaluation))
     if steps < 1:

@@ -9,17 +9,22 @@ import ml_collections
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.config.checks import check_config
-from sit_jax.config.resolve import resolve
+from sit_jax.config.length import keep_length
+from sit_jax.config.resolve import resolve, with_steps
 from sit_jax.config.workdir import check_workdir, keep_products, newest_step
 from sit_jax.data import Batches, image_options, load_images, open_source
+from sit_jax.data.fingerprint import fingerprint
 from sit_jax.model.tasks import TASKS
 from sit_jax.parallel.mesh import local_rows, make_mesh
 from sit_jax.train.announce import announce, write_config
-from sit_jax.train.fit import check_images, compile_fitting
+from sit_jax.train.fit import check_images, compile_fitting, compile_step
+from sit_jax.train.hours import choose_steps, for_measuring
 from sit_jax.train.lock import locked
+from sit_jax.train.pace import Stopwatch
 from sit_jax.train.run import Run, Trainable
 from sit_jax.train.state import abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
+from sit_jax.train.summary import summary
 from sit_jax.train.validation import EvalData, Evaluation, load_eval_data
 
 
@@ -58,25 +63,35 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
             f"{config.data.source}: has a single image, and training needs views of other images; give two or more"
         )
     config = resolve(keep_products(config, workdir), len(images))
+    config.data.fingerprint = fingerprint(source.pretrain)
+    hours = None if keep_length(config, workdir, options.hours) else options.hours
     check_workdir(workdir, config)
     batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
     eval_data = load_eval_data(source, images, config)
     with jax.set_mesh(mesh):
-        announce(config, mesh, workdir, options.verbose)
+        announce(config, mesh, workdir, hours, options.verbose)
         if newest_step(workdir) >= config.steps:  # nothing is left to do, and to compile
             trainable = pretraining(config, workdir, mesh, eval_data)
         else:
             say("compiling the first step; this can take a minute")
-            compiled = compile_fitting(config, mesh, options.fit)
-            config = compiled.config
+            watch = Stopwatch()
+            compiled = compile_fitting(config if hours is None else for_measuring(config), mesh, options.fit)
+            config = with_steps(compiled.config, config.steps)
             trainable = pretraining(config, workdir, mesh, eval_data)._replace(train_step=compiled.step)
+            if hours is not None:
+                steps = choose_steps(hours, config, trainable, batches, mesh, watch.seconds())
+                config = with_steps(config, steps)
+                trainable = trainable._replace(train_step=compile_step(config, mesh).step)
         write_config(workdir, config)
         run = Run(config, workdir, mesh, batches, trainable)
         if run.start >= config.steps:
             say("this run is finished; nothing is left to do")
         elif run.start:
             say(f"resuming from the checkpoint of step {run.start}")
-        return run.train()
+        finished = run.train()
+    if finished and run.start < config.steps:
+        say(summary(config, workdir))
+    return finished
 
 
 def pretraining(
