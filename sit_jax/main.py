@@ -8,13 +8,15 @@ import signal
 import sys
 import traceback
 
+import ml_collections
 from absl import flags
 
 from sit_jax.common import commands
 from sit_jax.common.errors import DONE, FAILED, PREEMPTED
-from sit_jax.config import cli
+from sit_jax.config import cli, machine
 from sit_jax.parallel import hosts
-from sit_jax.train.loop import train
+from sit_jax.train.hours import check_hours
+from sit_jax.train.loop import Options, train
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -28,15 +30,26 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "num_processes", None, "Number of processes. Default: from Slurm, Open MPI or Cloud TPU.", flag_values=values
     )
     flags.DEFINE_integer("process_id", None, "The index of this process, from 0.", flag_values=values)
+    flags.DEFINE_boolean("fit", False, "If the memory is too small, use more microbatches.", flag_values=values)
+    flags.DEFINE_float("hours", None, "Set the length so that the run ends after this time.", flag_values=values)
+    flags.DEFINE_boolean("verbose", False, "Print the parameters.", short_name="v", flag_values=values)
     return values
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """Returns the parsed flags and the configuration."""
+    values = define_flags(argv)
+    return values, cli.parse_config(values, argv, (), __doc__ or "")
 
 
 def command(argv: list[str]) -> bool:
     """Trains; returns whether the run reached its end."""
-    values = define_flags(argv)
-    config = cli.parse_config(values, argv, (), __doc__ or "")
+    values, config = parse(argv)
+    check_hours(values.hours, cli.overrides(values))
     hosts.connect(values.coordinator, values.num_processes, values.process_id)
-    return train(config, pathlib.Path(values.workdir or cli.default_workdir(values)))
+    workdir = pathlib.Path(values.workdir or cli.default_workdir(values))
+    config = machine.settle(config, workdir, lambda argument: parse(machine.with_argument(argv, argument))[1])
+    return train(config, workdir, Options(values.fit, values.hours, values.verbose))
 
 
 def main(argv: list[str]) -> int:
@@ -57,4 +70,6 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while Python ends, SIGTERM must not change the exit code
+    if not hosts.connected():
+        commands.end(code)
     sys.exit(code)

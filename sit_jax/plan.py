@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import flags
 from jax.sharding import Mesh
@@ -21,18 +20,19 @@ from jax.sharding import Mesh
 from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
+from sit_jax.common.memory import out_of_memory
 from sit_jax.compiled import collectives, costs, hlo, tables
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Target
 from sit_jax.compiled.gpus import INSTALL
 from sit_jax.compiled.kernels import compiled_flops, find_kernels, matrix_flops, memory_traffic
-from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch, out_of_memory
+from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch
 from sit_jax.compiled.roofline import lower_bound, roofline
 from sit_jax.compiled.targets import CPU, check_topology, open_target
 from sit_jax.config import checks, cli, resolve
-from sit_jax.parallel.mesh import batch_sharding, make_mesh
+from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
-from sit_jax.train.step import compile_steps
+from sit_jax.train.step import abstract_batch, compile_steps
 
 TOPOLOGY = """v4, v5e, v5p or v6e with a shape, such as v5e:4x4; h100, h200, a100, l4 or rtx4090 with the GPUs of one
 host, such as h100:8, or with hosts x GPUs of each host, such as h100:4x8; or cpu:N.
@@ -102,12 +102,6 @@ def compile_or_say_why(compile_: Callable[[], Any]) -> tuple[Any, str]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error)
-
-
-def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shape and sharding of one batch of a resolved configuration."""
-    shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
-    return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
 
 
 def describe(config: ml_collections.ConfigDict, topology: str, target: Target, mesh: Mesh) -> dict[str, Any]:
@@ -189,4 +183,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    commands.end(main(sys.argv))

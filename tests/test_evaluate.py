@@ -1,5 +1,6 @@
 """Evaluations as commands: their files, repetition and resumption, and no choice by the test split."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,6 @@ from sit_jax.probes.features import make_encode
 from sit_jax.probes.labels import Amount
 from sit_jax.probes.pixels import Pixels, baselines, make_pixels
 from sit_jax.probes.scores import score
-from sit_jax.train import loop
 from sit_jax.train.announce import write_config
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.state import init_state, make_training
@@ -258,6 +258,9 @@ class StopAt:
     def __exit__(self, *exc_info):
         pass
 
+    def interrupting(self):
+        return contextlib.nullcontext()
+
     def requested(self, step):
         return step == 3
 
@@ -268,7 +271,7 @@ class StopAt:
 def test_a_stopped_evaluation_goes_on_to_the_same_result(run, monkeypatch, protocol, overrides):
     what = settings(run, protocol, overrides=TINY | overrides, baseline=True)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignal", StopAt)
+        patch.setattr("sit_jax.train.run.StopSignal", StopAt)
         assert evaluate(what) is None
     stopped = next((run / "eval").rglob("checkpoints/3"))
     assert stopped.is_dir() and not list((run / "eval").glob("*.json"))

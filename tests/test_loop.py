@@ -1,5 +1,6 @@
 """Whole runs: what they write, that they resume bit for bit, how they stop."""
 
+import contextlib
 import errno
 import json
 import os
@@ -173,6 +174,9 @@ class StopAt:
     def __exit__(self, *exc_info):
         pass
 
+    def interrupting(self):
+        return contextlib.nullcontext()
+
     def requested(self, step):
         return step == self.step
 
@@ -181,7 +185,7 @@ def test_stopped_at_any_step_the_metrics_go_on(undisturbed, tmp_path, monkeypatc
     """In this process there are four devices, so against the run on one device numbers are equal up to rounding."""
     for at_step, fsdp in ((6, 1), (8, 2)):  # between evaluations and at one; elastic: another mesh than before
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "StopSignal", StopAt(at_step))
+            patch.setattr("sit_jax.train.run.StopSignal", StopAt(at_step))
             assert not loop.train(make_config(**{"mesh.fsdp": fsdp}), tmp_path)
         assert (tmp_path / "checkpoints" / str(at_step)).is_dir()
     assert loop.train(make_config(), tmp_path)

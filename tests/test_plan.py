@@ -7,10 +7,10 @@ import pytest
 
 from sit_jax import plan
 from sit_jax.common.errors import InputError
+from sit_jax.common.memory import out_of_memory
 from sit_jax.compiled import tables as report
 from sit_jax.compiled.advice import advice
 from sit_jax.compiled.chips import Chip
-from sit_jax.compiled.memory import out_of_memory
 from sit_jax.compiled.roofline import lower_bound
 from sit_jax.config import schema
 

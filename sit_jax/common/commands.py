@@ -2,11 +2,10 @@
 
 import itertools
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import flags, logging
@@ -20,12 +19,15 @@ from sit_jax.common.errors import (
     InputError,
     NonFiniteError,
     SaveError,
+    ShortageError,
     StoreError,
 )
 from sit_jax.common.files import user_cache
+from sit_jax.common.memory import is_shortage
+from sit_jax.common.pipes import unbroken
+from sit_jax.common.stopping import BEGINS_AGAIN, RESUMES, leave, soon_ended
 from sit_jax.common.text import printable
 
-RESUMES, BEGINS_AGAIN = "run the same command to resume", "no result was written; the same command begins again"
 HELP_WIDTH = 90  # characters per line of an option's help text
 
 
@@ -48,6 +50,7 @@ def parse(
         rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(one_line(error)) from error
+    expand_home(values)
     if values.help:
         print(help_text(values, description))
         raise SystemExit(DONE)
@@ -72,6 +75,16 @@ def check_required(values: flags.FlagValues, required: tuple[str, ...]) -> None:
 def as_items(value: Any) -> list:
     """Returns the items of the value of a list flag; none of another flag."""
     return value if isinstance(value, list) else []
+
+
+def expand_home(values: flags.FlagValues) -> None:
+    """Replaces a leading ~ or ~USER in each text option by the home folder; the shell leaves it after `=`."""
+    for name in values:
+        text = values[name].value
+        if isinstance(text, str) and text.startswith("~") and "." not in name:  # keys have a dot
+            values[name].value = os.path.expanduser(text)
+        elif isinstance(text, list):
+            values[name].value = [os.path.expanduser(item) if isinstance(item, str) else item for item in text]
 
 
 def help_text(values: flags.FlagValues, description: str) -> str:
@@ -119,6 +132,21 @@ def run_steps_one_by_one() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process with an exit code; after a stop signal at once, without waiting for threads that still read."""
+    if code == PREEMPTED:
+        leave(code)
+    sys.exit(code)
+
+
+def shortage_line(error: BaseException) -> str:
+    """Returns what to say on an error that says that memory ran out."""
+    if isinstance(error, ShortageError):
+        return str(error)
+    text = " ".join(str(error).split())[:200]
+    return f"memory ran out ({text or 'Python found none'}); close other programs, or use smaller batches or images"
+
+
 def run(command: Callable[[list[str]], bool], argv: list[str], resumes: bool = True) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal (run it again).
 
@@ -126,7 +154,12 @@ def run(command: Callable[[list[str]], bool], argv: list[str], resumes: bool = T
     stopped work; otherwise, it begins again.
     """
     logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ending = f"stopped by a signal; {RESUMES if resumes else BEGINS_AGAIN}"
+    with unbroken(), soon_ended(ending):
+        return _run(command, argv, ending)
+
+
+def _run(command: Callable[[list[str]], bool], argv: list[str], ending: str) -> int:
     try:
         enable_compilation_cache()
         run_steps_one_by_one()
@@ -140,8 +173,13 @@ def run(command: Callable[[list[str]], bool], argv: list[str], resumes: bool = T
     except (SaveError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        print(f"error: {shortage_line(error)}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        print(f"stopped by a signal; {RESUMES if resumes else BEGINS_AGAIN}", flush=True)
+        print(ending, flush=True)
     return DONE if finished else PREEMPTED

@@ -1,6 +1,8 @@
 """Output for the user: messages, warnings, tables, progress."""
 
+import shutil
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
@@ -31,20 +33,41 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def shown(name: str) -> str:
-    """Returns a name of the user for one line of a message: characters that do not print become their escapes.
+class LiveLine:
+    """A line at the bottom of a terminal that is written over; `say` and `warn` print above it."""
 
-    File names may hold line ends, control characters and bytes that are not UTF-8.
-    """
-    return (
-        name
-        if name.isprintable()
-        else "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-    )
+    INTERVAL = 0.5  # seconds
+
+    def __init__(self) -> None:
+        self.shown, self.last = False, 0.0
+
+    def possible(self) -> bool:
+        """Tells whether standard output is a terminal, on the first host."""
+        return sys.stdout.isatty() and jax.process_index() == 0
+
+    def due(self) -> bool:
+        """Tells whether the line has stood for INTERVAL seconds."""
+        return time.monotonic() - self.last > self.INTERVAL
+
+    def show(self, text: str) -> None:
+        """Writes the line, cut to the width of the terminal, over the last one."""
+        print(f"\r{text[: shutil.get_terminal_size().columns - 1]}{CLEAR}", end="", flush=True)
+        self.shown, self.last = True, time.monotonic()
+
+    def clear(self) -> None:
+        """Removes the line."""
+        if self.shown:
+            print(f"\r{CLEAR}", end="", flush=True)
+            self.shown = False
+
+
+CLEAR = "\x1b[K"  # from here to the end of the line
+live = LiveLine()
 
 
 def warn(line: str) -> None:
     """Prints a warning to stderr; the run continues."""
+    live.clear()
     print(printable(f"warning: {line}", sys.stderr), file=sys.stderr, flush=True)
 
 
@@ -69,4 +92,5 @@ def say_all(lines: Sequence[str]) -> None:
 def say(line: str) -> None:
     """Prints a line for the user, on the first host only."""
     if jax.process_index() == 0:
+        live.clear()
         print(printable(line), flush=True)

@@ -17,4 +17,8 @@ class StoreError(OSError):
     """A remote store does not answer any more. The message names the file; the exit code is 1."""
 
 
+class ShortageError(MemoryError):
+    """Memory ran out in a run. The message names the checkpoint and what to try; the exit code is 1."""
+
+
 DONE, FAILED, WRONG_INPUT, PREEMPTED = 0, 1, 2, 75

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from sit_jax.common.errors import InputError
 from sit_jax.compiled.gpus import FRACTION_NAMES, MOST
 from sit_jax.compiled.targets import larger_topology
 from sit_jax.config import checks
@@ -50,11 +49,5 @@ def _more_shards(mesh_shape: Mapping[str, int], memory: Mapping[str, int]) -> li
 
 
 def _more_microbatches(config: ml_collections.ConfigDict, chips: int) -> list[int]:
-    possible = []
-    for n in (config.microbatches * 2**i for i in range(1, 8)):
-        try:
-            checks.check_microbatches(n, config.batch_size, chips)
-            possible.append(n)
-        except InputError:
-            continue
-    return possible
+    possible = checks.possible_microbatches(config.batch_size, chips)
+    return [n for n in (config.microbatches * 2**i for i in range(1, 8)) if n in possible]

@@ -1,25 +1,17 @@
 """The memory that a step needs on one device, and the largest batch that fits."""
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 
+from sit_jax.parallel.mesh import chip_bytes
 from sit_jax.train.state import TrainState
 from sit_jax.views.corrupt import DONOR_IMAGES
 
 FAR = 8  # the largest multiple of a compiled batch whose memory can be extrapolated
 ARGUMENTS = ("parameters", "optimizer", "other_state", "batch")
-
-
-def chip_bytes(tree: object) -> int:
-    """Returns the bytes per device of a tree of shapes with shardings."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def argument_memory(abstract: TrainState, batch: object) -> dict[str, int]:
@@ -44,13 +36,6 @@ def compiled_memory(compiled: Any, arguments: Mapping[str, int]) -> dict[str, in
         "program": stats.generated_code_size_in_bytes,
     }
     return parts | {"total": logical + sum(parts.values())}
-
-
-def out_of_memory(message: str) -> dict[str, int]:
-    """Parses the out-of-memory message of a compiler: the bytes needed and the bytes available."""
-    sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])\b", message)
-    found = [int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) for number, unit in sizes]
-    return dict(zip(("needed", "available"), found, strict=False))
 
 
 def largest_batch(memory: Mapping[str, int], config: ml_collections.ConfigDict, devices: int) -> int:

@@ -62,13 +62,23 @@ def check_batch(batch_size: int, num_devices: int) -> None:
 
 def check_microbatches(microbatches: int, batch_size: int, num_devices: int) -> None:
     """Raises InputError unless each device can split its rows into parts of whole donor groups; lists valid numbers."""
-    rows, group = batch_size // num_devices, group_size(batch_size)
-    possible = [n for n in range(1, rows + 1) if n == 1 or rows % (n * group) == 0]
+    rows, group, possible = *device_rows(batch_size, num_devices), possible_microbatches(batch_size, num_devices)
     if microbatches not in possible:
         raise InputError(
             f"microbatches={microbatches} does not cut the {rows} images of a device into groups of {group}; "
             f"use one of {', '.join(map(str, possible))}"
         )
+
+
+def possible_microbatches(batch_size: int, num_devices: int) -> list[int]:
+    """Returns the numbers of microbatches that cut the rows of a device into whole donor groups, ascending."""
+    rows, group = device_rows(batch_size, num_devices)
+    return [n for n in range(1, rows + 1) if n == 1 or rows % (n * group) == 0]
+
+
+def device_rows(batch_size: int, num_devices: int) -> tuple[int, int]:
+    """Returns (the rows of a device, the size of a donor group)."""
+    return batch_size // num_devices, group_size(batch_size)
 
 
 def check_weights(loss: ml_collections.ConfigDict) -> None:

@@ -1,5 +1,7 @@
 """Presets that every configuration file accepts as arguments: the paper's recipe, a try-out, the model size."""
 
+from collections.abc import Callable
+
 import ml_collections
 
 from sit_jax.common.errors import InputError
@@ -10,13 +12,20 @@ from sit_jax.views.corrupt import OPERATIONS
 PAPER_TASKS = ("reconstruction", "rotation", "contrastive")
 
 
-def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+def apply_args(
+    c: ml_collections.ConfigDict, arg: str | None, laptop: Callable[[ml_collections.ConfigDict], None] | None = None
+) -> ml_collections.ConfigDict:
     """Applies the arguments that every configuration accepts, and returns the configuration.
 
     First `paper` sets the paper's recipe, then `runlocal` shrinks everything to a laptop try-out, then `variant=S/4`
-    (size/patch side) and `res=64` (image side in pixels) set the model. Raises InputError for any other argument.
+    (size/patch side) and `res=64` (image side in pixels) set the model. A file with a recipe for a `laptop` beside the
+    one for accelerators also accepts `laptop` and `gpu`; without any argument that sets the model, `machine` is "auto",
+    and the command chooses by what this machine has (see `config.machine`). Raises InputError for any other argument.
     """
-    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False)
+    recipes = {"laptop": False, "gpu": False} if laptop else {}
+    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False, **recipes)
+    if laptop:
+        choose_recipe(c, args, laptop)
     if args.paper:
         paper(c)
     if args.runlocal:
@@ -26,6 +35,18 @@ def apply_args(c: ml_collections.ConfigDict, arg: str | None) -> ml_collections.
     if args.res:
         c.model.image_size = args.res
     return c
+
+
+def choose_recipe(
+    c: ml_collections.ConfigDict, args: ml_collections.ConfigDict, laptop: Callable[[ml_collections.ConfigDict], None]
+) -> None:
+    """Sets `c.machine`, and the recipe for a laptop if the arguments ask for it; raises InputError for both recipes."""
+    if args.laptop and args.gpu:
+        raise InputError("config arguments laptop and gpu exclude each other; keep one of them")
+    if args.laptop:
+        laptop(c)
+    given = args.gpu or args.variant or args.res or args.paper or args.runlocal
+    c.machine = "laptop" if args.laptop else "gpu" if given else "auto"
 
 
 def set_variant(c: ml_collections.ConfigDict, variant: str) -> None:

@@ -48,3 +48,11 @@ def resolve(
             f"the warm-up is {warmup_steps} steps long; set optim.warmup_epochs or optim.warmup_steps to 0 or more"
         )
     return config
+
+
+def with_steps(config: ml_collections.ConfigDict, steps: int) -> ml_collections.ConfigDict:
+    """Returns a resolved configuration with another length; the warm-up is again at most half of it."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.steps = steps
+    config.optim.warmup_steps = min(config.optim.warmup_steps, steps // 2)
+    return config

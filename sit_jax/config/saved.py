@@ -26,12 +26,15 @@ RESUMABLE = (
         "linear.",
         "finetune.",
     ),
-    *("data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
+    *("machine", "data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
 )
 
 
 # Behaviour of runs that were saved before these keys existed.
-FORMER = {
+FORMER: dict[str, object] = {
+    "machine": "",
+    "extensions": [],
+    "data.fingerprint": None,
     "views.count": 2,
     "views.jitter": 1.0,
     "views.blur": 0.0,

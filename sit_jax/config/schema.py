@@ -19,12 +19,18 @@ def defaults() -> ml_collections.ConfigDict:
     c.epochs = 100.0
     c.steps = placeholder(int)
     c.examples = placeholder(int)
+    # Filled in by a run: its lengths in steps before it was extended (a finished run with a greater length goes on).
+    c.extensions = ()
+    # laptop | gpu: which recipe of the file this is. "auto": the one for this machine. "": the file has only one.
+    c.machine = ""
     # Computation type: bfloat16, float32, or "auto": bfloat16 on accelerators, float32 on CPU. Parameters are float32.
     c.dtype = "auto"
 
     c.data = ml_collections.ConfigDict()
     # digits | folder:PATH | npz:PATH.npz | tar:PATTERN | parquet:PATTERN | tfds:NAME | ... (docs/data.md)
     c.data.source = ""
+    # Filled in by a run: a hash of the images, by which a resumed run notices other images.
+    c.data.fingerprint = placeholder(str)
     # Side of the stored images in pixels: shorter side resized, then centre crop. None: the model's image size.
     c.data.image_size = placeholder(int)
     # Gigabytes (10^9 bytes). Up to this size, data sets are decoded once into memory; otherwise streamed from disk.

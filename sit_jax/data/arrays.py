@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sit_jax.common.console import shown
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data.records import Records, Source
 
 NAMED = 10  # arrays of a file in a message

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from sit_jax.common.console import shown
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data import formats
 from sit_jax.data.records import Raw
 

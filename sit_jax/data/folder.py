@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sit_jax.common.console import shown
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data.listing import file_records, find, folders_in, list_images, no_images, summary
 from sit_jax.data.records import Records, Source
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sit_jax.common.console import shown
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data import formats
 from sit_jax.data.records import Records
 

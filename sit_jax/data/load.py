@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_collections
 import numpy as np
 
-from sit_jax.common.console import say, shown, with_progress
+from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data import cache
 from sit_jax.data.decode import SKIP, UnreadableError, decode
 from sit_jax.data.records import Records

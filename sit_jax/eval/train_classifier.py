@@ -17,8 +17,8 @@ from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_
 from sit_jax.probes.features import Encode, extract, make_encode
 from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
-from sit_jax.train.loop import Run, Trainable
 from sit_jax.train.metrics import MetricsWriter
+from sit_jax.train.run import Run, Trainable
 from sit_jax.train.state import TrainState
 
 
@@ -33,7 +33,7 @@ def classifier_config(
         c.update(
             batch_size=section.batch_size, epochs=section.epochs, steps=None, examples=None, augment=section.augment
         )
-        c.update(held_out=section.held_out, keep_latest=1, keep_best=0, microbatches=1)
+        c.update(extensions=(), held_out=section.held_out, keep_latest=1, keep_best=0, microbatches=1)
         c.optim.update(warmup_epochs=0.0, warmup_steps=None, warmup_examples=None)
     if protocol == "linear":
         c.hidden, c.learning_rates = section.hidden, tuple(section.learning_rates)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sit_jax.common import stopping
 from sit_jax.common.errors import PREEMPTED, WRONG_INPUT, InputError
 
 CONNECT_SECONDS = 300  # how long processes wait for each other at the start
@@ -153,9 +154,7 @@ def connected() -> bool:
 
 def leave(code: int) -> None:
     """Ends this process at once: an orderly exit would deadlock, because the processes wait for each other."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    stopping.leave(code)
 
 
 def several() -> bool:
@@ -166,6 +165,16 @@ def several() -> bool:
 def all_agree(good: bool) -> bool:
     """Returns whether `good` is true on every host; all hosts must call this."""
     return good if not several() else bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def least(value: float) -> float:
+    """Returns the least value over all hosts, rounded like float32; all hosts must call this."""
+    return value if not several() else float(np.min(multihost_utils.process_allgather(np.float32(value))))
+
+
+def from_first(value: int) -> int:
+    """Returns the value of the first host; all hosts must call this."""
+    return value if not several() else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def wait_for_all(name: str) -> None:

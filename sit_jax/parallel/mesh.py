@@ -1,5 +1,6 @@
 """The device mesh: the batch is sharded over all devices, parameters are sharded by their shapes only."""
 
+import math
 from typing import Any
 
 import jax
@@ -102,6 +103,12 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh, small: int = SMALL) -
         return NamedSharding(mesh, P(*(None,) * axis, "fsdp"))
 
     return jax.tree.map(shard, state)
+
+
+def chip_bytes(tree: object) -> int:
+    """Returns the bytes per device of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def pin_batch(x: jax.Array, axis: int = 0) -> jax.Array:

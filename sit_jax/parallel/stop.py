@@ -1,12 +1,18 @@
 """Stop signals: a run saves before it stops, so that the same command resumes it."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from jax.experimental import multihost_utils
 
 from sit_jax.parallel import hosts
+
+
+class StopRequested(Exception):
+    """A stop signal came while the run waited for data."""
 
 
 class StopSignal:
@@ -16,7 +22,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.received, self.shared = False, hosts.connected()
+        self.received, self.waiting, self.shared = False, False, hosts.connected()
         self.before: dict = {}
 
     def __enter__(self) -> "StopSignal":
@@ -34,6 +40,19 @@ class StopSignal:
         if number == signal.SIGINT:  # SIGTERM may come twice: from a launcher and from the system
             signal.signal(number, self.before[number])
         self.received = True
+        if self.waiting:
+            raise StopRequested
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """In its block, as around waiting for data, a signal raises StopRequested at once."""
+        self.waiting = True
+        try:
+            if self.received:
+                raise StopRequested
+            yield
+        finally:
+            self.waiting = False
 
     def requested(self, step: int) -> bool:
         """Returns whether to stop after `step` updates; the same on all hosts."""

@@ -6,12 +6,14 @@ import pathlib
 import jax
 import ml_collections
 from clu import parameter_overview
+from jax.sharding import Mesh
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
 from sit_jax.config.saved import to_json
 from sit_jax.parallel.hosts import wait_for_all
+from sit_jax.train.state import abstract_state, make_training
 
 
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -30,17 +32,21 @@ def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         raise InputError(f"{workdir}: is not the folder of the first host; --workdir must be on a shared file system")
 
 
-def announce(config: ml_collections.ConfigDict, params: dict, start: int, workdir: pathlib.Path) -> None:
-    """Prints the parameters, the data and the next action of the run."""
-    say(parameter_overview.get_parameter_overview(params, include_stats=False))
+def announce(
+    config: ml_collections.ConfigDict, mesh: Mesh, workdir: pathlib.Path, hours: float | None, verbose: bool
+) -> None:
+    """Prints the model and the data of the run; `verbose` prints the table of parameters.
+
+    With `hours`, the number of steps is not known yet.
+    """
+    length = f"{config.steps} steps" if hours is None else f"as many steps as {hours:g} hours have"
+    params, model = abstract_state(config, make_training(config), mesh).params, config.model
+    if verbose:
+        say(parameter_overview.get_parameter_overview(params, include_stats=False))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
     device = jax.devices()[0]
     say(
-        f"{config.data.num_examples} images from {config.data.source}, {config.steps} steps of {config.batch_size}, "
+        f"{config.data.num_examples} images from {config.data.source}, {length} of {config.batch_size}, "
         f"{config.dtype} on {jax.device_count()} x {device.device_kind}; work directory {workdir}"
     )
-    if start >= config.steps:
-        say("this run is finished; nothing is left to do")
-    elif start:
-        say(f"resuming from the checkpoint of step {start}")
-    else:
-        say("compiling the first step; this can take a minute")
+    say(f"{model.size}/{model.patch_size} at {model.image_size} px, {count:,} parameters (-v lists them)")

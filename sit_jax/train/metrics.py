@@ -14,6 +14,7 @@ import numpy as np
 from sit_jax.common.console import format_seconds, warn
 from sit_jax.common.errors import NonFiniteError
 from sit_jax.common.files import replacing
+from sit_jax.common.memory import gib, used_bytes
 from sit_jax.draw.pictures import save_png
 from sit_jax.model.tasks import TASKS
 from sit_jax.train.board import Board
@@ -143,13 +144,17 @@ class Clock:
         }
 
 
-def progress_line(step: int, total: int, losses: tuple[str, ...], metrics: dict[str, float], clock: Clock) -> str:
-    """Returns the progress line: step, losses, speed and remaining time."""
-    parts = [f"step {step}/{total} ({step / total:.0%})"]
+def progress_line(
+    step: int, total: int, losses: tuple[str, ...], metrics: dict[str, float], epoch: float, left: float | None
+) -> str:
+    """Returns the progress line: step, epoch, losses of the last log, speed, memory and seconds `left`."""
+    parts = [f"step {step}/{total} ({step / total:.0%})", f"epoch {epoch:.3g}"]
     parts += [f"{name} {metrics[f'train/{name}']:.4g}" for name in ("loss", *losses)]
     if "time/images_per_second" in metrics:
         parts.append(f"{metrics['time/images_per_second']:.0f} images/s")
-        parts.append(f"{format_seconds((total - step) * clock.seconds_per_step)} left")
+    parts.append(f"{gib(used_bytes())} GiB")
+    if left is not None:
+        parts.append(f"{format_seconds(left)} left")
     return "  ".join(parts)
 
 

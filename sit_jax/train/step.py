@@ -159,6 +159,12 @@ def make_eval_step(
     return eval_step
 
 
+def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and sharding of one batch of a resolved configuration."""
+    shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
+    return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
+
+
 def compile_steps(
     training: Training, config: ml_collections.ConfigDict, abstract: TrainState, mesh: Mesh
 ) -> tuple[Callable, Callable]:

@@ -1,0 +1,58 @@
+"""Which recipe of a configuration file fits this machine: the one for a laptop or the one for accelerators."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.config.workdir import saved_run
+
+WHY = {"laptop": "this machine has no accelerator", "gpu": "this machine has an accelerator"}
+OTHER = {"laptop": "gpu", "gpu": "laptop"}
+
+
+def choose_machine(workdir: pathlib.Path) -> tuple[str, str]:
+    """Returns (laptop or gpu, the reason): the recipe of the run in `workdir`, otherwise what the devices are for.
+
+    Call it after `hosts.connect`, because it looks for devices.
+    """
+    saved = saved_run(workdir)
+    if saved is not None:  # a run of a version without recipes had the one for accelerators
+        return saved["machine"] or "gpu", f"the run in {workdir} has it"
+    machine = "laptop" if jax.default_backend() == "cpu" else "gpu"
+    return machine, WHY[machine]
+
+
+def settle(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    parse_with: Callable[[str], ml_collections.ConfigDict],
+) -> ml_collections.ConfigDict:
+    """Returns `config`, or if its machine is "auto", the one that `parse_with(argument)` gives for this machine.
+
+    `parse_with` parses the command line with one more argument after the colon of --config.
+    """
+    if config.machine != "auto":
+        return config
+    machine, reason = choose_machine(workdir)
+    chosen = parse_with(machine)
+    model = chosen.model
+    say(
+        f"recipe :{machine}, because {reason}: {model.size}/{model.patch_size} at {model.image_size} px, batch "
+        f"{chosen.batch_size}; to choose otherwise: --config=FILE:{OTHER[machine]} or :variant=S/16,res=224"
+    )
+    return chosen
+
+
+def with_argument(argv: list[str], argument: str) -> list[str]:
+    """Returns a command line with one more argument after the colon of its --config; raises InputError without it."""
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            at, value = (i, value) if equals else (i + 1, argv[i + 1])
+            joined = f"{value},{argument}" if ":" in value else f"{value}:{argument}"
+            return [*argv[:at], f"{name}={joined}" if equals else joined, *argv[at + 1 :]]
+    raise InputError("--config is missing; for example --config=configs/digits.py")
