@@ -1,7 +1,6 @@
 """From the images of each split, and what is known of their classes, to a Source."""
 
 import dataclasses
-import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -9,16 +8,14 @@ from typing import TypeVar
 import numpy as np
 
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
+from sit_jax.data.folder import SPLITS
 from sit_jax.data.records import Records, Source
-
-logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
 # What a split is called, in the order in which one is chosen for the test; case-insensitive.
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")
-UNLABELLED_NAMES = ("unlabelled", "unlabeled")
+TRAIN_NAMES, TEST_NAMES, UNLABELLED_NAMES = SPLITS["train"], SPLITS["test"], SPLITS["unlabelled"]
 SPLIT_NAMES = (*TRAIN_NAMES, *TEST_NAMES, *UNLABELLED_NAMES)
 
 
@@ -51,9 +48,9 @@ class Classes:
         return cls(np.concatenate(ids), list(index), all(classes.are_numbers for classes in several))
 
     @property
-    def complete(self) -> bool:
-        """Whether each image has a class."""
-        return bool((self.ids >= 0).all())
+    def usable(self) -> bool:
+        """Whether most images have a class."""
+        return bool(2 * (self.ids >= 0).sum() > len(self.ids))
 
 
 Part = tuple[Records, Classes | None]
@@ -62,26 +59,36 @@ Part = tuple[Records, Classes | None]
 def assemble(name: str, parts: dict[str, Part], class_names: Sequence[str] | None = None) -> Source:
     """Builds the source `name` of its splits, by names of SPLIT_NAMES; one of them is in TRAIN_NAMES.
 
-    Classes are numbers, or sorted texts that become `class_names`, as they are in the training split. Images of a
-    split keep their labels only if all of the split have one. The test split is the first of TEST_NAMES that is
-    labelled, else the first. Raises InputError if the test split has a class that the training split lacks,
-    or if there are two training splits.
+    Classes are numbers, or sorted texts that become `class_names`, as they are in the training split. If most images of
+    a split have a class, the others are left out of it (they stay in `pretrain`); if not, the split has no labels. The
+    test split is the first of TEST_NAMES that is labelled, else the first. Raises InputError if the test split has a
+    class that the training split lacks, or if there are two training splits.
     """
-    records, classes = _training(name, parts)
-    if classes is not None and not classes.complete:
-        if (classes.ids >= 0).any():
-            missing = records.names[int(np.argmin(classes.ids))]
-            logger.warning("%s: labels are not used, because %s has none", name, missing)
+    everything, classes = _training(name, parts)
+    notes = _strays(everything, classes)
+    if classes is not None and not classes.usable:
         classes = None
-    number, class_names = _numbering(name, classes, class_names)
-    train = _labelled(name, records, classes, number)
-    pretrain = train
+    number, class_names = _numbering(classes, class_names)
+    train = _labelled(name, everything, classes, number)
+    pretrain = train if len(train) == len(everything) else everything
     for split in UNLABELLED_NAMES:
         pretrain = pretrain + parts[split][0] if split in parts else pretrain
     tests = [parts[split] for split in TEST_NAMES if split in parts]
-    labelled = [(records, found) for records, found in tests if number and found is not None and found.complete]
+    labelled = [(records, found) for records, found in tests if number and found is not None and found.usable]
     test = _labelled(name, *labelled[0], number) if labelled else tests[0][0] if tests else None
-    return Source(name, pretrain, train, test, tuple(class_names) if class_names else None)
+    return Source(name, pretrain, train, test, tuple(map(shown, class_names)) if class_names else None, notes)
+
+
+def _strays(records: Records, classes: Classes | None) -> tuple[str, ...]:
+    """Names the images that have no class although others have one."""
+    if classes is None or not len(classes.texts) or (classes.ids >= 0).all():
+        return ()
+    total, missing = f"{len(records):,}", int((classes.ids < 0).sum())
+    first = shown(records.names[int(np.argmin(classes.ids))])
+    if classes.usable:
+        return (f"{missing:,} of {total} images have no label, and only pre-training uses them: {first} is the first",)
+    few = f"{len(records) - missing:,}"
+    return (f"no image has a label, because only {few} of {total} have one; {first} is the first without",)
 
 
 def _training(name: str, parts: dict[str, Part]) -> Part:
@@ -112,7 +119,7 @@ def words_of_file(path: str) -> list[str]:
 
 
 def _numbering(
-    name: str, classes: Classes | None, class_names: Sequence[str] | None
+    classes: Classes | None, class_names: Sequence[str] | None
 ) -> tuple[dict[str, int] | None, Sequence[str] | None]:
     """Returns the number of each class text of the training split, and the class names."""
     if classes is None:
@@ -132,5 +139,7 @@ def _labelled(name: str, records: Records, classes: Classes | None, number: dict
                 f"{name}: the class {unknown[0]} of the test split is not in the training split; remove it or add it"
             )
         number = number | {text: int(text) for text in unknown}
-    labels = np.array([number[text] for text in classes.texts], np.int32)[classes.ids]
+    rows = np.flatnonzero(classes.ids >= 0)
+    records = records if len(rows) == len(records) else records.take(rows)
+    labels = np.array([number[text] for text in classes.texts], np.int32)[classes.ids[rows]]
     return dataclasses.replace(records, label=labels.__getitem__)

@@ -2,18 +2,16 @@
 
 import dataclasses
 import functools
-import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
 
 from sit_jax.common.errors import InputError
+from sit_jax.common.text import shown
 from sit_jax.data import remote
 from sit_jax.data.folder import open_folder
 from sit_jax.data.records import Records, Source
 from sit_jax.data.whole import open_remote_folder
-
-logger = logging.getLogger(__name__)
 
 
 def open_folders(path: str) -> Source:
@@ -43,8 +41,11 @@ def _check_apart(folders: list[str]) -> None:
 
 def _join(name: str, folders: Sequence[str], sources: Sequence[Source]) -> Source:
     class_names = sources[0].class_names
+    notes = tuple(
+        f"{shown(folder)}: {note}" for folder, source in zip(folders, sources, strict=True) for note in source.notes
+    )
     if any(source.class_names != class_names for source in sources):
-        logger.warning("%s: the folders have different classes, so no image has a label", name)
+        notes += ("no image has a label, because the folders have different classes",)
         class_names = None
 
     def joined(split: str) -> Records | None:
@@ -55,7 +56,7 @@ def _join(name: str, folders: Sequence[str], sources: Sequence[Source]) -> Sourc
     train, pretrain = joined("train"), joined("pretrain")
     assert train is not None and pretrain is not None
     same = all(source.pretrain is source.train for source in sources)
-    return Source(name, train if same else pretrain, train, joined("test"), class_names)
+    return Source(name, train if same else pretrain, train, joined("test"), class_names, notes)
 
 
 def _named(folder: str, records: Records, keep_labels: bool) -> Records:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sit_jax.common.errors import InputError
+from sit_jax.data import formats
 from sit_jax.data.assemble import SPLIT_NAMES, TEST_NAMES, TRAIN_NAMES, Classes, Part, assemble
-from sit_jax.data.formats import extensions
 from sit_jax.data.records import Records, Source
 
 
 def is_image(name: str) -> bool:
     """Returns whether a file is an image by its extension, and not hidden."""
-    return name.lower().endswith(extensions()) and not any(
+    return name.lower().endswith(formats.extensions()) and not any(
         part.startswith(".") for part in name.split("/") if part != "."
     )
 
@@ -24,7 +24,7 @@ def open_names(name: str, names: Sequence[str], take: Callable[[np.ndarray], Rec
     Splits and labels follow the rules of `folder.open_folder`. Raises InputError if there is no image.
     """
     if not len(names):
-        kinds = " ".join(kind[1:] for kind in extensions())
+        kinds = " ".join(kind[1:] for kind in formats.extensions())
         raise InputError(f"{name}: holds no images; the files that are read are {kinds}")
     splits = divide(names)
     parts: dict[str, Part] = {}
@@ -54,13 +54,11 @@ def divide(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def folder_classes(names: Sequence[str], depth: int = 0) -> Classes | None:
-    """Returns the folder of each image below the first `depth` folders; None unless each lies in exactly one."""
-    found = []
-    for name in names:
-        parts = name.removeprefix("./").split("/")[depth:]
-        if len(parts) != 2:
-            return None
-        found.append(sys.intern(parts[0]))
+    """Returns the folder of each image below the first `depth` folders; None unless most lie in exactly one."""
+    paths = (name.removeprefix("./").split("/")[depth:] for name in names)
+    found = [sys.intern(parts[0]) if len(parts) == 2 else None for parts in paths]
+    if 2 * sum(folder is not None for folder in found) <= len(found):
+        return None
     return Classes.of(found, are_numbers=False)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sit_jax.common import text
 from sit_jax.common.errors import InputError
 from sit_jax.data import remote
 
@@ -50,7 +51,7 @@ def fixed_part(pattern: str) -> str:
 def shown(names: Sequence[str]) -> str:
     """Returns the first twenty names, and how many more there are, for a message."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
+    return ", ".join(map(text.shown, names[:SHOWN])) + more
 
 
 def _split(pattern: str) -> list[str]:

@@ -222,7 +222,7 @@ def test_stray_pictures_are_pre_trained_on(tmp_path):
 def test_names_of_any_byte_are_read_and_shown(tmp_path):
     put(tmp_path, b"caf\xe9/\xff.png", b"z/a\nb.png", b"z/\x1b[31m.png")
     source = open_source(f"folder:{tmp_path}")
-    assert source.class_names == ("caf\\udce9", "z")
+    assert source.class_names == ("caf?", "z")
     images = load_images(source.train, SIZE, cache_dir=tmp_path / "cache")
     assert images.array.shape == (3, SIZE, SIZE, 3) and (images.array[..., 0] == 7).all()
     put(tmp_path, b"z/a\nb.png", b"z/\x1b[31m.png", content=b"damaged")

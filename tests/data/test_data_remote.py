@@ -1,4 +1,4 @@
-"""Remote stores on the loopback: an S3 server (moto), and an HTTP server that knows ranges."""
+"""Remote stores on the loopback: an HTTP server that knows ranges, and an S3 server where moto and s3fs are there."""
 
 import http.server
 import os
@@ -11,7 +11,6 @@ import fsspec
 import numpy as np
 import pytest
 import shards
-from moto.server import ThreadedMotoServer
 
 from sit_jax.common.errors import InputError, StoreError
 from sit_jax.data import Batches, load_images, open_source, remote, stored
@@ -67,6 +66,8 @@ def http_url(folder):
 
 @pytest.fixture(scope="module")
 def s3_url(folder):
+    pytest.importorskip("s3fs")  # pip install -r requirements-remote.txt "moto[s3]" flask flask-cors
+    ThreadedMotoServer = pytest.importorskip("moto.server").ThreadedMotoServer
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -109,10 +110,10 @@ FORMS = [
 
 @pytest.mark.parametrize("limit", ["1", "0"], ids=["kept", "not kept"])
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_gives_the_batches_of_the_folder(folder, http_url, s3_url, form, limit, monkeypatch):
+def test_each_form_gives_the_batches_of_the_folder(folder, request, form, limit, monkeypatch):
     monkeypatch.setenv("SIT_JAX_CACHE_GB", limit)
     kind, _, name = form.partition(" ")
-    found = open_source(name.replace("URL", {"s3": s3_url, "http": http_url}[kind]))
+    found = open_source(name.replace("URL", request.getfixturevalue(f"{kind}_url")))
     expected = open_source(f"folder:{folder}/pictures")
     for step in (0, 5):
         one, other = (

@@ -216,10 +216,21 @@ def test_a_class_name_without_images_stays(tmp_path):
     assert source.class_names == ("cat", "dog", "owl") and source.train.labels.tolist() == LABELS[:6]
 
 
-def test_a_tar_that_lacks_some_labels_has_none(tmp_path, caplog):
+def test_a_tar_that_lacks_most_labels_has_none(tmp_path):
     shards.write_tar(tmp_path / "a.tar", [("1.png", b"-"), ("1.cls", b"3"), ("2.png", b"-"), ("2.json", b'{"x": 1}')])
-    assert open_source(f"tar:{tmp_path}/a.tar").train.labels is None
-    assert "labels are not used, because" in caplog.text and "a.tar/2.png has none" in caplog.text
+    source = open_source(f"tar:{tmp_path}/a.tar")
+    assert source.train.labels is None
+    (note,) = source.notes
+    assert note == f"no image has a label, because only 1 of 2 have one; {tmp_path}/a.tar/2.png is the first without"
+
+
+def test_images_without_a_label_are_in_pretrain_only(tmp_path):
+    labels = [(f"{i}.cls", b"3") for i in (0, 2)]
+    shards.write_tar(tmp_path / "a.tar", [*((f"{i}.png", shards.picture(f"{i}.png")) for i in range(3)), *labels])
+    source = open_source(f"tar:{tmp_path}/a.tar")
+    assert source.train.labels.tolist() == [3, 3] and source.train.read(1) == shards.picture("2.png")
+    assert len(source.pretrain) == 3 and source.pretrain.labels is None
+    assert "1 of 3 images have no label, and only pre-training uses them" in source.notes[0]
 
 
 def test_long_names_and_large_tars(tmp_path):
@@ -347,11 +358,12 @@ def test_several_folders(tmp_path):
     assert source.train.stamp(0) != source.train.stamp(2)
 
 
-def test_several_folders_of_different_classes_have_no_labels(tmp_path, caplog):
+def test_several_folders_of_different_classes_have_no_labels(tmp_path):
     shards.write_folder(tmp_path, ["a/x/1.png", "a/y/2.png", "b/x/1.png", "b/z/2.png"])
     source = open_source(f"folder:{tmp_path}/a,{tmp_path}/b")
     assert source.train.labels is None and source.class_names is None and len(source.train) == 4
-    assert "different classes, so no image has a label" in caplog.text
+    assert source.notes[-1] == "no image has a label, because the folders have different classes"
+    assert f"{tmp_path}/a: 2 images" in source.notes
 
 
 @pytest.mark.parametrize("other", ["a", "a/x", "."])
