@@ -19,6 +19,7 @@ from sit_jax.train.state import abstract_state, make_training
 from sit_jax.train.step import abstract_batch, compile_steps
 
 HOST_SHARE = 0.95  # of the free host memory: the process itself still grows a little
+GROWTH = 2**28  # bytes that the evaluation and its programs add to the process: measured, of a small model
 SMALLER = "a smaller --config.batch_size, or a smaller model or image (--config=FILE:variant=XS/8,res=64)"
 
 
@@ -56,7 +57,7 @@ def compile_fitting(config: ml_collections.ConfigDict, mesh: Mesh, fit: bool) ->
     capacity = device_bytes()
     compiled = compile_step(config, mesh)
     if compiled.needed <= capacity:
-        resident = resident_bytes() if jax.default_backend() == "cpu" else 0
+        resident = resident_bytes() + GROWTH if jax.default_backend() == "cpu" else 0
         say(f"memory: about {gib(compiled.needed + resident)} GiB of {gib(capacity + resident)}")
         return compiled
     what = f"the step does not fit into memory: {gib(compiled.needed)} GiB of {gib(capacity)}"
