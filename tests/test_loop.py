@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import digits
 from sit_jax.common.errors import InputError
+from sit_jax.config.resolve import resolve
 from sit_jax.train import loop
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.metrics import MetricsWriter
@@ -280,9 +281,7 @@ def test_a_folder_without_labels_trains_and_reports_no_knn(tmp_path):
     ],
 )
 def test_best_checkpoint_survives_the_latest(tmp_path, metrics):
-    import sit_jax.checks as checks
-
-    config = checks.resolve(make_config(), 1437)
+    config = resolve(make_config(), 1437)
     mesh = loop.make_mesh()
     training = make_training(config)
     abstract = abstract_state(config, training, mesh)

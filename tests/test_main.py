@@ -32,18 +32,21 @@ def folders(tmp_path_factory):
 WRONG = [
     ([], "--config is missing"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),
-    ([CONFIG, "--config.modle.size=S"], 'error: no such key: \'modle\' Did you mean "model" instead of "modle"?'),
+    ([CONFIG, "--config.modle.size=S"], "error: --config.modle.size: there is no such key (did you mean model.size?)"),
     ([CONFIG, "--config.batch_size=many"], "batch_size"),
     ([CONFIG, "--confg=1"], "confg"),
     ([CONFIG, "extra"], "'extra' is not understood"),
-    (["--config=configs/digits.py:runlocl"], "'runlocl' is unknown; known: variant, res, paper, runlocal"),
+    (
+        ["--config=configs/digits.py:runlocl"],
+        "'runlocl' is unknown (did you mean runlocal?); known: variant",
+    ),
     ([CONFIG, "--config.model.patch_size=5"], "divisible by model.patch_size=5"),
     ([CONFIG, "--config.batch_size=2000"], "more than the 1437 images"),
     ([CONFIG, "--config.data.source=folder:FOLDERS/missing"], "there is no such folder"),
     ([CONFIG, "--config.data.source=folder:FOLDERS/empty"], "holds no images"),
     ([CONFIG, "--config.data.source=folder:FOLDERS/broken"], "17.png: unreadable image"),
     ([CONFIG, "--config.data.source=folder:FOLDERS/flat", "--config.eval.knn=on"], "needs labels"),
-    ([CONFIG, "--config.data.source=ftp:somewhere"], "the forms are digits, folder:PATH"),
+    ([CONFIG, "--config.data.source=ftp:somewhere"], "folder:PATH"),
     ([CONFIG, "--config.data.source=tfds:cifar10"], "python -m sit_jax.data.prepare tfds:cifar10"),
 ]
 # One process imports the command once and forks for each of the cases, before anything of JAX has started.

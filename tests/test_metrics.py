@@ -3,7 +3,7 @@ import math
 import pytest
 
 from configs import digits
-from sit_jax.train import loop, metrics
+from sit_jax.train import loop, metrics, run
 
 
 @pytest.fixture
@@ -45,13 +45,14 @@ def test_no_more_than_all_of_the_time_is_spent_waiting(now):
     assert clock.measure(1) == {"time/images_per_second": 1.0, "time/data_wait_fraction": 1.0}
 
 
-def test_progress_line_by_hand(now):
+def test_progress_line_by_hand(now, monkeypatch):
     clock = metrics.Clock()
     clock.steps = 20
     now[0] += 10.0
     row = {"train/loss": 1.25, "train/rotation": 0.5} | clock.measure(64)
-    line = metrics.progress_line(40, 100, ("rotation",), row, clock)
-    assert line == "step 40/100 (40%)  loss 1.25  rotation 0.5  128 images/s  30 s left"
+    monkeypatch.setattr(metrics, "used_bytes", lambda: 3 * 2**30)
+    line = metrics.progress_line(40, 100, ("rotation",), row, 2.5, 30.0)
+    assert line == "step 40/100 (40%)  epoch 2.5  loss 1.25  rotation 0.5  128 images/s  3.0 GiB  30 s left"
 
 
 def test_the_loop_counts_each_step_and_the_images_of_a_batch(tmp_path, monkeypatch, capsys):
@@ -63,7 +64,7 @@ def test_the_loop_counts_each_step_and_the_images_of_a_batch(tmp_path, monkeypat
             asked.append((batch_size, self.steps))
             return super().measure(batch_size)
 
-    monkeypatch.setattr(loop, "Clock", Watched)
+    monkeypatch.setattr(run, "Clock", Watched)
     config = digits.get_config("runlocal")
     config.update(steps=7, log_every=3, batch_size=64)
     config.model.image_size = 8

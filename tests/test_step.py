@@ -110,7 +110,9 @@ def test_what_has_no_gradient_follows_the_step():
         return forward(params, training, views, keys, config)[0]["contrastive"]["token"]
 
     token = embed(batch_of(16))
-    seen = project(nnx.merge(training.head, params["model"]["contrastive"]), token, training=True)[1]["norm0"]
+    seen = project(nnx.merge(training.graphdefs["contrastive"], params["model"]["contrastive"]), token, training=True)[
+        1
+    ]["norm0"]
     norm = state.params["model"]["contrastive"]["norm0"]
     np.testing.assert_allclose(norm["mean"], 0.1 * seen["mean"], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(norm["var"], 0.9 + 0.1 * seen["var"], rtol=1e-4)
