@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from sit_jax.common import commands
-from sit_jax.common.console import say, say_all, with_progress
+from sit_jax.common.console import say, say_all, shown, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, replacing
 from sit_jax.config import cli
@@ -85,9 +85,9 @@ def readable(records: Records, image_size: int) -> Records:
     found = np.concatenate(list(with_progress(chunks(), len, len(records), "checking images")))
     rows, missing = np.flatnonzero(found), np.flatnonzero(~found)
     if not len(rows):
-        raise InputError(f"{records.names[0]}: unreadable, as are all other images; check the folder")
+        raise InputError(f"{shown(records.names[0])}: unreadable, as are all other images; check the folder")
     if len(missing):
-        first = records.names[missing[0]]
+        first = shown(records.names[missing[0]])
         say(f"left out {len(missing)} of {len(records)} images that cannot be read, the first: {first}")
     return records.take(rows)
 

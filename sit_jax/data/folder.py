@@ -181,8 +181,8 @@ def _strays(split: Split) -> list[str]:
     total, first = f"{len(split.names):,}", shown(strays[0])
     if split.in_classes:
         return [
-            f"{len(strays):,} of {total} images have no label, because they do not lie in a class folder: {first} is "
-            "the first; move them into class folders"
+            f"{len(strays):,} of {total} images without a label, because not in a class folder: {first} is the first; "
+            "move it into a class folder to label it"
         ]
     few = f"{len(split.names) - len(strays):,}"
     return [

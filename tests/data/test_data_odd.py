@@ -116,7 +116,7 @@ RIGHT = {
         pictures("a/1.png", "a/2.png", "b/1.png", "x.png"),
         ["a/1.png", "a/2.png", "b/1.png"],
         [0, 0, 1],
-        ["2 classes", "1 of 4 images have no label, because they do not lie in a class folder: x.png is the first"],
+        ["2 classes", "1 of 4 images without a label, because not in a class folder: x.png is the first"],
     ),
     "stray pictures in splits": (
         all_of(
@@ -125,7 +125,7 @@ RIGHT = {
         ),
         3,
         [0, 0, 1],
-        ["1 of 4 images have no label", "train/x.png is the first", "1 of 3 images", "test/y.png is the first"],
+        ["1 of 4 images without a label", "train/x.png is the first", "1 of 3 images", "test/y.png is the first"],
     ),
     "few in class folders": (
         pictures("a/1.png", "b/1.png", "1.png", "2.png", "3.png"),
