@@ -18,9 +18,10 @@ import numpy as np
 from absl import flags
 
 from sit_jax.common import commands
-from sit_jax.common.console import say, say_all, shown, with_progress
+from sit_jax.common.console import say, say_all, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, replacing
+from sit_jax.common.text import shown
 from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.decode import decode
