@@ -321,7 +321,7 @@ def test_configurations_that_cannot_be_loaded_are_input_errors(monkeypatch):
 @pytest.mark.slow
 def test_the_whole_rehearsal(tmp_path):
     """As on an accelerator, at tiny sizes; has more minutes than it needs, so that nothing is skipped."""
-    command = [sys.executable, "benchmarks/accelerator.py", "--minutes=15", f"--out={tmp_path}", "--dry-run"]
+    command = [sys.executable, "benchmarks/accelerator.py", "--minutes=25", f"--out={tmp_path}", "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
