@@ -1,4 +1,4 @@
-"""Times many small JPEG files in tar shards and in Parquet beside the same files in a folder.
+"""Times many small JPEG files in tar shards and in Parquet, compared with the same files in a folder.
 
 python benchmarks/shards.py [--count=100000] [--side=96] [--batches=40] [--folder=FOLDER] [--out=FILE.json]
 

@@ -16,16 +16,6 @@ def get_config(arg=None):
     """Returns the configuration; arguments after a colon: paper, runlocal, variant=S/4, res=64."""
     c = cifar10.get_config()
     c.data.source = "npz:runs/data/cifar10-10k.npz"
-    c.model.update(size="XS", patch_size=8)
-    c.batch_size = 128
-    c.epochs = 75.0
-    c.model.drop_path = 0.0
-    c.loss.temperature = 0.2  # the paper has 0.5
-    c.optim.update(base_learning_rate=4e-3, warmup_epochs=3.0, ema=0.999)
-    # DeiT's recipe is for many epochs.
-    c.finetune.update(epochs=5.0, batch_size=128)
-    c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
-    c.finetune.augment.update(area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
-    c.finetune.augment.randaugment.layers = 0
+    config.laptop(c)
     c.update(log_every=100, eval_every=1172, checkpoint_every=586)
     return config.apply_args(c, arg)

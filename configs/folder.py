@@ -6,7 +6,7 @@ S/16 at 224 px, not measured, intended for one GPU, thousands to hundreds of tho
 Give --hours=2 to end in two hours.
 Expected score: not measured.
 Command: python -m sit_jax.main --config=configs/folder.py --config.data.source=folder:PATH --workdir=runs/mine
-Data: PNG, JPEG, WebP or BMP of any size, at any depth below PATH. Class folders (PATH/class/* or
+Data: pictures of any size, at any depth below PATH. Class folders (PATH/class/* or
 PATH/{train,test}/class/*) are used only for a k-NN accuracy during training, never to train.
 Other recipes: --config=configs/folder.py:gpu, :laptop, :variant=B/16,res=224; a try-out of a minute: :runlocal
 """
@@ -26,15 +26,8 @@ def get_config(arg=None):
 
 
 def laptop(c):
-    """Sets the recipe of configs/cifar10_laptop.py, at 64 px: what learned most in the time of a CPU core."""
+    """Sets the recipe for a CPU, at 64 px."""
     c.data.image_size = 72
-    c.model.update(size="XS", patch_size=8, image_size=64, drop_path=0.0)
-    c.batch_size = 128
-    c.epochs = 75.0
-    c.loss.temperature = 0.2  # SiT has 0.5
-    c.optim.update(base_learning_rate=4e-3, warmup_epochs=3.0, ema=0.999)
-    c.finetune.update(epochs=5.0, batch_size=128)
-    c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
-    c.finetune.augment.update(area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
-    c.finetune.augment.randaugment.layers = 0
+    config.laptop(c)
+    c.model.image_size = 64
     c.update(log_every=50, eval_every=1000, checkpoint_every=500)

@@ -1,4 +1,4 @@
-"""Output into a pipe whose reader has gone, as in `| head -1`: it is dropped, and the command goes on."""
+"""Output into a pipe whose reader has gone, as in `| head -1`: it is dropped, and the command continues."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
 """For configuration files: defaults, arguments after the colon, presets."""
 
 from sit_jax.config.arguments import parse_arg
-from sit_jax.config.presets import apply_args, paper, runlocal, set_variant
+from sit_jax.config.presets import apply_args, laptop, paper, runlocal, set_variant
 from sit_jax.config.schema import defaults
 
-__all__ = ["apply_args", "defaults", "paper", "parse_arg", "runlocal", "set_variant"]
+__all__ = ["apply_args", "defaults", "laptop", "paper", "parse_arg", "runlocal", "set_variant"]

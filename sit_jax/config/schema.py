@@ -19,7 +19,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.epochs = 100.0
     c.steps = placeholder(int)
     c.examples = placeholder(int)
-    # Filled in by a run: its lengths in steps before it was extended (a finished run with a greater length goes on).
+    # Filled in by a run: its lengths in steps before each extension (a finished run continues if it asks for more).
     c.extensions = ()
     # laptop | gpu: which recipe of the file this is. "auto": the one for this machine. "": the file has only one.
     c.machine = ""

@@ -44,8 +44,8 @@ def key(records: Records, image_size: int) -> str:
 def content_key(records: Records, image_size: int, folder: Path) -> str:
     """Returns a hash of the whole content of the records, the image size and the decoder version.
 
-    It stays the same if the records move, so the results of an evaluation are found again. To read everything is little
-    beside an evaluation, and is done once: `folder` remembers the result under the key of the records.
+    It stays the same if the records move, so the results of an evaluation are found again. Reading everything takes
+    little time compared with an evaluation, and happens once: `folder` keeps the result under the key of the records.
     """
     whole = content.content_hash(records, folder / f"{key(records, 0)}.sha256" if records.stamp else None)
     return hashlib.sha256(f"{decode.VERSION} {image_size} {whole}".encode()).hexdigest()[:32]

@@ -174,7 +174,7 @@ def _recognised(folders: list[str], train: Split) -> str:
 
 
 def _strays(split: Split) -> list[str]:
-    """Names the images beside the class folders."""
+    """Returns a message that names the images outside the class folders."""
     strays = [name for name, folder in zip(split.names, split.classes, strict=True) if folder is None]
     if not strays or len(strays) == len(split.names):
         return []

@@ -13,7 +13,7 @@ from sit_jax.common.text import shown
 from sit_jax.data import formats
 from sit_jax.data.records import Records
 
-# Folders that systems put beside the pictures of the user: thumbnails, copies of attributes, deleted files.
+# Folders that systems put next to the user's pictures: thumbnails, copies of attributes, deleted files.
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", "lost+found", "System Volume Information")
 MOST_PATHS = 64  # to one folder, by links
 MOST_KINDS = 12  # of ignored files in a message

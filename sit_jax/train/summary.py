@@ -20,7 +20,7 @@ LEARNED = (
 
 
 def summary(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
-    """Returns the last evaluation beside the one of random weights, the folder of pictures, and three commands."""
+    """Returns the first and the last evaluation, the folder of pictures, and three commands."""
     lines = [f"finished after {format_seconds(seconds_of_process())}"]
     rows = evaluations(workdir / "metrics.jsonl")
     if len(rows) > 1:
