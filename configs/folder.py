@@ -6,8 +6,8 @@ S/16 at 224 px, not measured, intended for one GPU, thousands to hundreds of tho
 Give --hours=2 to end in two hours.
 Expected score: not measured.
 Command: python -m sit_jax.main --config=configs/folder.py --config.data.source=folder:PATH --workdir=runs/mine
-Data: pictures of any size, at any depth below PATH. Class folders (PATH/class/* or
-PATH/{train,test}/class/*) are used only for a k-NN accuracy during training, never to train.
+Data: PNG, JPEG, TIFF and other pictures (docs/channels.md) of any size, at any depth below PATH. Class folders
+(PATH/class/* or PATH/{train,test}/class/*) are used only for a k-NN accuracy during training, never to train.
 Other recipes: --config=configs/folder.py:gpu, :laptop, :variant=B/16,res=224; a try-out of a minute: :runlocal
 """
 
@@ -15,7 +15,7 @@ from sit_jax import config
 
 
 def get_config(arg=None):
-    """Returns the configuration; arguments after a colon: laptop, gpu, runlocal, variant=S/16, res=224."""
+    """Returns the configuration; arguments after a colon: laptop, gpu, runlocal, variant=S/16, res=224, views=xray."""
     c = config.defaults()
     c.data.image_size = 256  # slightly above the model's image size, for the crops
     c.model.update(size="S", patch_size=16, image_size=224)

@@ -21,10 +21,11 @@ from sit_jax.common import commands
 from sit_jax.common.console import say, say_all, with_progress
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out, replacing
+from sit_jax.common.layout import Layout, layout_of
 from sit_jax.common.text import shown
 from sit_jax.config import cli
 from sit_jax.data import Records
-from sit_jax.data.decode import decode
+from sit_jax.data.channels import decode
 from sit_jax.data.given import open_given
 from sit_jax.data.load import StreamedImages
 from sit_jax.eval.restore import Restored, restore
@@ -58,14 +59,14 @@ def command(argv: list[str]) -> bool:
     workdir, with_heads = pathlib.Path(values.workdir), kind == "projection"
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
     if values.skip_unreadable or restored.config.data.skip_unreadable:
-        records = readable(records, restored.config.model.image_size)
+        records = readable(records, restored.config.model.image_size, layout_of(restored.config.data))
     batches = encode_records(restored, records, kind, values.batch_size)
     shape = write_npz(out, batches, records, class_names)
     say(f"{out}: features {' x '.join(map(str, shape))}, from step {restored.step} of {workdir}")
     return True
 
 
-def readable(records: Records, image_size: int) -> Records:
+def readable(records: Records, image_size: int, layout: Layout) -> Records:
     """Returns the readable images and prints how many are left out; raises InputError if none is readable.
 
     The .npz header needs the number of rows before the first row, so the images are decoded twice.
@@ -73,7 +74,7 @@ def readable(records: Records, image_size: int) -> Records:
 
     def is_readable(row: int) -> bool:
         try:
-            decode(records.read(row), image_size, records.names[row])
+            decode(records.read(row), image_size, records.names[row], layout)
         except InputError:
             return False
         return True
@@ -96,7 +97,7 @@ def readable(records: Records, image_size: int) -> Records:
 def encode_records(restored: Restored, records: Records, kind: str, batch_size: int) -> Iterator[np.ndarray]:
     """Returns an iterator over features, float32 [B, ...]; the images are decoded batch by batch."""
     config, mesh = restored.config, restored.mesh
-    images = StreamedImages(records, config.model.image_size)
+    images = StreamedImages(records, config.model.image_size, layout=layout_of(config.data))
     encode = make_encode(config, mesh, kind)
     batches = extract_batches(encode, restored.params, images.gather, len(images), batch_size, mesh)
     return batches if kind in WITH_AXES else (batch[:, 0] for batch in batches)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from sit_jax.common import commands, errors
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
+from sit_jax.common.layout import layout_of
 from sit_jax.common.memory import out_of_memory
 from sit_jax.compiled import collectives, costs, hlo, tables
 from sit_jax.compiled.advice import advice
@@ -143,8 +144,8 @@ def measure(
     found = collectives.merge(collectives.find_collectives(program, mesh.shape, target.joined))
     kernels = find_kernels(program, chip.passes)
     sides = (config.data.image_size, config.model.image_size)
-    images = config.batch_size // mesh.size * sides[0] ** 2 * 3
-    shapes: set[tuple[int, ...]] = {(side, side, 3) for side in sides}
+    images = config.batch_size // mesh.size * layout_of(config.data).size(sides[0])
+    shapes: set[tuple[int, ...]] = {(side, side, config.data.channels) for side in sides}
     work: dict[str, Any] = {
         "model_flops": costs.model_flops(config),
         "compiled_flops_per_chip": compiled_flops(kernels),

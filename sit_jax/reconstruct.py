@@ -24,6 +24,7 @@ from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.common.keys import named_key
+from sit_jax.common.layout import layout_of
 from sit_jax.config import cli
 from sit_jax.data import Records, image_options, open_source
 from sit_jax.data.given import open_given
@@ -128,10 +129,10 @@ def make_groups(values: flags.FlagValues, given: Records | None, config: ml_coll
         for split, records in (("train", source.pretrain), ("test", source.test)):
             if count := values[split].value:
                 drawn = draw_records(split, records, count, values.seed)
-                images = StreamedImages(drawn, data_size, config.data.skip_unreadable)
+                images = StreamedImages(drawn, data_size, config.data.skip_unreadable, layout_of(config.data))
                 groups.append(Group(f"{split}{'ing' if split == 'train' else ''} images", images))
     if given:
-        groups.append(Group("pictures", StreamedImages(given, size)))
+        groups.append(Group("pictures", StreamedImages(given, size, layout=layout_of(config.data))))
     return groups
 
 
@@ -158,7 +159,7 @@ def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> 
         error = np.abs(rows["reconstructed"] - rows["original"]).mean()
         caption = f"{title} ({len(images)}): mean absolute error {error:.4f} of values from -1 to 1"
         say(caption)
-        parts.append((caption, rows))
+        parts.append((caption, {name: pictures.to_rgb(row, restored.config.data.shown) for name, row in rows.items()}))
     return sheets(parts)
 
 
@@ -176,7 +177,8 @@ def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
             images.append(whole_images(jnp.asarray(decoded), config.model.image_size))
             maps.append(attention_maps(restored.params, decoded, config))
             names += group.records.names[: len(rows)]
-    return attention_picture(np.concatenate(images), np.concatenate(maps), names, TOKEN_NAMES)
+    shown = pictures.to_rgb(np.concatenate(images), config.data.shown)
+    return attention_picture(shown, np.concatenate(maps), names, TOKEN_NAMES)
 
 
 def main(argv: list[str]) -> int:

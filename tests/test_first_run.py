@@ -131,6 +131,10 @@ def test_decoded_images_are_compared_with_the_free_memory(monkeypatch):
     fit.check_images(splits, config, False)  # streamed images need none
     monkeypatch.setattr(fit, "available_bytes", lambda: 2 * 1437 * 8 * 8 * 3)
     fit.check_images(splits, make_config(), False)
+    config = make_config()
+    config.data.bits = 16
+    with pytest.raises(InputError, match="do not fit into host memory"):
+        fit.check_images(splits, config, False)
 
 
 @pytest.mark.parametrize(

@@ -221,13 +221,13 @@ def merge(found: list[Collective]) -> list[Collective]:
 def suspicions(one: Collective, image_bytes: int, image_shapes: set[tuple[int, ...]], expected: set[int]) -> list[str]:
     """Returns the problems of a collective; none for parameters, gradients and embeddings.
 
-    `image_bytes` is the size of one device's uint8 images, `image_shapes` holds the (height, width, channels) of images
-    and views, and `expected` holds the element counts of parameters and embeddings, whole or in parts.
+    `image_bytes` is the size of one device's stored images, `image_shapes` holds the (height, width, channels) of
+    images and views, and `expected` holds the element counts of parameters and embeddings, whole or in parts.
     """
     found = ["all-to-all"] if "all-to-all" in one.kind else []
     for array in one.arrays:
         shapes = {tuple(n for n in array.dims[i : i + 3]) for i in range(len(array.dims) - 2)}
-        if (array.dtype == "u8" and array.elements > 1) or shapes & image_shapes:
+        if (array.dtype in ("u8", "u16") and array.elements > 1) or shapes & image_shapes:
             found.append("moves images")
         elif array.bytes >= image_bytes and array.elements not in expected:
             found.append("moves as much as the images of one device, and neither parameters nor embeddings")

@@ -10,7 +10,7 @@ import numpy as np
 
 from sit_jax.compiled.hlo import Computation, Instruction
 from sit_jax.compiled.libraries import library_flops, precision
-from sit_jax.model.sizes import SIZES, patch_count, token_count
+from sit_jax.model.sizes import SIZES, patch_count, patch_pixels, token_count
 from sit_jax.model.stem import stem_sizes
 from sit_jax.model.tasks import TASKS
 
@@ -33,8 +33,8 @@ def _embedding(model: ml_collections.ConfigDict, width: int) -> int:
     """Returns the multiplications from an image to its tokens, forward and backward."""
     patches = patch_count(model)
     if model.stem == "patches":
-        return 2 * patches * 3 * model.patch_size**2 * width
-    sizes = stem_sizes(width, model.patch_size)
+        return 2 * patches * patch_pixels(model) * width
+    sizes = stem_sizes(width, model.patch_size, model.channels)
     products = [patches * 4 ** (len(sizes) - 1 - i) * 9 * inputs * outputs for i, (inputs, outputs) in enumerate(sizes)]
     return 2 * products[0] + 3 * (sum(products[1:]) + patches * width**2)
 

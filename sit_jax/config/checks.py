@@ -20,6 +20,7 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
     check_finite(config)
     if not config.data.source:
         raise InputError("data.source is not set; set it, for example --config.data.source=folder:PATH")
+    check_shown(config.data)
     check_model(config.model)
     check_stem(config.model)
     computation.check(config, device or jax.devices()[0])
@@ -37,6 +38,16 @@ def check_model(model: ml_collections.ConfigDict) -> None:
             f"model.image_size={size} must be at least 8 and divisible by model.patch_size={patch}; "
             f"use {max(8, round(size / max(patch, 1)) * patch)}"
         )
+
+
+def check_shown(data: ml_collections.ConfigDict) -> None:
+    """Raises InputError if a channel of the pictures does not exist, or if transparency has no channel of its own."""
+    if data.shown is not None and max(data.shown) >= data.channels:
+        raise InputError(
+            f"data.shown={tuple(data.shown)} must be three channels from 0 to {data.channels - 1} (data.channels)"
+        )
+    if data.alpha and data.channels not in (2, 4):
+        raise InputError(f"data.alpha keeps the transparency as a fourth channel, and data.channels is {data.channels}")
 
 
 def check_stem(model: ml_collections.ConfigDict) -> None:

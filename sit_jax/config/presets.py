@@ -6,6 +6,7 @@ import ml_collections
 
 from sit_jax.common.errors import InputError
 from sit_jax.config.arguments import parse_arg
+from sit_jax.config.domains import use_views
 from sit_jax.config.schema import defaults
 from sit_jax.views.corrupt import OPERATIONS
 
@@ -17,17 +18,20 @@ def apply_args(
 ) -> ml_collections.ConfigDict:
     """Applies the arguments that every configuration accepts, and returns the configuration.
 
-    First `paper` sets the paper's recipe, then `runlocal` shrinks everything to a laptop try-out, then `variant=S/4`
-    (size/patch side) and `res=64` (image side in pixels) set the model. A file with a recipe for a `laptop` beside the
-    one for accelerators also accepts `laptop` and `gpu`; without any argument that sets the model, `machine` is "auto",
-    and the command chooses by what this machine has (see `config.machine`). Raises InputError for any other argument.
+    First `paper` sets the paper's recipe, then `views=NAME` sets the views of a domain (`config/domains.py`), then
+    `runlocal` shrinks everything to a laptop try-out, then `variant=S/4` (size/patch side) and `res=64` (image side in
+    pixels) set the model. A file with a recipe for a `laptop` beside the one for accelerators also accepts `laptop` and
+    `gpu`; without any argument that sets the model, `machine` is "auto", and the command chooses by what this machine
+    has (see `config.machine`). Raises InputError for any other argument.
     """
     recipes = {"laptop": False, "gpu": False} if laptop else {}
-    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False, **recipes)
+    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False, views="", **recipes)
     if laptop:
         choose_recipe(c, args, laptop)
     if args.paper:
         paper(c)
+    if args.views:
+        use_views(c, args.views)
     if args.runlocal:
         runlocal(c)
     if args.variant:

@@ -37,6 +37,7 @@ def resolve(
     with config.unlocked():
         config.data.num_examples = num_examples
     config.data.image_size = config.data.image_size or config.model.image_size
+    config.data.bits = config.data.bits or 8
     compute.choose(config, device or jax.devices()[0])
     config.steps = duration(config, "", num_examples, config.batch_size)
     warmup_steps = duration(config.optim, "warmup_", num_examples, config.batch_size)

@@ -42,7 +42,18 @@ BELOW_1 = Rule(lambda value: 0 <= value < 1, "from 0 to 1, and not 1")
 NUMBERS = Rule(lambda value: len(value) > 0 and min(value) > 0, "one or more numbers above 0")
 CROP = {"area": pair(1, open_start=True), "ratio": pair(math.inf, open_start=True), "flip": SHARE}
 
+PIXELS: dict[str, Rule] = {
+    "data.channels": ABOVE_0,
+    "data.bits": Rule(lambda value: value in (None, 8, 16), "8 or 16"),
+    "data.range": Rule(
+        lambda value: value is None or (len(value) == 2 and value[0] < value[1]), "a range (low, high) with low < high"
+    ),
+    "data.shown": Rule(
+        lambda value: value is None or (len(value) == 3 and min(value) >= 0), "three channels (red, green, blue)"
+    ),
+}
 TRAINING: dict[str, Rule] = {
+    **PIXELS,
     "dtype": one_of("auto", "bfloat16", "float32"),
     "seed": SEED,
     "log_every": ABOVE_0,

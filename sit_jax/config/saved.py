@@ -26,7 +26,7 @@ RESUMABLE = (
         "linear.",
         "finetune.",
     ),
-    *("machine", "data.memory_limit", "data.cache_dir", "data.skip_unreadable"),
+    *("machine", "data.memory_limit", "data.cache_dir", "data.skip_unreadable", "data.shown"),
 )
 
 
@@ -35,6 +35,11 @@ FORMER: dict[str, object] = {
     "machine": "",
     "extensions": [],
     "data.fingerprint": None,
+    "data.channels": 3,
+    "data.bits": 8,
+    "data.range": None,
+    "data.alpha": False,
+    "data.shown": None,
     "views.count": 2,
     "views.jitter": 1.0,
     "views.blur": 0.0,
@@ -42,6 +47,7 @@ FORMER: dict[str, object] = {
     "views.share_rotation": False,
     "corrupt.share": 1.0,
     "corrupt.drop.noise_std": 1.0,
+    "model.channels": 3,
     "model.stem": "patches",
     "model.projector_width": None,
     "model.projector_norm": "none",

@@ -29,6 +29,16 @@ def defaults() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     # digits | folder:PATH | npz:PATH.npz | tar:PATTERN | parquet:PATTERN | tfds:NAME | ... (docs/data.md)
     c.data.source = ""
+    # Channels c of an image: 1, 3, 4, ... Three are red, green and blue. docs/channels.md says what is read.
+    c.data.channels = 3
+    # Bits of a stored value, 8 or 16. None: 8 if the first image has 8 bits, otherwise 16.
+    c.data.bits = placeholder(int)
+    # Values (low, high) that become black and white; required for other types than uint8 and uint16. None: whole type.
+    c.data.range = placeholder(tuple)
+    # True keeps the transparency of pictures as a further channel, with data.channels=4 (or 2 for grey pictures).
+    c.data.alpha = False
+    # Channels (red, green, blue) of the pictures that a run draws, from 0 on. None: the first three, or grey.
+    c.data.shown = placeholder(tuple)
     # Filled in by a run: a hash of the images, by which a resumed run notices other images.
     c.data.fingerprint = placeholder(str)
     # Side of the stored images in pixels: shorter side resized, then centre crop. None: the model's image size.
@@ -62,6 +72,7 @@ def defaults() -> ml_collections.ConfigDict:
 
     c.model = ml_collections.ConfigDict()
     c.model.size = "S"  # mu, XS, Ti, S, M, B, L, H, g
+    c.model.channels = c.data.get_ref("channels")  # always equal to data.channels; set that key
     c.model.patch_size = 4  # side in pixels; must divide image_size
     c.model.image_size = 32  # side in pixels, at least 8
     c.model.stem = "patches"  # or convolutions: 3 x 3, stride 2 (not in the paper)

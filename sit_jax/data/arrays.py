@@ -13,6 +13,7 @@ from sit_jax.common.text import shown
 from sit_jax.data.records import Records, Source
 
 NAMED = 10  # arrays of a file in a message
+TYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 WRITE = "write it with numpy.savez(FILE, images=array), and labels=array if there are any"
 # What is no .npz file, and the message for it.
 NOT_NPZ = (
@@ -41,7 +42,8 @@ def open_digits() -> Source:
 def open_npz(path: str) -> Source:
     """Opens a .npz file with `train_images [train_labels test_images test_labels]` or `images [labels]`.
 
-    Images are uint8 [n, H, W] or [n, H, W, channels] with 1, 3 or 4 channels; labels are integers [n], 0 or more.
+    Images are uint8, uint16 or floats [n, H, W] or [n, H, W, channels]; floats need `data.range`, and another number of
+    channels than 1, 3 or 4 needs `data.channels`. Labels are integers [n], 0 or more.
     Raises InputError if the file cannot be read, or if an array has the wrong type or shape; the message names it.
     """
     name, arrays = f"npz:{path}", _read_npz(Path(os.path.expanduser(path)))
@@ -81,12 +83,11 @@ def _first_bytes(path: Path) -> bytes:
 
 def _checked_records(path: str, arrays: dict[str, np.ndarray], prefix: str, split: str) -> Records:
     images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
-    is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
-    if images.dtype != np.uint8 or not is_image or 0 in images.shape:
+    if images.dtype not in TYPES or images.ndim not in (3, 4) or 0 in images.shape:
         found = f"{images.dtype} {list(images.shape)}"
         raise InputError(
-            f"{path}: {prefix}images must be uint8 [n, H, W] or [n, H, W, 1, 3 or 4], not {found}; scale the values to "
-            "0..255, move the channels to the end, and save them with numpy.uint8"
+            f"{path}: {prefix}images must be uint8, uint16 or float [n, H, W] or [n, H, W, channels], not {found}; "
+            "scale the values to 0..255, move the channels to the end, and save them with numpy.uint8"
         )
     if labels is not None and not _are_classes(labels, len(images)):
         found = f"{labels.dtype} {list(labels.shape)}"

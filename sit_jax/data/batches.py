@@ -49,7 +49,7 @@ class Batches:
         return order[first : first + self.batch_size]
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """Returns this process's part of a step: {"image": uint8 [n, s, s, 3]}, with n = len(local).
+        """Returns this process's part of a step: {"image": [n, s, s, c]}, with n = len(local).
 
         With labels, also {"label": int32 [n]}.
         """

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sit_jax.common.files import replacing, user_cache
+from sit_jax.common.layout import RGB, Layout
 from sit_jax.data import content, decode
 from sit_jax.data.records import Records
 
@@ -27,32 +28,37 @@ def folder(cache_dir: str | os.PathLike | None) -> Path:
     return user_cache() / "images"
 
 
-def key(records: Records, image_size: int) -> str:
-    """Returns a hash of the records (stamps, and a sample of the content), the image size and the decoder version.
+def key(records: Records, image_size: int, layout: Layout = RGB) -> str:
+    """Returns a hash of the records (stamps, and a sample of the content), the form and the decoder version.
 
     To hash the whole content would take as long as reading it, at each start. The stamps tell files of two folders
     apart, and old from new files of one folder (see `listing.file_records`). The sample tells apart what has the same
     stamps nevertheless, for example folders of two machines that share the cache, at 64 small reads.
     """
     assert records.stamp is not None
-    digest = hashlib.sha256(f"{decode.VERSION} {image_size} {content.sample_hash(records)}".encode())
+    digest = hashlib.sha256(f"{_form(image_size, layout)} {content.sample_hash(records)}".encode())
     for i in range(len(records)):
         digest.update(f"\n{records.stamp(i)}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def content_key(records: Records, image_size: int, folder: Path) -> str:
-    """Returns a hash of the whole content of the records, the image size and the decoder version.
+def content_key(records: Records, image_size: int, folder: Path, layout: Layout = RGB) -> str:
+    """Returns a hash of the whole content of the records, the image size, the layout and the decoder version.
 
     It stays the same if the records move, so the results of an evaluation are found again. Reading everything takes
     little time compared with an evaluation, and happens once: `folder` keeps the result under the key of the records.
     """
     whole = content.content_hash(records, folder / f"{key(records, 0)}.sha256" if records.stamp else None)
-    return hashlib.sha256(f"{decode.VERSION} {image_size} {whole}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{_form(image_size, layout)} {whole}".encode()).hexdigest()[:32]
+
+
+def _form(image_size: int, layout: Layout) -> str:
+    """Returns the form of decoded images as text, the same as in former versions for three channels of 8 bits."""
+    return f"{decode.VERSION} {image_size}{layout.tag and ' ' + layout.tag}"
 
 
 def cached(folder: Path, key: str, total: int, allow_missing: bool, decode_now: Callable[[], Decoded]) -> Decoded:
-    """Returns images uint8 [n, s, s, 3] and their indices int64 [n] from the cache, else decodes and caches them.
+    """Returns images [n, s, s, c] and their indices int64 [n] from the cache, else decodes and caches them.
 
     `total` is the number of records. An entry that leaves images out is used only if `allow_missing`. If the folder
     cannot be written, the images are not cached and a warning is logged.

@@ -1,4 +1,4 @@
-"""Decodes any picture to a square uint8 RGB array."""
+"""Decodes any picture to a square uint8 RGB array; `channels.py` decodes to other channels and types."""
 
 import contextlib
 import io
@@ -26,6 +26,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Formats of several pages or frames. The other pictures of an MPO or HEIF file are versions of the first.
 WITH_PAGES = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 SKIP = "--config.data.skip_unreadable"
+RANGE = '--config.data.range="(low, high)"'
 
 
 class UnreadableError(InputError):
@@ -47,16 +48,14 @@ def decode(raw: Raw, image_size: int, name: str, with_pages: list[str] | None = 
     if isinstance(raw, np.ndarray) and raw.shape == (image_size, image_size, 3):
         return raw
     try:
-        image = _open(raw, image_size)
-        if with_pages is not None and image.format in WITH_PAGES and getattr(image, "is_animated", False):
-            with_pages.append(name)
-        return np.asarray(_square(image, image_size))
+        return np.asarray(_square(open_picture(raw, image_size, name, with_pages), image_size))
     # For damaged files Pillow raises almost anything: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
     except Exception as error:
-        raise UnreadableError(name, _reason(error)) from error
+        raise UnreadableError(name, reason_of(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Returns why an image could not be decoded."""
     if isinstance(error, UnidentifiedImageError):
         return "in no known format"
     if isinstance(error, Image.DecompressionBombError):
@@ -68,10 +67,11 @@ def _reason(error: Exception) -> str:
 
 def _square(image: Image.Image, image_size: int) -> Image.Image:
     # Resampling the central square equals resizing, then cropping.
-    return ImageOps.fit(_to_rgb(image), (image_size, image_size), Image.Resampling.BICUBIC)
+    return ImageOps.fit(to_rgb(image), (image_size, image_size), Image.Resampling.BICUBIC)
 
 
-def _open(raw: Raw, image_size: int) -> Image.Image:
+def open_picture(raw: Raw, image_size: int, name: str, with_pages: list[str] | None = None) -> Image.Image:
+    """Opens a picture in the mode of its file, upright; JPEG may come smaller, down to twice `image_size`."""
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[-1] == 1 else raw)
     # Pillow would keep the file open as long as the image exists; reading it first also saves a system call.
@@ -82,6 +82,8 @@ def _open(raw: Raw, image_size: int) -> Image.Image:
     # A damaged EXIF block does not make a picture unreadable.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+    if with_pages is not None and image.format in WITH_PAGES and getattr(image, "is_animated", False):
+        with_pages.append(name)
     return image
 
 
@@ -96,11 +98,12 @@ def _identify(data: bytes) -> Image.Image:
         raise
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns a picture as red, green and blue of 8 bits, with its transparency over white."""
     if image.mode.startswith("I"):  # I;16, I;16B, I
-        return _scale(image).convert("RGB")
+        return Image.fromarray(wide_grey(image, np.dtype(np.uint8))).convert("RGB")
     if image.mode == "F":
-        raise ValueError("float values have no known range; convert it to 8 or 16 bits")
+        raise ValueError(f"float values have no known range; convert it to 8 or 16 bits, or set {RANGE}")
     if image.mode == "LAB":  # Pillow converts it by colour profiles only
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
@@ -112,14 +115,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scale(image: Image.Image) -> Image.Image:
-    """Scales grey of 9 to 16 bits by the largest value of its type; Pillow would clip it at 255.
+def wide_grey(image: Image.Image, dtype: np.dtype) -> np.ndarray:
+    """Returns grey of 9 to 16 bits, scaled by its type to uint8 or uint16 (`dtype`); Pillow would clip it at 255.
 
     A 32-bit integer has no such value: numbers of 16 bits are scaled as such, others raise ValueError.
     """
     grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError(f"values from {grey.min()} to {grey.max()}, beyond 16 bits; convert it to 8 or 16 bits")
+        raise ValueError(
+            f"values from {grey.min()} to {grey.max()}, beyond 16 bits; convert it to 8 or 16 bits, or set {RANGE}"
+        )
     bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # BitsPerSample of TIFF: 12 for some cameras
     largest = 2**bits - 1 if 8 < bits < 16 else 65535
-    return Image.fromarray(np.round(grey * (255 / largest)).astype(np.uint8))
+    return np.round(grey * (np.iinfo(dtype).max / largest)).astype(dtype)

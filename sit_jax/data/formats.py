@@ -9,18 +9,21 @@ from PIL import features
 
 PILLOW = "pip install --upgrade pillow"
 HEIF = "pip install pillow-heif"
+TIFF = "pip install tifffile"
 
 
 class Format(NamedTuple):
     """A picture format."""
 
-    name: str  # Pillow's name
+    name: str  # Pillow's name; empty if Pillow does not read it
     extensions: tuple[str, ...]  # lower case
     plugin: str  # the module that reads it
     feature: str | None  # the part of Pillow that some builds lack
     remedy: str  # what to do if it cannot be read here
 
 
+# TIFF of several bands, or of colours of 16 bits; `rasters.is_picture` tells it from a picture, not its name.
+BANDS = Format("", (), "tifffile", None, TIFF)  # imported when it is needed: that takes a while
 FORMATS = (
     Format("PNG", (".png", ".apng"), "PIL.PngImagePlugin", "zlib", PILLOW),
     Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "PIL.JpegImagePlugin", "jpg", PILLOW),
@@ -32,6 +35,8 @@ FORMATS = (
     Format("JPEG2000", (".jp2", ".j2k", ".j2c", ".jpx"), "PIL.Jpeg2KImagePlugin", "jpg_2000", PILLOW),
     Format("AVIF", (".avif",), "PIL.AvifImagePlugin", "avif", PILLOW),
     Format("HEIF", (".heic", ".heif", ".hif"), "pillow_heif", None, HEIF),
+    Format("", (".npy",), "numpy", None, "pip install numpy"),
+    BANDS,
 )
 # A raw file is not a picture yet: its colours depend on the program that develops it.
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
@@ -44,8 +49,8 @@ BRANDS = {b"ftyphei": HEIF, b"ftyphev": HEIF, b"ftypmif1": HEIF, b"ftypavi": PIL
 
 @functools.cache
 def readable() -> tuple[Format, ...]:
-    """Returns the formats that this installation reads; loads their plugins."""
-    return tuple(row for row in FORMATS if _load(row))
+    """Returns the formats with extensions that this installation reads; loads their plugins."""
+    return tuple(row for row in FORMATS if row.extensions and _load(row))
 
 
 @functools.cache
@@ -60,7 +65,7 @@ def pillow_names() -> tuple[str, ...]:
 
     Pillow knows other formats, some of which start programs (EPS) or hold no photographs.
     """
-    return tuple(row.name for row in readable())
+    return tuple(row.name for row in readable() if row.name)
 
 
 def missing_plugin(data: bytes) -> str | None:

@@ -13,9 +13,11 @@ import numpy as np
 
 from sit_jax.common.console import say, with_progress
 from sit_jax.common.errors import InputError
+from sit_jax.common.layout import RGB, Layout, layout_of
 from sit_jax.common.text import shown
 from sit_jax.data import cache
-from sit_jax.data.decode import SKIP, UnreadableError, decode
+from sit_jax.data.channels import decode
+from sit_jax.data.decode import SKIP, UnreadableError
 from sit_jax.data.records import Records
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ NAMED = 20  # unreadable images in a message
 
 @dataclasses.dataclass(frozen=True)
 class MemoryImages:
-    """Images in one array, uint8 [n, s, s, 3], in memory or mapped from a file; `records` has one record per image."""
+    """Images in one array, [n, s, s, c], in memory or mapped from a file; `records` has one record per image."""
 
     array: np.ndarray
     records: Records
@@ -42,7 +44,7 @@ class MemoryImages:
         return self.array[index]
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows` [m], uint8 [m, s, s, 3]."""
+        """Returns the images at `rows` [m], [m, s, s, c]."""
         return self.array[np.asarray(rows, np.int64)]
 
 
@@ -56,8 +58,8 @@ class StreamedImages:
 
     in_memory = False
 
-    def __init__(self, records: Records, image_size: int, skip_unreadable: bool = False):
-        self.records, self.image_size, self.skip_unreadable = records, image_size, skip_unreadable
+    def __init__(self, records: Records, image_size: int, skip_unreadable: bool = False, layout: Layout = RGB):
+        self.records, self.image_size, self.skip_unreadable, self.layout = records, image_size, skip_unreadable, layout
         self.skipped: set[int] = set()
         self._told_of_pages = False
         self._lock = threading.Lock()
@@ -86,13 +88,14 @@ class StreamedImages:
         raise _all_unreadable(self.records)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows` [m], uint8 [m, s, s, 3]."""
+        """Returns the images at `rows` [m], [m, s, s, c]."""
         images = self._threads.map(self.__getitem__, map(int, rows))
-        return np.stack(list(images)) if len(rows) else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+        empty = np.empty((0, *self.layout.shape(self.image_size)), self.layout.dtype)
+        return np.stack(list(images)) if len(rows) else empty
 
     def _decode(self, index: int) -> np.ndarray:
         with_pages: list[str] = []
-        image = _decode_record(self.records, self.image_size, index, with_pages)
+        image = _decode_record(self.records, self.image_size, index, self.layout, with_pages)
         if with_pages and not self._told_of_pages:
             self._told_of_pages = True
             say(f"{shown(with_pages[0])} has more than one page or frame; of such files the first is used")
@@ -121,7 +124,7 @@ class Subset:
         return len(self.rows)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns the images at `rows` [n] of the subset, uint8 [n, s, s, 3]."""
+        """Returns the images at `rows` [n] of the subset, [n, s, s, c]."""
         return self.images.gather(self.rows[np.asarray(rows, np.int64)])
 
     def take(self, rows: np.ndarray) -> "Subset":
@@ -140,6 +143,7 @@ def image_options(config: ml_collections.ConfigDict) -> dict:
         "memory_limit_gb": data.memory_limit,
         "cache_dir": data.cache_dir,
         "skip_unreadable": data.skip_unreadable,
+        "layout": layout_of(data),
     }
 
 
@@ -149,8 +153,9 @@ def load_images(
     memory_limit_gb: float = 8.0,
     cache_dir: str | os.PathLike | None = None,
     skip_unreadable: bool = False,
+    layout: Layout = RGB,
 ) -> Images:
-    """Returns the images of `records` as squares with side `image_size` in pixels.
+    """Returns the images of `records` as squares with side `image_size` in pixels, stored as `layout` says.
 
     If the decoded images take at most `memory_limit_gb` (10^9 bytes), all cores decode them now and they stay in
     memory; decoded files are cached in `cache_dir` (None: ~/.cache/sit_jax/images). Otherwise images are decoded on
@@ -160,15 +165,15 @@ def load_images(
     """
     if image_size < 1:
         raise InputError(f"image_size={image_size} must be at least 1")
-    if len(records) * image_size**2 * 3 > memory_limit_gb * 1e9:
-        return StreamedImages(records, image_size, skip_unreadable)
-    unreadable: dict[int, str] = {}
-    decode_now = functools.partial(_decode_all, records, image_size, unreadable, skip_unreadable)
+    if len(records) * layout.size(image_size) > memory_limit_gb * 1e9:
+        return StreamedImages(records, image_size, skip_unreadable, layout)
+    unreadable: dict[int, UnreadableError] = {}
+    decode_now = functools.partial(_decode_all, records, image_size, layout, unreadable, skip_unreadable)
     if records.stamp is None:  # arrays need no decoding
         array, rows = decode_now()
     else:
         array, rows = cache.cached(
-            cache.folder(cache_dir), cache.key(records, image_size), len(records), skip_unreadable, decode_now
+            cache.folder(cache_dir), cache.key(records, image_size, layout), len(records), skip_unreadable, decode_now
         )
     if len(rows) == len(records):
         return MemoryImages(array, records)
@@ -178,26 +183,26 @@ def load_images(
     return MemoryImages(array, records.take(rows))
 
 
-def _decode_record(records: Records, image_size: int, i: int, with_pages: list[str]) -> np.ndarray:
-    return decode(records.read(i), image_size, records.names[i], with_pages)
+def _decode_record(records: Records, image_size: int, i: int, layout: Layout, with_pages: list[str]) -> np.ndarray:
+    return decode(records.read(i), image_size, records.names[i], layout, with_pages)
 
 
 def _decode_all(
-    records: Records, image_size: int, unreadable: dict[int, str], skip_unreadable: bool
+    records: Records, image_size: int, layout: Layout, unreadable: dict[int, UnreadableError], skip_unreadable: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the readable images, uint8 [n, s, s, 3], and their indices, int64 [n].
+    """Returns the readable images, [n, s, s, c], and their indices, int64 [n].
 
-    Adds the indices of the other images, with the reasons, to `unreadable`. Raises InputError if none is readable.
+    Adds the errors of the other images, by index, to `unreadable`. Raises InputError if none is readable.
     """
-    array = np.empty((len(records), image_size, image_size, 3), np.uint8)
+    array = np.empty((len(records), *layout.shape(image_size)), layout.dtype)
     with_pages: list[str] = []
 
     def decode_rows(rows: range) -> range:
         for i in rows:
             try:
-                array[i] = _decode_record(records, image_size, i, with_pages)
+                array[i] = _decode_record(records, image_size, i, layout, with_pages)
             except UnreadableError as error:
-                unreadable[i] = error.reason
+                unreadable[i] = error
         return rows
 
     chunks = [range(i, min(i + 64, len(records))) for i in range(0, len(records), 64)]
@@ -220,15 +225,16 @@ def _all_unreadable(records: Records) -> InputError:
     return InputError(f"{shown(records.names[0])}: unreadable, as are all other images; check the data set")
 
 
-def _unreadable_error(records: Records, rows: np.ndarray, unreadable: dict[int, str]) -> InputError:
-    """Returns the error that lists the images without a row in `rows`; `unreadable` has the reasons."""
+def _unreadable_error(records: Records, rows: np.ndarray, unreadable: dict[int, UnreadableError]) -> InputError:
+    """Returns the error that lists the images without a row in `rows`; `unreadable` has the error of each."""
     missing = np.setdiff1d(np.arange(len(records)), rows).tolist()
-    first, reason = records.names[missing[0]], unreadable.get(missing[0], "for another process")
+    first = records.names[missing[0]]
+    error = unreadable.get(missing[0]) or UnreadableError(first, "for another process")
     if len(missing) == 1:
-        return UnreadableError(first, reason)
+        return error
     names = ", ".join(shown(records.names[i]) for i in missing[1:NAMED])
     more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
     return InputError(
-        f"{shown(first)}: unreadable image ({reason}), and so are {names}{more}: "
+        f"{shown(first)}: unreadable image ({error.reason}), and so are {names}{more}: "
         f"{len(missing):,} of {len(records):,} images; repair or remove them, or set {SKIP}"
     )

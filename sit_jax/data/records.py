@@ -15,7 +15,7 @@ class Records:
     """A list of undecoded images.
 
     `names[i]` is the name of record i in messages. `read(i)` returns its undecoded image: an encoded file (bytes or
-    path), or a uint8 array [H, W] or [H, W, channels]. `stamp(i)` is a text that changes with the encoded bytes, for
+    path), or an array [H, W] or [H, W, channels]. `stamp(i)` is a text that changes with the encoded bytes, for
     the cache key of decoded images; None if nothing needs decoding. `label(i)` is its class; None without labels.
     """
 

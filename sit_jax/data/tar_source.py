@@ -100,9 +100,19 @@ def _read_headers(path: str, opened: BinaryIO) -> Index:
         opened.seek(archive.offset)
         if opened.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"damaged at byte {archive.offset}")
+    # An array beside a picture of the same key is a feature, a mask or a depth.
+    pictures = {key for key, name in zip(keys, names, strict=True) if not _is_array(name)}
+    kept = [i for i, key in enumerate(keys) if key not in pictures or not _is_array(names[i])]
     return Index(
-        np.array(starts, np.int64), np.array(sizes, np.int64), Names.of(names), Classes.of(map(labels.get, keys))
+        np.array(starts, np.int64)[kept],
+        np.array(sizes, np.int64)[kept],
+        Names.of([names[i] for i in kept]),
+        Classes.of(labels.get(keys[i]) for i in kept),
     )
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
 
 
 def _read(opened: BinaryIO, member: tarfile.TarInfo) -> bytes:

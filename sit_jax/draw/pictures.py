@@ -21,6 +21,13 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
+def to_rgb(images: np.ndarray, channels: Sequence[int] | None = None) -> np.ndarray:
+    """Returns images [n, s, s, c] as [n, s, s, 3]: the three `channels`; None: the first three, or grey for c < 3."""
+    if channels is not None:
+        return images[..., list(channels)]
+    return images[..., :3] if images.shape[-1] >= 3 else images.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+
+
 def shown_side(side: int) -> int:
     """Returns the side in pixels of an image in `grid`, with the gap around it; `side` is its own side."""
     return side * -(-SMALLEST_SIDE // side) + 2 * GAP

@@ -13,7 +13,7 @@ from sit_jax.views import whole_images
 def attention_maps(params: dict, images: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
     """Returns the attention of both tokens to the patches in the last layer, rotation token first.
 
-    `images` is [B, H, W, 3] uint8; `params` holds `encoder`. The result is float32 [B, 2, heads, side, side] with
+    `images` is [B, H, W, c]; `params` holds `encoder`. The result is float32 [B, 2, heads, side, side] with
     side = s / P. Each map [side, side] sums to at most 1; the rest is the attention to the two tokens.
     """
     graphdef = make_graphdefs(config)["encoder"]

@@ -56,7 +56,7 @@ class Classifier:
         return head
 
     def logits(self, params: dict, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Returns logits [heads, K, B, C] of images [B, s, s, 3] in [-1, 1]; `keys` turn on stochastic depth."""
+        """Returns logits [heads, K, B, C] of images [B, s, s, c] in [-1, 1]; `keys` turn on stochastic depth."""
         encoder = nnx.merge(self.encoder, params["encoder"])
         tokens = encoder(images, keys).astype(jnp.float32)
         if self.config.frozen:
@@ -81,7 +81,7 @@ class Classifier:
         return entropy.sum(), entropy.mean(axis=1).min()
 
     def train_step(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        """Updates the state on {"image": [B, H, W, 3] uint8, "label": [B] int32}.
+        """Updates the state on {"image": [B, H, W, c], "label": [B] int32}.
 
         Random numbers depend on (seed, step, row) only.
         """
@@ -93,7 +93,7 @@ class Classifier:
         return TrainState(state.step + 1, params, opt_state, None), metrics
 
     def predict(self, params: dict, images: jax.Array) -> jax.Array:
-        """Returns logits [B, heads, C], averaged over K, of whole images [B, H, W, 3] uint8."""
+        """Returns logits [B, heads, C], averaged over K, of whole images [B, H, W, c]."""
         logits = self.logits(params, whole_images(images, self.config.model.image_size))
         return logits.mean(axis=1).swapaxes(0, 1)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from sit_jax.common.console import say_all
 from sit_jax.common.errors import InputError
+from sit_jax.common.layout import RGB, Layout
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
 from sit_jax.data.split import stand_in
@@ -67,7 +68,7 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
         names,
         split,
         has_test,
-        fingerprint(source, options["image_size"], options["cache_dir"]),
+        fingerprint(source, options["image_size"], options["cache_dir"], options["layout"]),
     )
 
 
@@ -93,21 +94,21 @@ def resolved_source(name: str) -> str:
     return f"{scheme}{colon}{pathlib.Path(path).expanduser().resolve() if colon else ''}"
 
 
-def fingerprint(source: Source, image_size: int, cache_dir: str | None = None) -> str:
-    """Returns a hash of the images and labels of both splits at this size; see `image_hash`."""
+def fingerprint(source: Source, image_size: int, cache_dir: str | None = None, layout: Layout = RGB) -> str:
+    """Returns a hash of the images and labels of both splits in this size and layout; see `image_hash`."""
     digest = hashlib.sha256()
     for records in (source.train, source.test):
         if records is not None:
-            digest.update(image_hash(records, image_size, cache_dir).encode())
+            digest.update(image_hash(records, image_size, cache_dir, layout).encode())
             digest.update(b"" if records.labels is None else records.labels.tobytes())
     return digest.hexdigest()[:16]
 
 
-def image_hash(records: Records, image_size: int, cache_dir: str | None = None) -> str:
+def image_hash(records: Records, image_size: int, cache_dir: str | None = None, layout: Layout = RGB) -> str:
     """Returns a hash of the whole content of undecoded images, wherever they lie; `cache_dir` remembers it."""
     if records.stamp is not None:
-        return cache.content_key(records, image_size, cache.folder(cache_dir))
-    digest = hashlib.sha256(str(image_size).encode())
+        return cache.content_key(records, image_size, cache.folder(cache_dir), layout)
+    digest = hashlib.sha256(f"{image_size}{layout.tag}".encode())
     for row in range(len(records)):
         digest.update(np.ascontiguousarray(records.read(row)).tobytes())
     return digest.hexdigest()

@@ -20,7 +20,7 @@ Rebuild = Callable[[dict, np.ndarray, jax.Array], tuple[jax.Array, ...]]
 
 
 def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
-    """Returns `rebuild(params, images, key)`: from [B, H, W, 3] uint8 to the three ROWS, each [B, s, s, 3] float32.
+    """Returns `rebuild(params, images, key)`: from [B, H, W, c] to the three ROWS, each [B, s, s, c] float32.
 
     All images are corrupted as the section `corrupt` says, and none is rotated. Values are in [-1, 1]; reconstructions
     can exceed this range.
@@ -41,7 +41,7 @@ def make_rebuild(config: ml_collections.ConfigDict) -> Rebuild:
 
 
 def reconstructions(rebuild: Rebuild, params: dict, images: StreamedImages, key: jax.Array) -> dict[str, np.ndarray]:
-    """Corrupts and rebuilds images; returns the ROWS, each float32 [n, s, s, 3], a function of the key.
+    """Corrupts and rebuilds images; returns the ROWS, each float32 [n, s, s, c], a function of the key.
 
     Replaced blocks come from other images of the same batch. If there is a single image, its blocks are not replaced.
     """

@@ -17,6 +17,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.keys import named_key
 from sit_jax.config import checks
 from sit_jax.config import computation as compute
+from sit_jax.config.rules import PIXELS
 from sit_jax.config.saved import read_saved
 from sit_jax.config.schema import defaults
 from sit_jax.model.build import make_model
@@ -70,12 +71,16 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     for key in overrides:
         if not key.startswith(FREE):
             raise InputError(f"--config.{key} is fixed by the checkpoint; these can change: {', '.join(FREE)}")
+        if key == "data.channels":
+            raise InputError(f"--config.{key} is fixed by the checkpoint, whose first layer reads that many channels")
     config = ml_collections.ConfigDict(merged(defaults().to_dict(), read_saved(path)))
     config.mesh.update(data=-1, fsdp=1, slices=None)
     compute.reopen(config)
     if "dtype" in overrides:  # the products follow it
         config.model.products = "auto"
     config.update_from_flattened_dict(overrides)
+    checks.check_values(config, PIXELS)
+    checks.check_shown(config.data)
     checks.check_model(config.model)
     compute.check(config, jax.devices()[0])
     compute.choose(config, jax.devices()[0])

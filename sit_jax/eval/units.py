@@ -31,7 +31,7 @@ def relevant_settings(restored: Restored, data: Labelled, settings: Settings) ->
         "run_seed": config["seed"],
         "weights": restored.fingerprint(),
         "data": data.fingerprint,
-        "model": {key: value for key, value in config["model"].items() if key not in HOW},
+        "model": {key: value for key, value in config["model"].items() if key not in (*HOW, "channels")},
         "dtype": config["dtype"],
         "settings": PROTOCOLS[settings.protocol].settings(config),
     }

@@ -37,7 +37,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     what = {
         "version": VERSION,
         "weights": restored.fingerprint(),
-        "data": image_hash(records, options["image_size"], options["cache_dir"]),
+        "data": image_hash(records, options["image_size"], options["cache_dir"], options["layout"]),
         "seed": settings.seed,
         "run_seed": config.seed,
         "dtype": config.dtype,
@@ -78,7 +78,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
 
 
 def draw(images: Images, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns at most IMAGES images [n, H, W, 3] uint8, and their labels [n] or None."""
+    """Returns at most IMAGES images [n, H, W, c], and their labels [n] or None."""
     rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(images))[:IMAGES])
     return images.gather(rows), None if images.labels is None else images.labels[rows]
 

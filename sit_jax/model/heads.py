@@ -17,17 +17,17 @@ Statistics = dict[str, jax.Array]  # `mean` and `var`, [F] each
 
 
 class ReconstructionHead(nnx.Module):
-    """One linear layer from a patch token to its pixels, [..., D] to [..., P * P * 3], with one bias per channel."""
+    """One linear layer from a patch token to its pixels, [..., D] to [..., P * P * c], with one bias per channel."""
 
-    def __init__(self, width: int, patch_size: int, dtype: jnp.dtype, rngs: nnx.Rngs):
-        pixels = patch_size * patch_size * 3
-        self.linear = linear(width, pixels, rngs, dtype, use_bias=False, init=patch_init(patch_size))
-        self.bias = nnx.Param(jnp.zeros(3))
+    def __init__(self, width: int, patch_size: int, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        pixels = patch_size * patch_size * channels
+        self.linear = linear(width, pixels, rngs, dtype, use_bias=False, init=patch_init(patch_size, channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the pixels of each patch in float32."""
         pixels = self.linear(x).astype(jnp.float32)
-        return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // 3)
+        return pixels + jnp.tile(self.bias[...], pixels.shape[-1] // len(self.bias[...]))
 
 
 def projector_sizes(width: int, layers: int, hidden: int | None, embedding_size: int) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ def linear(
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def patch_init(patch_size: int) -> nnx.initializers.Initializer:
-    """Returns the initializer of layers to and from pixels: uniform in +-1 / sqrt(3 P^2), as PyTorch's convolutions."""
-    bound = 1 / math.sqrt(3 * patch_size**2)
+def patch_init(patch_size: int, channels: int) -> nnx.initializers.Initializer:
+    """Returns the initializer of layers to and from pixels: uniform in +-1 / sqrt(c P^2), as PyTorch's convolutions."""
+    bound = 1 / math.sqrt(channels * patch_size**2)
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -8,7 +8,7 @@ import optax
 
 
 def reconstruction_loss(clean: jax.Array, rebuilt: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Returns the mean L1 distance of images [V, s, s, 3] over all pixels, or over `mask` [V, s, s] bool."""
+    """Returns the mean L1 distance of images [V, s, s, c] over all pixels, or over `mask` [V, s, s] bool."""
     distance = jnp.abs(clean - rebuilt).mean(axis=-1)
     if mask is None:
         return distance.mean()
@@ -24,7 +24,7 @@ def distances(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns L1 distances to the clean images, by image and area, as (sum over pixels, number of pixels).
 
-    Images are [V, s, s, 3]; masks are [V, s, s] bool, by operation. A pixel that was dropped and then replaced counts
+    Images are [V, s, s, c]; masks are [V, s, s] bool, by operation. A pixel that was dropped and then replaced counts
     as replaced. A pixel without any change counts as untouched. `reconstruction_dropped`, `_replaced` and `_untouched`
     measure the rebuilt images on these pixels. `copy_dropped`, `_replaced` and `_untouched` measure the corrupted
     images, which is the score of copying the input. `copy` measures the corrupted images on the pixels of the loss: on

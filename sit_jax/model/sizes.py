@@ -24,6 +24,11 @@ def patch_count(model: ml_collections.ConfigDict) -> int:
     return (model.image_size // model.patch_size) ** 2
 
 
+def patch_pixels(model: ml_collections.ConfigDict) -> int:
+    """Returns the number of values of a patch, P * P * c; `model` is the section `model`."""
+    return model.patch_size**2 * model.channels
+
+
 def token_count(image_size: int, patch_size: int) -> int:
     """Returns the number of tokens T of a square image, 2 + N."""
     return TOKENS + (image_size // patch_size) ** 2

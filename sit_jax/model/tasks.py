@@ -16,7 +16,7 @@ from sit_jax.model import losses
 from sit_jax.model.heads import Projector, ReconstructionHead, Statistics, make_projector, project, projector_products
 from sit_jax.model.layers import linear
 from sit_jax.model.patches import unpatchify
-from sit_jax.model.sizes import CONTRASTIVE, PATCHES, ROTATION, patch_count
+from sit_jax.model.sizes import CONTRASTIVE, PATCHES, ROTATION, patch_count, patch_pixels
 from sit_jax.parallel.microbatches import join
 from sit_jax.views import Views
 
@@ -87,10 +87,12 @@ TASKS = {
     "reconstruction": Task(
         reads=PATCHES,
         output="patches",
-        make_head=lambda model, width, dtype, rngs: ReconstructionHead(width, model.patch_size, dtype, rngs),
+        make_head=lambda model, width, dtype, rngs: ReconstructionHead(
+            width, model.patch_size, model.channels, dtype, rngs
+        ),
         of_chunk=_of_rebuilt,
         of_batch=_reconstruction,
-        multiplications=lambda model, width, views: views * patch_count(model) * width * 3 * model.patch_size**2,
+        multiplications=lambda model, width, views: views * patch_count(model) * width * patch_pixels(model),
         likelihood_scale=0.5,
         weight="1",
         label="reconstruction, L1",

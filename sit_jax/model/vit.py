@@ -61,7 +61,7 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None, branch: int
 
 
 class Encoder(nnx.Module):
-    """Encodes images [V, s, s, 3] in [-1, 1] to tokens [V, 2 + N, D] after the final norm.
+    """Encodes images [V, s, s, c] in [-1, 1] to tokens [V, 2 + N, D] after the final norm.
 
     The tokens are in the order rotation, contrastive, patches.
     """
@@ -71,6 +71,7 @@ class Encoder(nnx.Module):
         size: str,
         patch_size: int,
         image_size: int,
+        channels: int,
         stem: str,
         drop_path: float,
         compute: Compute,
@@ -78,11 +79,11 @@ class Encoder(nnx.Module):
     ):
         self.width, self.depth, mlp, heads = SIZES[size]
         self.patch_size, self.drop_path, self.compute = patch_size, drop_path, compute
-        pixels = patch_size * patch_size * 3
+        pixels = patch_size * patch_size * channels
         self.patch_embedding = (
-            ConvolutionStem(self.width, patch_size, compute.dtype, rngs)
+            ConvolutionStem(self.width, patch_size, channels, compute.dtype, rngs)
             if stem == "convolutions"
-            else linear(pixels, self.width, rngs, compute.dtype, init=patch_init(patch_size))
+            else linear(pixels, self.width, rngs, compute.dtype, init=patch_init(patch_size, channels))
         )
         self.tokens = nnx.Param(INIT(rngs.params(), (TOKENS, self.width)))
         self.position_embedding = nnx.Param(INIT(rngs.params(), (token_count(image_size, patch_size), self.width)))
@@ -123,14 +124,16 @@ class SiT(nnx.Module):
     """The encoder and the heads of all tasks (SiT, section 3).
 
     `model` is the section `model` of a configuration. `size` is a key of SIZES. `image_size` is a multiple of
-    `patch_size`, both in pixels. `stem` is "patches" for one linear layer from a patch to its token, or "convolutions"
-    for a ConvolutionStem. `drop_path` is the drop-path rate of the last layer. The other keys configure the heads
-    (`model/heads.py`) and the computation (`model/build.py`).
+    `patch_size`, both in pixels. `channels` is the number of channels of an image. `stem` is "patches" for one linear
+    layer from a patch to its token, or "convolutions" for a ConvolutionStem. `drop_path` is the drop-path rate of the
+    last layer. The other keys configure the heads (`model/heads.py`) and the computation (`model/build.py`).
     """
 
     def __init__(self, model: ml_collections.ConfigDict, compute: Compute, *, rngs: nnx.Rngs):
         self.encoder = Encoder(
-            model.size, model.patch_size, model.image_size, model.stem, model.drop_path, compute, rngs
+            *(model.size, model.patch_size, model.image_size, model.channels, model.stem, model.drop_path),
+            compute=compute,
+            rngs=rngs,
         )
         for name in heads_in_order():
             setattr(self, name, TASKS[name].make_head(model, self.encoder.width, compute.dtype, rngs))
@@ -138,10 +141,10 @@ class SiT(nnx.Module):
             matrix_unit.use(self)
 
     def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """Runs the encoder and the heads on images [V, s, s, 3] in [-1, 1]; `keys` [V] turn stochastic depth on.
+        """Runs the encoder and the heads on images [V, s, s, c] in [-1, 1]; `keys` [V] turn stochastic depth on.
 
         Returns float32 arrays: `rotation` logits [V, 4], `token` [V, D], which is the input of the contrastive head,
-        and `patches` [V, N, P * P * 3].
+        and `patches` [V, N, P * P * c].
         """
         tokens, outputs = self.encoder(images, keys), {}
         for name, task in TASKS.items():

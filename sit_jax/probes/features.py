@@ -31,7 +31,7 @@ CLASSIFIED = {
 
 
 def make_encode(config: ml_collections.ConfigDict, mesh: Mesh, kind: str = "tokens") -> Encode:
-    """Returns `encode(params, images)`: from model weights and images [B, H, W, 3] uint8 to float32 features.
+    """Returns `encode(params, images)`: from model weights and images [B, H, W, c] to float32 features.
 
     The kinds of CLASSIFIED give [B, K, F], rotation token first. `projection` gives the contrastive embedding [B, 1, E]
     and needs the weights of its head. `patches` gives the grid [B, side, side, D].
@@ -63,7 +63,7 @@ def extract_batches(
 ) -> Iterator[np.ndarray]:
     """Returns an iterator over features of the images 0 to `count` - 1, batch by batch, with a progress line.
 
-    `gather(rows)` returns images [len(rows), H, W, 3] uint8. The batch size is rounded up to a multiple of the device
+    `gather(rows)` returns images [len(rows), H, W, c]. The batch size is rounded up to a multiple of the device
     count. The last batch is padded, and its padding is removed. Every host must be able to gather all images.
     """
     batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size

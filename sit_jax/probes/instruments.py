@@ -27,7 +27,7 @@ Measure = Callable[[dict, np.ndarray], dict[str, float]]
 
 
 def make_measure(config: ml_collections.ConfigDict, mesh: Mesh) -> Measure:
-    """Returns `measure(params, images)`: from model weights and images [n, H, W, 3] uint8 to figures by name.
+    """Returns `measure(params, images)`: from model weights and images [n, H, W, c] to figures by name.
 
     Views are cropped, jittered, rotated and corrupted as in training: at least VIEWS views of each of at most IMAGES
     images. They depend on the seed only, so every call sees the same views. If `views.share_rotation` is set, all views

@@ -31,7 +31,7 @@ def baselines(image_size: int, largest: int) -> list[Pixels]:
 
 
 def make_pixels(pixels: Pixels, mesh: Mesh) -> Encode:
-    """Returns `encode(params, images)`: from [B, H, W, 3] uint8 to pixels [B, 1, side * side * 3] in [-1, 1].
+    """Returns `encode(params, images)`: from stored [B, H, W, c] to pixels [B, 1, side * side * c] in [-1, 1].
 
     Pixels are not centred: 0 is the middle of the range. k-NN compares pixels by cosine, as it compares features.
     """
@@ -39,7 +39,7 @@ def make_pixels(pixels: Pixels, mesh: Mesh) -> Encode:
     def encode(params: dict, images: jax.Array) -> jax.Array:
         del params
         whole = whole_images(images, pixels.side * pixels.block)
-        shape = (len(images), pixels.side, pixels.block, pixels.side, pixels.block, 3)
+        shape = (len(images), pixels.side, pixels.block, pixels.side, pixels.block, whole.shape[-1])
         return jnp.reshape(whole.reshape(shape).mean(axis=(2, 4)), (len(images), 1, -1))
 
     return jax.jit(encode, out_shardings=replicated(mesh))

@@ -19,7 +19,7 @@ Program = Callable[[TrainState, jax.Array, Views], Any]
 
 
 def programs(training: Training, config: ml_collections.ConfigDict) -> dict[str, Program]:
-    """Returns functions of (state, images [B, H, W, 3] uint8, views of them) by name, ready to be compiled.
+    """Returns functions of (state, images [B, H, W, c], views of them) by name, ready to be compiled.
 
     `whole` is the step. Each of PARTS is one part alone, with its inputs given. In `without X`, part X does nothing.
     `backward` alone is missing here; `split_backward` returns it.

@@ -50,3 +50,5 @@ def announce(
         f"{config.dtype} on {jax.device_count()} x {device.device_kind}; work directory {workdir}"
     )
     say(f"{model.size}/{model.patch_size} at {model.image_size} px, {count:,} parameters (-v lists them)")
+    if config.data.channels != 3:
+        say(f"{config.data.channels} channels: colour operations act on brightness and contrast only")

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
+from sit_jax.common.layout import layout_of
 from sit_jax.common.memory import available_bytes, gib, is_shortage, out_of_memory, resident_bytes
 from sit_jax.config.checks import possible_microbatches
 from sit_jax.data import Records
@@ -37,7 +38,7 @@ def check_images(splits: Sequence[Records], config: ml_collections.ConfigDict, f
     Call it before decoding. With `fit`, it lowers `config.data.memory_limit`.
     """
     side, limit = config.data.image_size or config.model.image_size, config.data.memory_limit * 1e9
-    sizes = [len(records) * side**2 * 3 for records in splits]
+    sizes = [len(records) * layout_of(config.data).size(side) for records in splits]
     needed, free = sum(size for size in sizes if size <= limit), available_bytes()
     if needed <= HOST_SHARE * free:
         return

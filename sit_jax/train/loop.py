@@ -10,6 +10,7 @@ from sit_jax.common.console import say, say_all
 from sit_jax.common.errors import InputError
 from sit_jax.config.checks import check_config
 from sit_jax.config.length import keep_length
+from sit_jax.config.pixels import choose_bits
 from sit_jax.config.resolve import resolve, with_steps
 from sit_jax.config.workdir import check_workdir, keep_products, newest_step
 from sit_jax.data import Batches, image_options, load_images, open_source
@@ -56,7 +57,7 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
     mesh = make_mesh(**config.mesh)
     source = open_source(config.data.source)
     say_all(source.notes)
-    config = ml_collections.ConfigDict(config.to_dict())
+    config = choose_bits(config, source.pretrain, workdir)
     check_images([source.pretrain, *filter(None, [source.test])], config, options.fit)
     images = load_images(source.pretrain, **image_options(config))
     if len(images) < 2:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sit_jax.common.keys import named_key, row_keys, view_rows
+from sit_jax.common.layout import layout_of
 from sit_jax.model import losses, weighting
 from sit_jax.model.patches import unpatchify
 from sit_jax.model.tasks import TASKS
@@ -29,7 +30,7 @@ STATISTICS_RATE = 0.1  # update rate of the running averages of batch normalisat
 class Chunk(NamedTuple):
     """A part of a batch that all devices compute together; without gradient accumulation, the whole batch."""
 
-    images: jax.Array  # [b, H, W, 3] uint8, b = B / microbatches
+    images: jax.Array  # [b, H, W, c] as stored, b = B / microbatches
     rows: jax.Array  # [b] int32: indices in the batch
 
 
@@ -76,7 +77,7 @@ def stack_chunks(images: jax.Array, config: ml_collections.ConfigDict) -> Chunk:
 def make_train_step(
     training: Training, config: ml_collections.ConfigDict
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-    """Returns `train_step(state, batch) -> (state, metrics)`; `batch["image"]` is [B, H, W, 3] uint8.
+    """Returns `train_step(state, batch) -> (state, metrics)`; `batch["image"]` is [B, H, W, c].
 
     Random numbers depend on (config.seed, state.step, global row) only. The metrics are float32 scalars.
     """
@@ -130,7 +131,7 @@ def update(state: TrainState, grads: dict, training: Training, config: ml_collec
 def make_eval_step(
     training: Training, config: ml_collections.ConfigDict
 ) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
-    """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, 3] uint8.
+    """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, c].
 
     `metrics["distances"]` come from `losses.distances`. Rotations and corruptions depend on (config.seed, index) only,
     so every evaluation measures the same. With gradient accumulation, only the first chunk gives views and rebuilt
@@ -161,8 +162,9 @@ def make_eval_step(
 
 def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shape and sharding of one batch of a resolved configuration."""
-    shape = (config.batch_size, config.data.image_size, config.data.image_size, 3)
-    return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
+    layout = layout_of(config.data)
+    shape = (config.batch_size, *layout.shape(config.data.image_size))
+    return {"image": jax.ShapeDtypeStruct(shape, layout.dtype, sharding=batch_sharding(mesh))}
 
 
 def compile_steps(

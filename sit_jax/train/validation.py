@@ -13,7 +13,7 @@ from sit_jax.common.console import warn
 from sit_jax.common.errors import InputError
 from sit_jax.data import Images, Source, image_options, load_images
 from sit_jax.data.split import stand_in
-from sit_jax.draw.pictures import grid
+from sit_jax.draw.pictures import grid, to_rgb
 from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.probes.features import Encode, extract, make_encode, put_rows
 from sit_jax.probes.instruments import make_measure, of_features, warnings
@@ -31,7 +31,7 @@ COLUMNS = 12  # images in the reconstruction picture
 class Voters(NamedTuple):
     """The training images of k-NN and the linear probe, with training and test labels."""
 
-    train_images: np.ndarray  # [m, H, W, 3] uint8
+    train_images: np.ndarray  # [m, H, W, c]
     train_labels: np.ndarray  # [m] int32
     test_labels: np.ndarray  # [n] int32
 
@@ -39,7 +39,7 @@ class Voters(NamedTuple):
 class EvalData(NamedTuple):
     """Images to evaluate on."""
 
-    test_images: np.ndarray  # [n, H, W, 3] uint8
+    test_images: np.ndarray  # [n, H, W, c]
     voters: Voters | None  # None if k-NN is off or there are no labels
 
 
@@ -130,7 +130,7 @@ class Evaluation:
             distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
             if pixels:
                 metrics[f"eval/{name}"] = float(distances / pixels)
-        return metrics, grid(*shown)
+        return metrics, grid(*(to_rgb(row, self.config.data.shown) for row in shown))
 
     def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
         """Returns the two tokens of whole images from the frozen encoder, [n, 2, D]."""
@@ -159,7 +159,7 @@ def task_metrics() -> list[str]:
 
 
 def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
-    """Returns clean, corrupted and rebuilt views, each [n, s, s, 3], with corrupted views first.
+    """Returns clean, corrupted and rebuilt views, each [n, s, s, c], with corrupted views first.
 
     It takes the first of `count` views per image, from at most COLUMNS images on this host.
     """

@@ -6,18 +6,28 @@ import jax
 import ml_collections
 
 from sit_jax.common.keys import named_key, view_rows
-from sit_jax.views.augment import augment, whole_images
+from sit_jax.views.augment import augment, to_unit, whole_images
 from sit_jax.views.corrupt import corrupt
 from sit_jax.views.rotate import random_rotation, rotate
 
-__all__ = ["Views", "augment", "corrupt", "make_test_views", "make_views", "random_rotation", "rotate", "whole_images"]
+__all__ = [
+    "Views",
+    "augment",
+    "corrupt",
+    "make_test_views",
+    "make_views",
+    "random_rotation",
+    "rotate",
+    "to_unit",
+    "whole_images",
+]
 
 
 class Views(NamedTuple):
     """The V = m * B views of B images, with m = `views.count`: image i has the rows m * i to m * (i + 1) - 1."""
 
-    clean: jax.Array  # [V, s, s, 3] float32 in [-1, 1], rotated: the reconstruction target
-    corrupted: jax.Array  # [V, s, s, 3] float32: the network's input
+    clean: jax.Array  # [V, s, s, c] float32 in [-1, 1], rotated: the reconstruction target
+    corrupted: jax.Array  # [V, s, s, c] float32: the network's input
     rotation: jax.Array  # [V] int32 in 0..3: quarter turns counter-clockwise
     masks: dict[str, jax.Array]  # {operation: [V, s, s] bool}: the pixels that each corruption wrote
 
@@ -29,7 +39,7 @@ def make_views(
     rows: jax.Array | None = None,
     turn_key: jax.Array | None = None,
 ) -> Views:
-    """Makes the training input of one step from `images` [B, H, W, 3] uint8; a pure function of the keys.
+    """Makes the training input of one step from `images` [B, H, W, c] as stored; a pure function of the keys.
 
     `rows` [B] are the global indices of the images if they are part of a batch. If `turn_key` is given, it draws the
     rotations instead of `key`, so that views of several keys have the same rotations. The flip precedes the rotation:
@@ -56,7 +66,7 @@ def rotate_and_corrupt(
     rows: jax.Array,
     turn_key: jax.Array | None = None,
 ) -> Views:
-    """Rotates views [V, s, s, 3] at random, keeps them as the target, and corrupts a copy.
+    """Rotates views [V, s, s, c] at random, keeps them as the target, and corrupts a copy.
 
     `rows` [V] are the global indices of the views.
     """

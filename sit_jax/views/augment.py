@@ -19,24 +19,28 @@ def normalise(images: jax.Array) -> jax.Array:
     return images * 2.0 - 1.0
 
 
+def to_unit(images: jax.Array) -> jax.Array:
+    """Maps stored values to float32 in [0, 1]: uint8 and uint16 are divided by the largest value of their type."""
+    return images.astype(jnp.float32) / float(jnp.iinfo(images.dtype).max)
+
+
 def whole_images(images: jax.Array, image_size: int) -> jax.Array:
-    """Resizes whole images for evaluation: [n, H, W, 3] uint8 to [n, s, s, 3] float32 in [-1, 1], s = `image_size`."""
-    images = images.astype(jnp.float32) / 255.0
-    shape = (images.shape[0], image_size, image_size, 3)
-    return normalise(jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), 0.0, 1.0))
+    """Resizes whole images for evaluation: stored [n, H, W, c] to [n, s, s, c] float32 in [-1, 1], s = `image_size`."""
+    shape = (images.shape[0], image_size, image_size, images.shape[-1])
+    return normalise(jnp.clip(jax.image.resize(to_unit(images), shape, "cubic", antialias=True), 0.0, 1.0))
 
 
 def random_resized_crop(key: jax.Array, image: jax.Array, image_size: int, area: tuple, ratio: tuple) -> jax.Array:
     """Crops a random box (see `crop_sides`) of one image and resizes it (bicubic, antialiased).
 
-    `image` is [H, W, 3] float32 in [0, 1]. Returns [s, s, 3] in [0, 1], with s = `image_size`.
+    `image` is [H, W, c] float32 in [0, 1]. Returns [s, s, c] in [0, 1], with s = `image_size`.
     """
     box_key, y_key, x_key = jax.random.split(key, 3)
     size = jnp.array(image.shape[:2], jnp.float32)
     sides = crop_sides(box_key, image.shape[1] / image.shape[0], area, ratio)
     start = jnp.stack([jax.random.uniform(y_key), jax.random.uniform(x_key)]) * (1.0 - sides) * size
     scale = image_size / (sides * size)
-    shape = (image_size, image_size, 3)
+    shape = (image_size, image_size, image.shape[-1])
     # Full float32 precision is several times slower on a GPU; the gain would be below the rounding of uint8 images.
     crop = jax.image.scale_and_translate(
         image, shape, (0, 1), scale, -start * scale, "cubic", antialias=True, precision=jax.lax.Precision.HIGH
@@ -63,10 +67,9 @@ def crop_sides(key: jax.Array, image_ratio: float, area: tuple, ratio: tuple) ->
 
 
 def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_collections.ConfigDict) -> jax.Array:
-    """Makes one view of one image: [H, W, 3] uint8 to [s, s, 3] float32 in [-1, 1], with s = `image_size`."""
+    """Makes one view of one image: stored [H, W, c] to [s, s, c] float32 in [-1, 1], with s = `image_size`."""
     crop_key, flip_key, jitter_key, gray_key, solarize_key = jax.random.split(key, 5)
-    view = image.astype(jnp.float32) / 255.0
-    view = random_resized_crop(crop_key, view, image_size, config.area, config.ratio)
+    view = random_resized_crop(crop_key, to_unit(image), image_size, config.area, config.ratio)
     view = jnp.where(jax.random.bernoulli(flip_key, config.flip), view[:, ::-1], view)
     if config.jitter == 1:
         view = jitter(jitter_key, view, config)
@@ -84,7 +87,7 @@ def one_view(key: jax.Array, image: jax.Array, image_size: int, config: ml_colle
 
 
 def blur_view(key: jax.Array, view: jax.Array) -> jax.Array:
-    """Blurs a view [s, s, 3] by a Gaussian of random sigma; the kernel is a tenth of the side wide."""
+    """Blurs a view [s, s, c] by a Gaussian of random sigma; the kernel is a tenth of the side wide."""
     width = 2 * max(1, round(BLUR_WIDTH * view.shape[0] / 2)) + 1
     return gaussian_blur(key[None], view[None], (width, width), BLUR_SIGMA)[0]
 
@@ -98,11 +101,11 @@ def augment(
 ) -> jax.Array:
     """Makes m = `config.count` independent views of every image.
 
-    `images` is [B, H, W, 3] uint8. Returns [V, s, s, 3] float32 in [-1, 1], with V = m * B and s = `image_size`. The
-    views of an image are adjacent, so that a shard of the batch holds all views of its images. `config` is the section
-    `views`. `rows` [V] are the global indices of the views if they are part of a batch.
+    `images` is [B, H, W, c] as stored. Returns [V, s, s, c] float32 in [-1, 1], with V = m * B and s = `image_size`.
+    The views of an image are adjacent, so that a shard of the batch holds all views of its images. `config` is the
+    section `views`. `rows` [V] are the global indices of the views if they are part of a batch.
     """
     total = config.count * len(images)
     keys = row_keys(key, total if rows is None else rows).reshape(len(images), config.count)
     views_of_one = jax.vmap(lambda key, image: one_view(key, image, image_size, config), (0, None))
-    return jax.vmap(views_of_one)(keys, images).reshape(total, image_size, image_size, 3)
+    return jax.vmap(views_of_one)(keys, images).reshape(total, image_size, image_size, images.shape[-1])

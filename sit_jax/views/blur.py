@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def gaussian_blur(keys: jax.Array, images: jax.Array, sizes: tuple[int, int], sigma: tuple[float, float]) -> jax.Array:
-    """Blurs each of the images [n, s, s, 3] with its own Gaussian: sigma from U(*sigma) pixels, odd width in `sizes`.
+    """Blurs each of the images [n, s, s, c] with its own Gaussian: sigma from U(*sigma) pixels, odd width in `sizes`.
 
     At the border, the kernel is cut and renormalised, so that a constant image stays constant. `keys` is [n].
     """

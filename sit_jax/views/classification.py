@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from sit_jax.common.keys import named_key, row_keys
-from sit_jax.views.augment import normalise, random_resized_crop
+from sit_jax.views.augment import normalise, random_resized_crop, to_unit
 from sit_jax.views.mix import mixup_cutmix, random_erase, smooth_labels
 from sit_jax.views.randaugment import randaugment
 
@@ -18,17 +18,16 @@ def make_training_images(
     image_size: int,
     config: ml_collections.ConfigDict,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns augmented images [B, s, s, 3] float32 in [-1, 1] and targets [B, C].
+    """Returns augmented images [B, s, s, c] float32 in [-1, 1] and targets [B, C].
 
-    `images` is [B, H, W, 3] uint8, `labels` [B] int32; s = `image_size`, C = `num_classes`. The order is random resized
-    crop, flip, RandAugment, random erasing, mixup or CutMix. `config` is a section `augment`. A row depends only on its
-    own and its partner's image and key.
+    `images` is [B, H, W, c] as stored, `labels` [B] int32; s = `image_size`, C = `num_classes`. The order is random
+    resized crop, flip, RandAugment, random erasing, mixup or CutMix. `config` is a section `augment`. A row depends
+    only on its own and its partner's image and key.
     """
     keys = {name: row_keys(named_key(key, name), len(images)) for name in ("crop", "flip", "ops", "erase", "mix")}
 
     def crop(key: jax.Array, image: jax.Array) -> jax.Array:
-        image = image.astype(jnp.float32) / 255.0
-        return random_resized_crop(key, image, image_size, config.area, config.ratio)
+        return random_resized_crop(key, to_unit(image), image_size, config.area, config.ratio)
 
     def flip(key: jax.Array, image: jax.Array) -> jax.Array:
         return jnp.where(jax.random.bernoulli(key, config.flip), image[:, ::-1], image)

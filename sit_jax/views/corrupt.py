@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from sit_jax.common.keys import named_key, row_keys
 from sit_jax.views.blocks import many_blocks, one_block
 from sit_jax.views.blur import gaussian_blur
-from sit_jax.views.color import grayscale, jitter
+from sit_jax.views.color import grayscale, has_colour, jitter
 from sit_jax.views.noise import noise
 
 DONOR_IMAGES = 8
@@ -20,7 +20,7 @@ DONOR_IMAGES = 8
 class Donors(NamedTuple):
     """The clean views from which a corruption may copy pixels, in fixed groups of consecutive images."""
 
-    images: jax.Array  # [V, s, s, 3]
+    images: jax.Array  # [V, s, s, c]
     views: int  # rows per image
 
 
@@ -33,10 +33,11 @@ class Corruption(NamedTuple):
 
     change: Callable[
         [jax.Array, jax.Array, ConfigDict, Donors], jax.Array
-    ]  # (keys [n], views [n, s, s, 3], section, donors)
+    ]  # (keys [n], views [n, s, s, c], section, donors)
     section: dict[str, Any]  # keys and defaults of `corrupt.<name>`
     choices: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # allowed words, by key
     above_0: tuple[str, ...] = ()  # keys of ranges that must start above 0
+    colour: bool = False  # whether it needs colour: without three channels, it is off and its mask is empty
 
     def off(self) -> dict[str, Any]:
         """Returns the values that switch the corruption off."""
@@ -48,7 +49,7 @@ def corrupt(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Corrupts views by grayscale, blur, recolour, random drop and random replace, in this order.
 
-    `images` is [V, s, s, 3] float32 in [-1, 1] with `views` adjacent rows per image. Returns the corrupted views (same
+    `images` is [V, s, s, c] float32 in [-1, 1] with `views` adjacent rows per image. Returns the corrupted views (same
     shape and dtype) and `{name: [V, s, s] bool}`, the pixels that each operation wrote. A row depends only on its own
     key and pixels; *replace* also reads a donor. `config` is the section `corrupt`. `rows` [V] are the global indices
     of the views if they are part of a batch, which must be whole donor groups. In each group, the first images, a
@@ -77,11 +78,14 @@ def corrupt(
 def operate(
     key: jax.Array, images: jax.Array, donors: Donors, config: ConfigDict, rows: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Applies the operations to `images` [n, s, s, 3], the first views of each donor group."""
+    """Applies the operations to `images` [n, s, s, c], the first views of each donor group."""
     masks, out = {}, images
     for name, operation in OPERATIONS.items():
         mask_keys = row_keys(named_key(key, f"{name}/mask"), rows)
         change_keys = row_keys(named_key(key, f"{name}/change"), rows)
+        if operation.colour and not has_colour(images):
+            masks[name] = jnp.zeros(images.shape[:-1], bool)
+            continue
         masks[name] = jax.vmap(lambda key, name=name: _mask(key, images.shape[1], config[name]))(mask_keys)
         out = jnp.where(masks[name][..., None], operation.change(change_keys, out, config[name], donors), out)
     return out, masks
@@ -99,23 +103,23 @@ def _mask(key: jax.Array, size: int, config: ConfigDict) -> jax.Array:
 
 
 def to_gray(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
-    """Removes the colour of [n, s, s, 3]."""
+    """Removes the colour of [n, s, s, c]."""
     return grayscale(images)
 
 
 def blur(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
-    """Blurs [n, s, s, 3] (see `gaussian_blur`) with the ranges `kernel` (odd widths) and `sigma` of the section."""
+    """Blurs [n, s, s, c] (see `gaussian_blur`) with the ranges `kernel` (odd widths) and `sigma` of the section."""
     return gaussian_blur(keys, images, config.kernel, config.sigma)
 
 
 def recolour(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
-    """Changes the colours of [n, s, s, 3] in [-1, 1] by the jitter of the section `recolour`."""
+    """Changes the colours of [n, s, s, c] in [-1, 1] by the jitter of the section `recolour`."""
     distort = jax.vmap(lambda key, image: jitter(key, image, config))
     return distort(keys, jnp.clip((images + 1) / 2, 0.0, 1.0)) * 2 - 1
 
 
 def drop(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
-    """Returns the fill of dropped blocks, [n, s, s, 3]: `noise`, `zeros` or the image's `mean` colour.
+    """Returns the fill of dropped blocks, [n, s, s, c]: `noise`, `zeros` or the image's `mean` colour.
 
     Noise is normal with mean 0 and standard deviation `config.noise_std`, in units of the normalised image.
     """
@@ -128,7 +132,7 @@ def drop(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors)
 
 
 def replace(keys: jax.Array, images: jax.Array, config: ConfigDict, donors: Donors) -> jax.Array:
-    """Returns for each view of `images` [n, s, s, 3] a random clean view of another image in its donor group.
+    """Returns for each view of `images` [n, s, s, c] a random clean view of another image in its donor group.
 
     `images` are the first views of each group. A group has 8 images if 8 divides the batch. If 8 also divides the part
     of the batch on each device, there is no communication. The result is the same on every mesh.
@@ -154,7 +158,7 @@ def group_size(batch: int) -> int:
 
 # Applied in this order. A new corruption needs one row and its function.
 OPERATIONS: dict[str, Corruption] = {
-    "grayscale": Corruption(to_gray, {"probability": 0.3, "block": (0.05, 1.0)}),
+    "grayscale": Corruption(to_gray, {"probability": 0.3, "block": (0.05, 1.0)}, colour=True),
     "blur": Corruption(
         blur,
         # Ranges of the odd kernel width and of the standard deviation, in pixels.

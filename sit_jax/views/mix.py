@@ -13,7 +13,7 @@ ERASED_RATIO = (0.3, 1 / 0.3)
 def random_erase(keys: jax.Array, images: jax.Array, probability: float) -> jax.Array:
     """Fills a random box of each image with noise N(0, 1), with probability `probability`.
 
-    `keys` is [B], `images` [B, s, s, 3] in [-1, 1].
+    `keys` is [B], `images` [B, s, s, c] in [-1, 1].
     """
     size = images.shape[1]
 
@@ -42,7 +42,7 @@ def mixup_cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each image and its target with a partner in the batch (mixup arXiv 1710.09412, CutMix arXiv 1905.04899).
 
-    `keys` is [B], `images` [B, s, s, 3], `targets` [B, C] float32. A row is blended with its partner (mixup) or gets a
+    `keys` is [B], `images` [B, s, s, c], `targets` [B, C] float32. A row is blended with its partner (mixup) or gets a
     box of its partner (CutMix); with both on, each has probability 0.5. The share of the row's own image is drawn from
     Beta(a, a) with a = `mixup` or `cutmix`; 0 switches it off. Partners are mirrored rows of a group (see
     `group_size`), so that mixing does not move sharded batches.

@@ -1,7 +1,7 @@
 """RandAugment on the device: one random operation of 15 per image and layer (arXiv 1909.13719).
 
 Operations, magnitudes and probabilities follow `rand-m9-mstd0.5-inc1`, DeiT's setting for fine-tuning. The strength
-grows with the magnitude, 0 to 10. Operations work on [s, s, 3] float32 in [0, 1].
+grows with the magnitude, 0 to 10. Operations work on [s, s, c] float32 in [0, 1].
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.scipy.ndimage import map_coordinates
 
-from sit_jax.views.color import grayscale
+from sit_jax.views.color import grayscale, has_colour
 
 FILL = 0.5  # value of pixels that a geometric operation uncovers
 LEVELS = 255.0
@@ -20,14 +20,14 @@ LEVELS = 255.0
 def randaugment(keys: jax.Array, images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
     """Augments each image by `config.layers` operations, each with probability `config.probability`.
 
-    `keys` is [B]; `images` and the result are [B, s, s, 3] float32 in [0, 1]. The magnitude of each operation is drawn
+    `keys` is [B]; `images` and the result are [B, s, s, c] float32 in [0, 1]. The magnitude of each operation is drawn
     from N(magnitude, magnitude_std) and clipped to 0..10.
     """
     return jax.vmap(lambda key, image: augment_one(key, image, config))(keys, images)
 
 
 def augment_one(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """Augments one image [s, s, 3]."""
+    """Augments one image [s, s, c]."""
     for layer in range(config.layers):
         op_key, use_key, level_key, sign_key = jax.random.split(jax.random.fold_in(key, layer), 4)
         op = jax.random.randint(op_key, (), 0, len(GEOMETRIC) + len(COLOUR))
@@ -79,14 +79,16 @@ def translate_y(strength: jax.Array) -> jax.Array:
 
 
 def affine(image: jax.Array, transform: jax.Array) -> jax.Array:
-    """Resamples [s, s, 3] bilinearly; pixels from outside the image get FILL."""
+    """Resamples [s, s, c] bilinearly; pixels from outside the image get FILL."""
     side = image.shape[0]
     position = (jnp.arange(side) + 0.5) / side - 0.5
     y, x = jnp.meshgrid(position, position, indexing="ij")
     x, y = jnp.einsum("rc,chw->rhw", transform, jnp.stack([x, y, jnp.ones_like(x)]), precision="highest")
     inside = (jnp.abs(x) < 0.5) & (jnp.abs(y) < 0.5)
     pixels = [(y + 0.5) * side - 0.5, (x + 0.5) * side - 0.5]
-    resampled = jnp.stack([map_coordinates(image[..., c], pixels, order=1, mode="nearest") for c in range(3)], axis=-1)
+    resampled = jnp.stack(
+        [map_coordinates(image[..., c], pixels, order=1, mode="nearest") for c in range(image.shape[-1])], axis=-1
+    )
     return jnp.where(inside[..., None], resampled, FILL)
 
 
@@ -149,13 +151,14 @@ def blend(degenerate: jax.Array | float, image: jax.Array, level: jax.Array, sig
 
 
 def color(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Changes the saturation."""
+    """Changes the saturation; without three channels, changes nothing."""
     return blend(grayscale(image), image, level, sign)
 
 
 def contrast(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Changes the contrast relative to the mean grey."""
-    return blend(grayscale(image).mean(), image, level, sign)
+    """Changes the contrast relative to the mean grey; without three channels, to the mean of each channel."""
+    mean = grayscale(image).mean() if has_colour(image) else image.mean(axis=(0, 1))
+    return blend(mean, image, level, sign)
 
 
 def brightness(image: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:

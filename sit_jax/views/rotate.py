@@ -9,7 +9,7 @@ from sit_jax.common.keys import row_keys
 def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
     """Rotates every image counter-clockwise by its number of quarter turns, as `np.rot90` does.
 
-    `images` is [V, s, s, 3]; `quarters` is [V] int32 in 0..3. Returns the same shape and dtype; pixels are only moved.
+    `images` is [V, s, s, c]; `quarters` is [V] int32 in 0..3. Returns the same shape and dtype; pixels are only moved.
     """
     size = images.shape[1]
     row, column = jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")
@@ -24,7 +24,7 @@ def rotate(images: jax.Array, quarters: jax.Array) -> jax.Array:
 def random_rotation(
     key: jax.Array, views: jax.Array, rows: jax.Array | None = None, turned: float = 0.75
 ) -> tuple[jax.Array, jax.Array]:
-    """Rotates every view at random; returns the rotated views [V, s, s, 3] and the classes [V] int32 in 0..3.
+    """Rotates every view at random; returns the rotated views [V, s, s, c] and the classes [V] int32 in 0..3.
 
     With probability `turned`, a view is rotated by 90, 180 or 270 degrees, equally likely; at 0.75, all four classes
     are equally likely. `rows` [V] are the global indices of the views if they are part of a batch.

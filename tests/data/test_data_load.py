@@ -32,9 +32,9 @@ def decoded(monkeypatch):
     names: list[str] = []
     real = load.decode
 
-    def counting(raw, image_size, name, with_pages):
+    def counting(raw, image_size, name, *rest):
         names.append(name)
-        return real(raw, image_size, name, with_pages)
+        return real(raw, image_size, name, *rest)
 
     monkeypatch.setattr(load, "decode", counting)
     return names

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from sit_jax.common.errors import InputError
+from sit_jax.common.layout import Layout
 from sit_jax.data import Records, content, formats, load_images, open_source
 from sit_jax.data.cache import key
+from sit_jax.data.channels import decode, found_bits
 from sit_jax.eval.data import fingerprint
 
 SIZE = 8
@@ -369,6 +371,12 @@ def test_picture_of_an_optional_format(extension, options, tmp_path):
     assert np.abs(load_images(records, SIZE, cache_dir=tmp_path / "cache").array.astype(int) - 90).max() <= 2
 
 
+def test_12_bits_are_kept_in_16():
+    values = np.arange(64).reshape(8, 8) * 65
+    found = decode(tiff(packed_12_bits(values), 12), SIZE, "x", Layout(1, 16))
+    assert np.array_equal(found[..., 0], np.round(values * 65535 / 4095))
+
+
 def test_format_without_its_plugin_is_counted_with_the_remedy(tmp_path, monkeypatch):
     others = tuple(row for row in formats.readable() if row.name != "HEIF")
     monkeypatch.setattr(formats, "readable", lambda: others)
@@ -464,8 +472,19 @@ ARRAYS = {
     "an empty archive": (zipped(), "holds no arrays; needs train_images or images: write it with numpy.savez"),
     "one array": (array_file(RGB), "is a single array (.npy), and npz: needs names; write it with numpy.savez"),
     "no images": (zipped(x=array_file(RGB), y=array_file(RGB)), "holds x, y; needs train_images or images"),
-    "floats": (zipped(images=array_file(np.zeros((2, 4, 4, 3)))), "images must be uint8 [n, H, W] or [n, H, W, 1, 3"),
-    "channels first": (zipped(images=array_file(RGB[None].transpose(0, 3, 1, 2))), "move the channels to the end"),
+    "integers": (
+        zipped(images=array_file(np.zeros((2, 4, 4), int))),
+        "images must be uint8, uint16 or float [n, H, W]",
+    ),
+    "five axes": (zipped(images=array_file(RGB[None, None])), "move the channels to the end"),
+    "floats": (
+        zipped(images=array_file(np.zeros((2, 4, 4, 3)))),
+        'train/0: values of type float64 need the range from black to white; set --config.data.range="(low, high)"',
+    ),
+    "channels first": (
+        zipped(images=array_file(RGB[None].transpose(0, 3, 1, 2))),
+        "the channels of [3, 8, 8] to the last axis",
+    ),
     "labels too large": (
         zipped(images=array_file(RGB[None]), labels=array_file(np.array([2**40]))),
         "labels must be integers [1] from 0 on, not int64 [1]; number the classes",
@@ -480,7 +499,7 @@ ARRAYS = {
 def test_array_file_that_is_wrong_is_told_in_one_line(row, tmp_path):
     put(tmp_path, "x.npz", content=row[0])
     with pytest.raises(InputError) as error:
-        open_source(f"npz:{tmp_path}/x.npz")
+        found_bits(open_source(f"npz:{tmp_path}/x.npz").train, Layout())
     assert row[1] in str(error.value) and str(error.value).isprintable()
 
 

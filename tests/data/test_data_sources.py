@@ -84,10 +84,10 @@ def test_npz_of_images_alone(tmp_path, shape):
     ("arrays", "message"),
     [
         (
-            {"train_images": np.zeros((2, 4, 4, 3), np.float32)},
-            r"train_images must be uint8 .* not float32 \[2, 4, 4, 3\]",
+            {"train_images": np.zeros((2, 4, 4, 3), np.int32)},
+            r"train_images must be uint8, uint16 or float .* not int32 \[2, 4, 4, 3\]",
         ),
-        ({"images": np.zeros((2, 3, 32, 32), np.uint8)}, r"images must be uint8 .* not uint8 \[2, 3, 32, 32\]"),
+        ({"images": np.zeros((2, 2, 3, 3, 2), np.uint8)}, r"images must be uint8, .* not uint8 \[2, 2, 3, 3, 2\]"),
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "images must be uint8"),
         ({"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": [1]}, r"labels must be integers \[2\]"),
         ({"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": [1.0, 2.0]}, "labels must be integers"),

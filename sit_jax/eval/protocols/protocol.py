@@ -49,7 +49,7 @@ class Protocol(NamedTuple):
 
     summary: str  # for --help
     # (subject, unit) -> scores as from `probes.scores.score`, with `hyperparameters`; None if a signal stopped it.
-    # If `labels` is False: (restored) -> measure(params, images [n, H, W, 3] uint8, labels [n] or None) -> figures by
+    # If `labels` is False: (restored) -> measure(params, images [n, H, W, c], labels [n] or None) -> figures by
     # name.
     score: Callable[..., Any]
     settings: Callable[[dict], dict] = lambda config: {}  # (configuration as JSON) -> the values that the scores use

@@ -27,7 +27,7 @@ READING = {
 
 
 def make_measure(restored: Restored) -> Callable[[dict, np.ndarray, np.ndarray | None], dict[str, float]]:
-    """Returns `measure(params, images, labels)`: the figures of READING for images [n, H, W, 3] uint8.
+    """Returns `measure(params, images, labels)`: the figures of READING for images [n, H, W, c].
 
     If `labels` [n] is None, `kmeans_nmi` is missing.
     """
