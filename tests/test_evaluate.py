@@ -19,6 +19,7 @@ from sit_jax import transfer
 from sit_jax.config.resolve import resolve
 from sit_jax.eval import evaluation
 from sit_jax.eval import report as reports
+from sit_jax.eval.data import same_source
 from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.report import comparison_lines, comparisons, summarise
 from sit_jax.eval.restore import restore
@@ -399,6 +400,25 @@ def test_two_copies_of_a_folder_have_their_own_reports(run, tmp_path):
     done = [evaluate(settings(run, "knn", data=f"folder:{tmp_path / name}")) for name in ("a", "b")]
     assert [report["data"] for report, _ in done] == [f"folder:{tmp_path}/a", f"folder:{tmp_path}/b"]
     assert done[0][0]["top1"] == done[1][0]["top1"] and done[0][1] != done[1][1]
+
+
+@pytest.mark.parametrize(
+    "first, second, same",
+    [
+        ("folder:a", "a", True),
+        ("a", "./a/", True),
+        ("folder:a", "folder:b", False),
+        ("npz:a.npz", "a.npz", True),
+        ("digits", "digits", True),
+        ("digits", "a", False),
+    ],
+)
+def test_the_same_data_is_recognised_however_it_is_written(tmp_path, monkeypatch, first, second, same):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a.npz").touch()
+    assert same_source(first, second) is same
 
 
 def test_a_report_of_many_classes_is_small(run, tmp_path):

@@ -43,14 +43,20 @@ def open_source(name: str) -> Source:
     A path, pattern or address alone is opened by its end, as a glob or as a folder. Raises InputError if the text has
     another form, or if the data set is missing, empty or inconsistent.
     """
-    scheme, colon, rest = name.partition(":")
-    if scheme not in OPENERS and (word := _word_of_path(name)):
-        scheme, colon, rest = word, ":", name
+    scheme, colon, rest = parse_source(name)
     form, opener = OPENERS.get(scheme, ("", None))
     if opener is None or (":" in form) != bool(rest) or bool(colon) != bool(rest):
         forms = ", ".join(form for form, _ in OPENERS.values())
         raise InputError(f"data source {name!r} is unknown; the forms are {forms}")
     return opener(rest)
+
+
+def parse_source(name: str) -> tuple[str, str, str]:
+    """Splits a SOURCE string into the word before the colon, the colon if any, and the rest; checks nothing."""
+    scheme, colon, rest = name.partition(":")
+    if scheme not in OPENERS and (word := _word_of_path(name)):
+        return word, ":", name
+    return scheme, colon, rest
 
 
 def _word_of_path(name: str) -> str | None:

@@ -12,6 +12,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.layout import RGB, Layout
 from sit_jax.data import Source, Subset, cache, image_options, load_images, open_source
 from sit_jax.data.records import Records
+from sit_jax.data.sources import parse_source
 from sit_jax.data.split import stand_in
 
 
@@ -90,7 +91,7 @@ def same_source(first: str, second: str) -> bool:
 
 def resolved_source(name: str) -> str:
     """Returns a SOURCE string with its path resolved; the path of a source without one is the current folder."""
-    scheme, colon, path = name.partition(":")
+    scheme, colon, path = parse_source(name)
     return f"{scheme}{colon}{pathlib.Path(path).expanduser().resolve() if colon else ''}"
 
 
