@@ -7,13 +7,12 @@ Command: python benchmarks/accelerator.py --minutes=10 --out=DIR --stages=learn
 Data: an array file, runs/accelerator/cifar10.npz
 """
 
-from configs import cifar10_laptop
 from sit_jax import config
 
 
 def get_config(arg=None):
     """Returns the configuration; arguments after a colon: paper, runlocal, variant=S/4, res=64."""
-    c = cifar10_laptop.get_config()
+    c = config.builtin("cifar10_laptop").get_config()
     c.data.source = "npz:runs/accelerator/cifar10.npz"
     c.model.update(size="S", patch_size=4)
     c.batch_size = 512

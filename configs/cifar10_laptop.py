@@ -8,13 +8,12 @@ Command: python -m sit_jax.main --config=configs/cifar10_laptop.py --workdir=run
 Data: python benchmarks/cifar10_subset.py FOLDER runs/data, from CIFAR-10 as an image folder (once)
 """
 
-from configs import cifar10
 from sit_jax import config
 
 
 def get_config(arg=None):
     """Returns the configuration; arguments after a colon: paper, runlocal, variant=S/4, res=64."""
-    c = cifar10.get_config()
+    c = config.builtin("cifar10").get_config()
     c.data.source = "npz:runs/data/cifar10-10k.npz"
     config.laptop(c)
     c.update(log_every=100, eval_every=1172, checkpoint_every=586)

@@ -1,12 +1,19 @@
 """SiT, the self-supervised vision transformer, in JAX.
 
 `python -m sit_jax.NAME` imports this file first, so a command prepares its process here. Importing the package as a
-library changes nothing.
+library changes nothing and imports neither JAX nor NumPy; the names of LAZY are imported at their first use.
 """
 
+import importlib
 import signal
+from typing import Any
 
 from sit_jax.common import allocator
+
+__version__ = "0.3.0.dev0"
+# By public name: the module that holds it.
+LAZY = {"InputError": "sit_jax.common.errors"}
+__all__ = ["InputError", "__version__"]
 
 _command = allocator.running_command()
 if _command == "main":
@@ -15,3 +22,14 @@ if _command == "main":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 if _command in ("bench", "embed", "evaluate", "main", "reconstruct", "transfer"):
     allocator.restart_with_settings()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name of LAZY at its first use."""
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

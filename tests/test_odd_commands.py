@@ -111,6 +111,7 @@ ROWS = [
         "(did you mean configs/folder.py?); there are configs/cifar10.py,",
     ),
     ("plan --topology=cpu:1 --config=configs", "--config=configs: there is no such file"),
+    ("plan --topology=cpu:1 --config=foldr", "there is no such file (did you mean folder?)"),
     ("plan --topology=cpu:1 --config=", "--config=: there is no such file"),
     ("plan --topology=cpu:1 --config=ROOT/file", "is not a Python file"),
     ("plan --topology=cpu:1 --config=ROOT/fails.py", "cannot be loaded (ZeroDivisionError: division by zero)"),

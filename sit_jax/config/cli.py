@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from sit_jax.common.commands import check_required, new_flags, one_line, parse
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable
+from sit_jax.config.builtin import with_paths
 from sit_jax.config.rules import LARGEST_SEED
 from sit_jax.config.schema import defaults
 from sit_jax.config.wrong import explain
@@ -47,8 +48,8 @@ def add_seed_flag(values: flags.FlagValues, description: str) -> None:
 
 def make_config_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags shared by the commands on a configuration file; `argv` holds `--config.<key>=value` options."""
-    values = new_flags()
-    description = "A file in configs/, optionally with arguments after a colon; --config.<key>=value changes a key."
+    values, argv = new_flags(), with_paths(argv)
+    description = "A name or file of a configuration, with arguments after a colon; --config.<key>=value changes a key."
     config_flags.DEFINE_config_file("config", None, description, flag_values=values, sys_argv=argv)
     return values
 
@@ -65,6 +66,7 @@ def parse_config(
 
     Raises InputError if a flag is wrong, if --config or a flag in `required` is missing, or if --out has no folder.
     """
+    argv = with_paths(argv)
     try:
         parse(values, argv, (), description)
         if values["config"].value is not None:
@@ -72,7 +74,7 @@ def parse_config(
     except Exception as error:  # the file may do anything
         raise InputError(explain(argv) or one_line(error)) from error
     if values["config"].value is None:
-        raise InputError("--config is missing; for example --config=configs/digits.py")
+        raise InputError("--config is missing; for example --config=digits")
     check_required(values, required)
     if "out" in values and values.out:
         check_json_path(values.out)

@@ -1,7 +1,6 @@
 """What is wrong with --config options, in one line: the whole key, the nearest name, and the list of what there is."""
 
 import difflib
-import importlib.util
 import itertools
 import pathlib
 import re
@@ -12,8 +11,8 @@ import ml_collections
 from absl import flags
 
 from sit_jax.common.errors import InputError
+from sit_jax.config import builtin
 
-FOLDER = pathlib.Path("configs")
 # By type of a key: its name in a message, and what raises if a text is no such value.
 TYPES: dict[type, tuple[str, Any]] = {
     bool: ("true or false", flags.BooleanParser().parse),
@@ -37,8 +36,8 @@ def explain(argv: list[str], config: ml_collections.ConfigDict | None = None) ->
             late = f" before --config.{keys[0]}" if name else ""
             return f"--config is missing{late}; for example --config=configs/digits.py" if keys else ""
         if not pathlib.Path(path).is_file():
-            found = sorted(map(str, FOLDER.glob("*.py")))
-            return f"--config={path}: there is no such file{nearest(path, found)}; there are {', '.join(found)}"
+            close, known = nearest(pathlib.Path(path).stem, builtin.names()), ", ".join(builtin.names())
+            return f"--config={path}: there is no such file{close}; give a path, or one of the names {known}"
         try:
             config = load(path, arguments)
         except InputError as error:
@@ -64,12 +63,7 @@ def options(argv: list[str]) -> Iterable[tuple[str, str | None]]:
 
 def load(path: str, arguments: str) -> ml_collections.ConfigDict:
     """Returns the configuration of a file, as ml_collections does."""
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    if spec is None or spec.loader is None:
-        raise InputError("is not a Python file; give a file such as configs/folder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([arguments] if arguments else []))
+    return builtin.load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
 
 
 def wrong_key(config: ml_collections.ConfigDict, key: str) -> str:

@@ -1,0 +1,79 @@
+"""The command `sit-jax COMMAND ...`: each row of COMMANDS is `python -m MODULE ...` by another name."""
+
+import difflib
+import os
+import sys
+from typing import NoReturn
+
+from sit_jax import __version__
+
+# By command: its module, and what it does.
+COMMANDS = {
+    "pretrain": ("sit_jax.main", "trains on a folder of images, or on another SOURCE"),
+    "evaluate": ("sit_jax.evaluate", "scores a trained encoder: k-NN, linear, fine-tuning, without labels"),
+    "embed": ("sit_jax.embed", "writes the features of images"),
+    "reconstruct": ("sit_jax.reconstruct", "draws reconstructions or attention maps"),
+    "transfer": ("sit_jax.transfer", "scores encoders on the data of each other"),
+    "curves": ("sit_jax.curves", "draws the learning curves of runs"),
+    "plan": ("sit_jax.plan", "tells the memory and time of a step on another device"),
+    "bench": ("sit_jax.bench", "measures a step on this machine"),
+    "prepare": ("sit_jax.data.prepare", "prepares a data set of TensorFlow Datasets"),
+}
+EXAMPLES = """examples:
+  sit-jax pretrain PHOTOS --workdir=runs/mine --hours=2
+  sit-jax embed --workdir=runs/mine --images=PHOTOS --out=features.npz
+  sit-jax evaluate --workdir=runs/mine --protocol=knn --data=folder:LABELLED
+  sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --out=rebuilt.png"""
+
+
+def help_text() -> str:
+    """Returns what `sit-jax` prints without a command."""
+    rows = [f"  {name:<12} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Pre-trains a Vision Transformer on your own pictures, without labels.",
+            "",
+            EXAMPLES,
+            "",
+            "commands (sit-jax COMMAND --help lists the options):",
+            *rows,
+        ]
+    )
+
+
+def pretrain_words(words: list[str]) -> list[str]:
+    """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, the options as they are."""
+    if not words or words[0].startswith("-"):
+        return words
+    rest = [word for word in words[1:] if not word.startswith("--config=")]
+    config = next((word for word in words[1:] if word.startswith("--config=")), "--config=folder")
+    return [config, f"--config.data.source={words[0]}", *rest]
+
+
+def run(command: str, words: list[str]) -> NoReturn:
+    """Replaces this process by `python -m MODULE`, which prepares its process by itself."""
+    words = pretrain_words(words) if command == "pretrain" else words
+    # Where the package in use lies in this folder, as in a clone, Python finds it only from here.
+    flags = [] if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) == os.getcwd() else ["-P"]
+    os.execv(sys.executable, [sys.executable, *flags, "-m", COMMANDS[command][0], *words])
+
+
+def main() -> int:
+    """Runs the command that the command line names; returns the exit code if there is none."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        run(name, words)
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        print(f"sit_jax {__version__}")
+        return 0
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+    print(f"error: sit-jax {name}: there is no such command; {hint}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The configuration files of this project, by name from any folder: `--config=stl10:paper`."""
+
+import importlib.util
+import pathlib
+from types import ModuleType
+
+import sit_jax
+from sit_jax.common.errors import InputError
+
+PACKAGE = pathlib.Path(sit_jax.__file__).parent
+# An installed package holds the files; in a clone they lie beside the package.
+FOLDER = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
+
+
+def names() -> list[str]:
+    """Returns the names of all built-in configurations, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def builtin(name: str) -> ModuleType:
+    """Returns the module of a built-in configuration; a configuration file starts from another file by this."""
+    return load(FOLDER / f"{name}.py")
+
+
+def load(path: pathlib.Path) -> ModuleType:
+    """Runs a configuration file and returns its module; raises InputError if it is no Python file."""
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None:
+        raise InputError("is not a Python file; give a file such as configs/folder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def with_paths(argv: list[str]) -> list[str]:
+    """Returns a command line in which the path of the file replaces the name of a built-in configuration."""
+    replaced = list(argv)
+    for i, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        if option.lstrip("-") != "config" or not option.startswith("-"):
+            continue
+        if equals:
+            replaced[i] = f"{option}={as_path(value)}"
+        elif i + 1 < len(argv):
+            replaced[i + 1] = as_path(argv[i + 1])
+    return replaced
+
+
+def as_path(config: str) -> str:
+    """Returns the value of --config with the path of the file if it starts with the name of a built-in one."""
+    name, colon, arguments = config.partition(":")
+    return f"{FOLDER / name}.py{colon}{arguments}" if name in names() else config
