@@ -42,7 +42,7 @@ def help_text() -> str:
 
 
 def pretrain_words(words: list[str]) -> list[str]:
-    """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, the options as they are."""
+    """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, they stay as they are."""
     if not words or words[0].startswith("-"):
         return words
     rest = [word for word in words[1:] if not word.startswith("--config=")]

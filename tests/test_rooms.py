@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "sit_jax"
 # From the top; a room imports only lower rooms and itself. The files of the top floor are the commands.
 ROOMS = (
-    *("commands", "eval", "timing", "compiled", "train", "probes", "config", "model", "data", "views"),
+    *("commands", "eval", "timing", "compiled", "train", "weights", "probes", "config", "model", "data", "views"),
     *("parallel", "draw", "common"),
 )
 FILES = sorted(ROOT.rglob("*.py"))
@@ -25,7 +25,11 @@ def imported_rooms(file):
     for node in ast.walk(ast.parse(file.read_text())):
         assert not getattr(node, "level", 0), f"{file}: a relative import"
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sit_jax":
-            names = [node.module] if "." in node.module else [f"sit_jax.{alias.name}" for alias in node.names]
+            names = (
+                [node.module]
+                if "." in node.module
+                else [f"sit_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
+            )
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("sit_jax.")]
         else:

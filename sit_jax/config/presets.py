@@ -10,6 +10,7 @@ from sit_jax.config.domains import use_views
 from sit_jax.config.schema import defaults
 from sit_jax.views.corrupt import OPERATIONS
 
+RESUMING = {"continue": False}  # a word of Python, so not as a keyword
 PAPER_TASKS = ("reconstruction", "rotation", "contrastive")
 
 
@@ -19,19 +20,22 @@ def apply_args(
     """Applies the arguments that every configuration accepts, and returns the configuration.
 
     First `paper` sets the paper's recipe, then `views=NAME` sets the views of a domain (`config/domains.py`), then
-    `runlocal` shrinks everything to a laptop try-out, then `variant=S/4` (size/patch side) and `res=64` (image side in
-    pixels) set the model. A file with a recipe for a `laptop` beside the one for accelerators also accepts `laptop` and
-    `gpu`; without any argument that sets the model, `machine` is "auto", and the command chooses by what this machine
-    has (see `config.machine`). Raises InputError for any other argument.
+    `continue` sets a short run from public weights, then `runlocal` shrinks everything to a laptop try-out, then
+    `variant=S/4` (size/patch side) and `res=64` (image side in pixels) set the model. A file with a recipe for a
+    `laptop` beside the one for accelerators also accepts `laptop` and `gpu`; without any argument that sets the model,
+    `machine` is "auto", and the command chooses by what this machine has (see `config.machine`). Raises InputError for
+    any other argument.
     """
     recipes = {"laptop": False, "gpu": False} if laptop else {}
-    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False, views="", **recipes)
+    args = parse_arg(arg, variant="", res=0, paper=False, runlocal=False, views="", **RESUMING, **recipes)
     if laptop:
         choose_recipe(c, args, laptop)
     if args.paper:
         paper(c)
     if args.views:
         use_views(c, args.views)
+    if args["continue"]:
+        continue_training(c)
     if args.runlocal:
         runlocal(c)
     if args.variant:
@@ -49,7 +53,7 @@ def choose_recipe(
         raise InputError("config arguments laptop and gpu exclude each other; keep one of them")
     if args.laptop:
         laptop(c)
-    given = args.gpu or args.variant or args.res or args.paper or args.runlocal
+    given = args.gpu or args.variant or args.res or args.paper or args.runlocal or args["continue"]
     c.machine = "laptop" if args.laptop else "gpu" if given else "auto"
 
 
@@ -103,6 +107,16 @@ def laptop(c: ml_collections.ConfigDict) -> None:
     c.finetune.optim.update(base_learning_rate=4e-3, warmup_epochs=1.0)
     c.finetune.augment.update(area=(0.4, 1.0), random_erase=0.0, mixup=0.0, cutmix=0.0)
     c.finetune.augment.randaugment.layers = 0
+
+
+def continue_training(c: ml_collections.ConfigDict) -> None:
+    """Sets a short run from public weights (`config.init`): not measured, and meant to keep what they know.
+
+    A tenth of the learning rate moves the weights little. The warm-up, a quarter of the run, lets the new heads settle
+    before the encoder moves. The average of the weights smooths a run that is too short to decay far.
+    """
+    c.epochs = 20.0
+    c.optim.update(base_learning_rate=1e-4, final_learning_rate=1e-6, warmup_epochs=5.0, ema=0.999)
 
 
 def runlocal(c: ml_collections.ConfigDict) -> None:

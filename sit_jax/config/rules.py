@@ -65,6 +65,7 @@ TRAINING: dict[str, Rule] = {
     "model.attention": one_of("auto", "xla", "cudnn"),
     "model.products": one_of("auto", "bfloat16", "float32"),
     "model.stem": one_of("patches", "convolutions"),
+    "model.norm_epsilon": FROM_0,
     "model.drop_path": BELOW_1,
     "model.embedding_size": ABOVE_0,
     "model.projector_layers": ABOVE_0,

@@ -33,6 +33,8 @@ RESUMABLE = (
 # Behaviour of runs that were saved before these keys existed.
 FORMER: dict[str, object] = {
     "machine": "",
+    "init": "",
+    "init_hash": "",
     "extensions": [],
     "data.fingerprint": None,
     "data.channels": 3,
@@ -48,6 +50,7 @@ FORMER: dict[str, object] = {
     "corrupt.share": 1.0,
     "corrupt.drop.noise_std": 1.0,
     "model.channels": 3,
+    "model.norm_epsilon": 1e-6,
     "model.stem": "patches",
     "model.projector_width": None,
     "model.projector_norm": "none",

@@ -13,6 +13,9 @@ def defaults() -> ml_collections.ConfigDict:
     c.seed = 0
     # Source images per step, over all devices and hosts; each image gives `views.count` views.
     c.batch_size = 256
+    # A file or folder of public weights to start from (docs/weights.md); they fix model.size and model.patch_size.
+    c.init = ""
+    c.init_hash = ""  # filled in by a run: the SHA-256 of these weights
     # Gradient accumulation: each device processes its rows in this many parts. The losses are of the whole batch.
     c.microbatches = 1
     # Length of the training: `steps` or `examples` (source images), else `epochs` (exact passes over the data).
@@ -76,6 +79,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.model.patch_size = 4  # side in pixels; must divide image_size
     c.model.image_size = 32  # side in pixels, at least 8
     c.model.stem = "patches"  # or convolutions: 3 x 3, stride 2 (not in the paper)
+    c.model.norm_epsilon = 1e-6  # of the layer norms of the encoder; weights of other projects may have another
     c.model.drop_path = 0.1  # stochastic depth: rate of the last layer; the rate grows linearly from 0
     c.model.embedding_size = 128  # width E of the contrastive head's output
     c.model.projector_layers = 3  # dense layers of the contrastive head; GELU after all but the last

@@ -125,7 +125,8 @@ class SiT(nnx.Module):
 
     `model` is the section `model` of a configuration. `size` is a key of SIZES. `image_size` is a multiple of
     `patch_size`, both in pixels. `channels` is the number of channels of an image. `stem` is "patches" for one linear
-    layer from a patch to its token, or "convolutions" for a ConvolutionStem. `drop_path` is the drop-path rate of the
+    layer from a patch to its token, or "convolutions" for a ConvolutionStem. `norm_epsilon` is that of the layer norms.
+    `drop_path` is the drop-path rate of the
     last layer. The other keys configure the heads (`model/heads.py`) and the computation (`model/build.py`).
     """
 
@@ -135,6 +136,9 @@ class SiT(nnx.Module):
             compute=compute,
             rngs=rngs,
         )
+        for _, layer in nnx.iter_modules(self.encoder):
+            if isinstance(layer, nnx.LayerNorm):
+                layer.epsilon = model.norm_epsilon
         for name in heads_in_order():
             setattr(self, name, TASKS[name].make_head(model, self.encoder.width, compute.dtype, rngs))
         if compute.products == "bfloat16" and compute.dtype == jnp.float32:

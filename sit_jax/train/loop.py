@@ -1,5 +1,6 @@
 """Pre-training: from a configuration and a work directory to a finished run."""
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from sit_jax.config.checks import check_config
 from sit_jax.config.length import keep_length
 from sit_jax.config.pixels import choose_bits
 from sit_jax.config.resolve import resolve, with_steps
-from sit_jax.config.workdir import check_workdir, keep_products, newest_step
+from sit_jax.config.workdir import check_workdir, keep_products, newest_step, saved_run
 from sit_jax.data import Batches, image_options, load_images, open_source
 from sit_jax.data.fingerprint import fingerprint
 from sit_jax.model.tasks import TASKS
@@ -23,10 +24,12 @@ from sit_jax.train.hours import choose_steps, for_measuring
 from sit_jax.train.lock import locked
 from sit_jax.train.pace import Stopwatch
 from sit_jax.train.run import Run, Trainable
-from sit_jax.train.state import abstract_state, init_state, make_training
+from sit_jax.train.state import TrainState, abstract_state, init_state, make_training
 from sit_jax.train.step import compile_steps
 from sit_jax.train.summary import summary
 from sit_jax.train.validation import EvalData, Evaluation, load_eval_data
+from sit_jax.weights.foreign import Foreign
+from sit_jax.weights.start import follow, put, start
 
 
 class Options(NamedTuple):
@@ -55,6 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Opt
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Options) -> bool:
     mesh = make_mesh(**config.mesh)
+    config, foreign = follow(config, saved_run(workdir))
     source = open_source(config.data.source)
     say_all(source.notes)
     config = choose_bits(config, source.pretrain, workdir)
@@ -73,13 +77,13 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
     with jax.set_mesh(mesh):
         announce(config, mesh, workdir, hours, options.verbose)
         if newest_step(workdir) >= config.steps:  # nothing is left to do, and to compile
-            trainable = pretraining(config, workdir, mesh, eval_data)
+            trainable = pretraining(config, workdir, mesh, eval_data, None)
         else:
             say("compiling the first step; this can take a minute")
             watch = Stopwatch()
             compiled = compile_fitting(config if hours is None else for_measuring(config), mesh, options.fit)
             config = with_steps(compiled.config, config.steps)
-            trainable = pretraining(config, workdir, mesh, eval_data)._replace(train_step=compiled.step)
+            trainable = pretraining(config, workdir, mesh, eval_data, foreign)._replace(train_step=compiled.step)
             if hours is not None:
                 steps = choose_steps(hours, config, trainable, batches, mesh, watch.seconds())
                 config = with_steps(config, steps)
@@ -97,11 +101,28 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
 
 
 def pretraining(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh, eval_data: EvalData
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    eval_data: EvalData,
+    foreign: Foreign | None,
 ) -> Trainable:
-    """Returns the trainable of the three SiT tasks."""
+    """Returns the trainable of the three SiT tasks; a fresh run starts from the weights `foreign`, if there are any."""
     training = make_training(config)
     abstract = abstract_state(config, training, mesh)
     train_step, eval_step = compile_steps(training, config, abstract, mesh)
     evaluation = Evaluation(eval_data, eval_step, config, mesh, workdir)
-    return Trainable(abstract, lambda: init_state(config, training, mesh), train_step, evaluation, tuple(TASKS))
+
+    def init() -> TrainState:
+        state = init_state(config, training, mesh)
+        return state if foreign is None else start_from(state, foreign, config)
+
+    return Trainable(abstract, init, train_step, evaluation, tuple(TASKS))
+
+
+def start_from(state: TrainState, foreign: Foreign, config: ml_collections.ConfigDict) -> TrainState:
+    """Returns a state at step 0 with the weights of another project, in the parameters and in their running average."""
+    found = start(foreign, config, state.params)
+    say(found.lines)
+    ema = None if state.ema is None else put(state.ema, found.params)
+    return dataclasses.replace(state, params=put(state.params, found.params), ema=ema)
