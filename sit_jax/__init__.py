@@ -12,8 +12,14 @@ from sit_jax.common import allocator
 
 __version__ = "0.3.0.dev0"
 # By public name: the module that holds it.
-LAZY = {"InputError": "sit_jax.common.errors"}
-__all__ = ["InputError", "__version__"]
+LAZY = {
+    "Encoder": "sit_jax.api.encoder",
+    "InputError": "sit_jax.common.errors",
+    "SiTFeatures": "sit_jax.api.transformer",
+    "load": "sit_jax.api.encoder",
+    "pretrain": "sit_jax.api.training",
+}
+__all__ = ["Encoder", "InputError", "SiTFeatures", "__version__", "load", "pretrain"]
 
 _command = allocator.running_command()
 if _command == "main":

@@ -27,12 +27,10 @@ from sit_jax.config import cli
 from sit_jax.data import Records
 from sit_jax.data.channels import decode
 from sit_jax.data.given import open_given
-from sit_jax.data.load import StreamedImages
-from sit_jax.eval.restore import Restored, restore
-from sit_jax.probes.features import CLASSIFIED, extract_batches, make_encode
+from sit_jax.eval.adopted import place
+from sit_jax.eval.encoding import KINDS, encode_records
+from sit_jax.eval.restore import restore
 
-KINDS = (*CLASSIFIED, "projection", "patches")
-WITH_AXES = ("tokens", "patches")  # the other kinds have one vector per image
 CHUNK = 1024  # images decoded at a time by the threads
 
 
@@ -51,12 +49,12 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Writes the features and prints their shape."""
     values = define_flags(argv)
-    commands.parse(values, argv, ("workdir", "images", "out"), __doc__ or "")
+    commands.parse(values, argv, ("images", "out"), __doc__ or "")
     out, kind = pathlib.Path(values.out), values.features
     check_out(out, ".npz")
     records, class_names, notes = open_given(values.images)
     say_all(notes)
-    workdir, with_heads = pathlib.Path(values.workdir), kind == "projection"
+    workdir, with_heads = place(values.workdir, values.encoder), kind == "projection"
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
     if values.skip_unreadable or restored.config.data.skip_unreadable:
         records = readable(records, restored.config.model.image_size, layout_of(restored.config.data))
@@ -92,15 +90,6 @@ def readable(records: Records, image_size: int, layout: Layout) -> Records:
         first = shown(records.names[missing[0]])
         say(f"left out {len(missing)} of {len(records)} images that cannot be read, the first: {first}")
     return records.take(rows)
-
-
-def encode_records(restored: Restored, records: Records, kind: str, batch_size: int) -> Iterator[np.ndarray]:
-    """Returns an iterator over features, float32 [B, ...]; the images are decoded batch by batch."""
-    config, mesh = restored.config, restored.mesh
-    images = StreamedImages(records, config.model.image_size, layout=layout_of(config.data))
-    encode = make_encode(config, mesh, kind)
-    batches = extract_batches(encode, restored.params, images.gather, len(images), batch_size, mesh)
-    return batches if kind in WITH_AXES else (batch[:, 0] for batch in batches)
 
 
 def write_npz(

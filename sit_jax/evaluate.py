@@ -21,6 +21,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.config import cli
 from sit_jax.eval import unlabelled
+from sit_jax.eval.adopted import place
 from sit_jax.eval.evaluation import evaluate
 from sit_jax.eval.protocols import PROTOCOLS
 from sit_jax.eval.report import against, comparison_lines, copy_to, table, title
@@ -57,9 +58,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Evaluates and prints the table; returns False if a signal stopped it."""
     values = define_flags(argv)
-    commands.parse(values, argv, ("workdir", "protocol"), __doc__ or "")
+    commands.parse(values, argv, ("protocol",), __doc__ or "")
     settings = Settings(
-        workdir=pathlib.Path(values.workdir),
+        workdir=place(values.workdir, values.encoder),
         protocol=values.protocol,
         data=values.data,
         step=values.step,

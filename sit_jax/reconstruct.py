@@ -32,6 +32,7 @@ from sit_jax.data.load import StreamedImages
 from sit_jax.draw import pictures
 from sit_jax.draw.heatmaps import attention_picture
 from sit_jax.draw.sheet import sheets
+from sit_jax.eval.adopted import place
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.data import use_source
 from sit_jax.eval.reconstruction import make_rebuild, reconstructions
@@ -74,12 +75,12 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
 def command(argv: list[str]) -> bool:
     """Draws the picture, and prints the reconstruction errors and the name of the file."""
     values = define_flags(argv)
-    commands.parse(values, argv, ("workdir", "out"), __doc__ or "")
+    commands.parse(values, argv, ("out",), __doc__ or "")
     check(values)
     given = first_of(open_given(values.images).records, values.limit) if values.images else None
     out = pathlib.Path(values.out)
     check_out(out, ".png")
-    workdir, with_heads = pathlib.Path(values.workdir), not values.attention
+    workdir, with_heads = place(values.workdir, values.encoder), not values.attention
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
     groups = make_groups(values, given, restored.config)
     if values.attention:

@@ -6,7 +6,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "sit_jax"
 # From the top; a room imports only lower rooms and itself. The files of the top floor are the commands.
 ROOMS = (
-    *("commands", "eval", "timing", "compiled", "train", "weights", "probes", "config", "model", "data", "views"),
+    *(
+        "commands",
+        "api",
+        "eval",
+        "timing",
+        "compiled",
+        "train",
+        "weights",
+        "probes",
+        "config",
+        "model",
+        "data",
+        "views",
+    ),
     *("parallel", "draw", "common"),
 )
 FILES = sorted(ROOT.rglob("*.py"))

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from sit_jax.common.commands import check_required, new_flags, one_line, parse
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable
-from sit_jax.config.builtin import with_paths
+from sit_jax.config.named import with_paths
 from sit_jax.config.rules import LARGEST_SEED
 from sit_jax.config.schema import defaults
 from sit_jax.config.wrong import explain
@@ -36,8 +36,9 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 
 
 def add_workdir_flags(values: flags.FlagValues) -> None:
-    """Adds --workdir and --step, which name a checkpoint."""
+    """Adds --workdir and --step, which name a checkpoint, and --encoder, public weights instead."""
     flags.DEFINE_string("workdir", None, "The work directory of a run of sit_jax.main.", flag_values=values)
+    flags.DEFINE_string("encoder", None, "Weights of another project instead (docs/weights.md).", flag_values=values)
     flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", flag_values=values)
 
 

@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 
 from sit_jax.common.errors import InputError
-from sit_jax.config import builtin
+from sit_jax.config import named
 
 # By type of a key: its name in a message, and what raises if a text is no such value.
 TYPES: dict[type, tuple[str, Any]] = {
@@ -36,7 +36,7 @@ def explain(argv: list[str], config: ml_collections.ConfigDict | None = None) ->
             late = f" before --config.{keys[0]}" if name else ""
             return f"--config is missing{late}; for example --config=configs/digits.py" if keys else ""
         if not pathlib.Path(path).is_file():
-            close, known = nearest(pathlib.Path(path).stem, builtin.names()), ", ".join(builtin.names())
+            close, known = nearest(pathlib.Path(path).stem, named.names()), ", ".join(named.names())
             return f"--config={path}: there is no such file{close}; give a path, or one of the names {known}"
         try:
             config = load(path, arguments)
@@ -63,7 +63,13 @@ def options(argv: list[str]) -> Iterable[tuple[str, str | None]]:
 
 def load(path: str, arguments: str) -> ml_collections.ConfigDict:
     """Returns the configuration of a file, as ml_collections does."""
-    return builtin.load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
+    return named.load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
+
+
+def check_known(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
+    """Raises InputError for the first key that does not exist."""
+    if wrong := next(filter(None, (wrong_key(config, key) for key in keys)), ""):
+        raise InputError(wrong.replace("--config.", "", 1))
 
 
 def wrong_key(config: ml_collections.ConfigDict, key: str) -> str:

@@ -76,9 +76,12 @@ def load_labelled(name: str, config: ml_collections.ConfigDict, seed: int) -> La
 def use_source(config: ml_collections.ConfigDict, name: str | None, overrides: dict) -> str:
     """Returns the SOURCE string to evaluate on: `name`, or the data set of the run if `name` is None.
 
-    If it is another data set, sets `data.image_size` to `model.image_size`, unless `overrides` sets it.
+    If it is another data set, sets `data.image_size` to `model.image_size`, unless `overrides` sets it. Raises
+    InputError if there is none.
     """
     name = name or config.data.source
+    if not name:
+        raise InputError("--data is missing: weights of another project have no data set of their own")
     if not same_source(name, config.data.source) and "data.image_size" not in overrides:
         config.data.image_size = config.model.image_size
     return name

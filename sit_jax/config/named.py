@@ -4,6 +4,8 @@ import importlib.util
 import pathlib
 from types import ModuleType
 
+import ml_collections
+
 import sit_jax
 from sit_jax.common.errors import InputError
 
@@ -30,6 +32,18 @@ def load(path: pathlib.Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_config(config: str, argument: str) -> ml_collections.ConfigDict:
+    """Returns the configuration of a name or path with arguments after a colon, and with one more argument.
+
+    Raises InputError if there is no such file.
+    """
+    path, _, arguments = as_path(config).partition(":")
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"config={config!r}: there is no such file; the names are {', '.join(names())}")
+    arguments = ",".join(filter(None, [arguments, argument]))
+    return load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
 
 
 def with_paths(argv: list[str]) -> list[str]:

@@ -1,0 +1,70 @@
+"""What a caller passes as images, as records for the decoder; nothing is guessed."""
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sit_jax.common.errors import InputError
+from sit_jax.common.layout import Layout
+from sit_jax.data.given import open_given
+from sit_jax.data.records import Raw, Records
+
+FORMS = "give uint8 [n, H, W, c], floats in [0, 1], a list of arrays, PIL images or paths, or the path of a folder"
+COLOURS = (1, 3, 4)  # channels of an array that an encoder of colours takes: grey, colours, colours with transparency
+
+
+def as_records(images: Any, layout: Layout) -> Records:
+    """Returns images as records.
+
+    `images` is an array [n, H, W, c] or [n, H, W, 1], a list of arrays [H, W] or [H, W, c], of PIL images or of paths,
+    or the path of a folder, of a picture or of a list of paths. Arrays are uint8, uint16, or floats in [0, 1]; floats
+    are rounded to the values that the encoder stores. Raises InputError, with the remedy, for anything else.
+    """
+    if isinstance(images, str | os.PathLike):
+        return open_given(os.fspath(images)).records
+    if isinstance(images, Image.Image):
+        images = [images]
+    if not isinstance(images, list | tuple):
+        images = np.asarray(images)
+        if images.dtype == object or images.ndim != 4:
+            hint = "; for a single image, give images[None]" if images.ndim == 3 else ""
+            raise InputError(f"an array of {images.dtype} {list(images.shape)} is not understood; {FORMS}{hint}")
+    if not len(images):
+        raise InputError(f"there is no image; {FORMS}")
+    raws = [as_raw(image, f"image {i}", layout) for i, image in enumerate(images)]
+    names = [os.fspath(raw) if isinstance(raw, os.PathLike) else f"image {i}" for i, raw in enumerate(raws)]
+    return Records(names, raws.__getitem__)
+
+
+def as_raw(image: Any, name: str, layout: Layout) -> Raw:
+    """Returns one image in a form that the decoder reads."""
+    if isinstance(image, str | os.PathLike):
+        return open_given(os.fspath(image)).records.read(0)
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        ImageOps.exif_transpose(image).save(buffer, "TIFF")  # lossless, and it has all modes of Pillow
+        return buffer.getvalue()
+    return checked(np.asarray(image), name, layout)
+
+
+def checked(array: np.ndarray, name: str, layout: Layout) -> np.ndarray:
+    """Returns an array [H, W] or [H, W, c] as unsigned integers; raises InputError for what is none."""
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{name} has the shape {list(array.shape)}; an image is [H, W] or [H, W, c]")
+    found = array.shape[2] if array.ndim == 3 else 1
+    if found not in (COLOURS if layout.channels == 3 else (layout.channels,)):
+        moved = "; move the channels to the last axis" if array.shape[0] in (1, 3, layout.channels) else ""
+        raise InputError(f"{name} has {found} channels, and the encoder reads {layout.channels}{moved}")
+    if array.dtype in (np.uint8, np.uint16) or layout.range is not None:
+        return array
+    if array.dtype.kind != "f":
+        raise InputError(f"{name} has values of type {array.dtype}; give uint8 (0 to 255) or floats in [0, 1]")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):  # also if one is NaN
+        raise InputError(
+            f"{name} has values from {low:g} to {high:g}; floats must be in [0, 1]: divide by their largest value"
+        )
+    return np.round(array * np.iinfo(layout.dtype).max).astype(layout.dtype)

@@ -1,0 +1,81 @@
+"""Weights of another project as a work directory, so that every command and `sit_jax.load` can use them."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import orbax.checkpoint as ocp
+
+from sit_jax.common.console import say
+from sit_jax.common.errors import InputError
+from sit_jax.common.files import user_cache
+from sit_jax.config.saved import to_json
+from sit_jax.config.schema import defaults
+from sit_jax.parallel.checksums import checksums
+from sit_jax.weights.foreign import Foreign, read_foreign
+
+RUNS = pathlib.Path("runs") / "encoders"  # where commands put the reports of adopted weights
+STEP = 0  # of the checkpoint of adopted weights
+
+
+def workdir_of(where: pathlib.Path) -> pathlib.Path:
+    """Returns a work directory as it is, and for weights of another project the work directory that holds a copy.
+
+    The copy is in ~/.cache/sit_jax/encoders, by the name and the SHA-256 of the weights. Raises InputError if `where`
+    is neither.
+    """
+    if not where.exists():
+        raise InputError(f"{where}: there is no such work directory, file or folder of weights")
+    if (where / "checkpoints").is_dir():
+        return where
+    if (where / "config.json").is_file() and "optim" in json.loads((where / "config.json").read_text() or "{}"):
+        raise InputError(f"{where}: holds no checkpoint yet; wait until the training saves one")
+    return adopt(where, user_cache() / "encoders")
+
+
+def place(workdir: str | None, encoder: str | None) -> pathlib.Path:
+    """Returns the work directory that --workdir names, or one in runs/encoders with a copy of what --encoder names.
+
+    Raises InputError unless exactly one of them is given.
+    """
+    if workdir and encoder:
+        raise InputError("--workdir and --encoder exclude each other; keep one of them")
+    if not workdir and not encoder:
+        raise InputError("--workdir is missing (or --encoder, weights of another project); --help lists all options")
+    return adopt(pathlib.Path(encoder), RUNS) if encoder else pathlib.Path(workdir or "")
+
+
+def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Copies weights of another project into a work directory in `folder`, unless it is there; returns it."""
+    foreign = read_foreign(path)
+    workdir = folder / f"{path.resolve().stem}-{foreign.sha256[:8]}"
+    if (workdir / "config.json").is_file():  # written last
+        return workdir
+    say(f"{path}: {foreign.layout}, {foreign.size}/{foreign.patch_size} at {foreign.image_size} px")
+    config = config_of(foreign, path)
+    model = {"encoder": foreign.encoder, **foreign.heads}
+    save({"params": {"model": jax.tree.map(jnp.asarray, model)}}, workdir / "checkpoints" / str(STEP))
+    (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+    return workdir
+
+
+def config_of(foreign: Foreign, path: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the configuration of adopted weights: the model, and the heads of the paper."""
+    config = defaults()
+    config.init, config.init_hash = str(path), foreign.sha256
+    config.model.update(size=foreign.size, patch_size=foreign.patch_size, image_size=foreign.image_size)
+    config.model.norm_epsilon = foreign.epsilon
+    config.model.update(projector_layers=1, projector_norm="none", embedding_size=512)
+    return config
+
+
+def save(tree: dict, path: pathlib.Path) -> None:
+    """Writes a checkpoint that `read_params` reads; a half-written one of a stopped process is replaced."""
+    shutil.rmtree(path, ignore_errors=True)
+    arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(os.path.abspath(path), args=arguments)
