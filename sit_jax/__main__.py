@@ -14,6 +14,7 @@ COMMANDS = {
     "embed": ("sit_jax.embed", "writes the features of images"),
     "reconstruct": ("sit_jax.reconstruct", "draws reconstructions or attention maps"),
     "transfer": ("sit_jax.transfer", "scores encoders on the data of each other"),
+    "export": ("sit_jax.export", "writes weights for timm, Hugging Face, ONNX, StableHLO"),
     "curves": ("sit_jax.curves", "draws the learning curves of runs"),
     "plan": ("sit_jax.plan", "tells the memory and time of a step on another device"),
     "bench": ("sit_jax.bench", "measures a step on this machine"),

@@ -16,7 +16,9 @@ from sit_jax.common.files import user_cache
 from sit_jax.config.saved import to_json
 from sit_jax.config.schema import defaults
 from sit_jax.parallel.checksums import checksums
+from sit_jax.weights.files import read_about, read_weights
 from sit_jax.weights.foreign import Foreign, read_foreign
+from sit_jax.weights.own import KEY, tree_of
 
 RUNS = pathlib.Path("runs") / "encoders"  # where commands put the reports of adopted weights
 STEP = 0  # of the checkpoint of adopted weights
@@ -51,6 +53,8 @@ def place(workdir: str | None, encoder: str | None) -> pathlib.Path:
 
 def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Copies weights of another project into a work directory in `folder`, unless it is there; returns it."""
+    if KEY in (about := read_about(path if path.is_dir() else path.parent)):
+        return adopt_own(path, about[KEY], folder)
     foreign = read_foreign(path)
     workdir = folder / f"{path.resolve().stem}-{foreign.sha256[:8]}"
     if (workdir / "config.json").is_file():  # written last
@@ -60,6 +64,17 @@ def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     model = {"encoder": foreign.encoder, **foreign.heads}
     save({"params": {"model": jax.tree.map(jnp.asarray, model)}}, workdir / "checkpoints" / str(STEP))
     (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+    return workdir
+
+
+def adopt_own(path: pathlib.Path, config: dict, folder: pathlib.Path) -> pathlib.Path:
+    """Copies an export of this project (--format=safetensors) into a work directory in `folder`; returns it."""
+    read = read_weights(path)
+    workdir = folder / f"{path.resolve().stem}-{read.hash()[:8]}"
+    if not (workdir / "config.json").is_file():
+        tree = jax.tree.map(jnp.asarray, tree_of(read.arrays))
+        save({"params": {"model": tree}}, workdir / "checkpoints" / str(STEP))
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return workdir
 
 

@@ -21,6 +21,7 @@ from sit_jax.config.rules import PIXELS
 from sit_jax.config.saved import read_saved
 from sit_jax.config.schema import defaults
 from sit_jax.model.build import make_model
+from sit_jax.model.tasks import TASKS
 from sit_jax.model.vit import resize_position_embedding
 from sit_jax.parallel.checksums import checksums
 from sit_jax.parallel.mesh import make_mesh, state_shardings
@@ -130,6 +131,13 @@ def restore(
             say(f"position embeddings are resized from {saved_size} to {config.model.image_size} px")
             params, random_params = (resized(p, config) for p in (params, random_params))
     return Restored(config, params, random_params, mesh, step, weights)
+
+
+def has_heads(workdir: pathlib.Path, step: int | None, weights: str) -> bool:
+    """Tells whether a checkpoint holds the heads of all tasks; weights of other projects are encoders alone."""
+    steps = ocp.utils.checkpoint_steps(workdir / "checkpoints") if (workdir / "checkpoints").is_dir() else []
+    path = workdir / "checkpoints" / str(max(steps, default=0) if step is None else step) / "state"
+    return path.is_dir() and set(TASKS) <= saved_shapes(path.absolute()).get(weights, {}).get("model", {}).keys()
 
 
 def init_params(config: ml_collections.ConfigDict, with_heads: bool) -> dict:

@@ -110,7 +110,7 @@ class Encoder(nnx.Module):
             x = self.patch_embedding(images)
         else:
             x = rows(self.patch_embedding, patchify(images.astype(self.compute.dtype), self.patch_size))
-        tokens = jnp.broadcast_to(self.tokens[...].astype(x.dtype), (len(x), TOKENS, self.width))
+        tokens = jnp.broadcast_to(self.tokens[...].astype(x.dtype), (x.shape[0], TOKENS, self.width))
         position = resize_position_embedding(self.position_embedding[...], images.shape[1] // self.patch_size)
         return jnp.concatenate([tokens, x], axis=1) + position.astype(x.dtype)
 

@@ -23,9 +23,9 @@ def run_layers(
     One half then uses the CPU cores that the other half leaves idle. Several devices keep all cores busy without
     halves, and halves would make them sum the gradients twice.
     """
-    half, odd = divmod(len(x), 2)
-    if keys is None or not compute.halves or odd or jax.sharding.get_abstract_mesh().size != 1:
+    if keys is None or not compute.halves or len(x) % 2 or jax.sharding.get_abstract_mesh().size != 1:
         return _run(blocks, x, keys if drop else None, rates, compute)
+    half = len(x) // 2
     parts = (x[:half], keys[:half]), (x[half:], keys[half:])
     return jnp.concatenate([_run(blocks, rows, keys if drop else None, rates, compute) for rows, keys in parts])
 
