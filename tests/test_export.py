@@ -224,7 +224,7 @@ def test_wrong_arguments_are_one_line(run, tmp_path, capsys):
 
 
 def large(size, patch_size, image_size):
-    """Random weights of a real size, in float32."""
+    """Random weights of a real size, twice as large as initial weights: their attention is less uniform."""
     config = folder_config.get_config("gpu")
     config.model.update(size=size, patch_size=patch_size, image_size=image_size)
     config.dtype, config.data.source = "float32", "digits"
@@ -232,7 +232,7 @@ def large(size, patch_size, image_size):
     from flax import nnx
 
     model = make_model(config, jax.random.key(0))
-    params = jax.tree.map(lambda x: x * 2, nnx.to_pure_dict(nnx.state(model.encoder, nnx.Param)))  # attention is less uniform
+    params = jax.tree.map(lambda x: x * 2, nnx.to_pure_dict(nnx.state(model.encoder, nnx.Param)))
     weights = Weights(config, {"encoder": params}, arrays_of(params, config), ())
     rng = np.random.default_rng(0)
     for name in ("head", "head_dist"):
