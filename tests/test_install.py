@@ -1,4 +1,4 @@
-"""The package and its command: what an import loads, the table of commands, help, names of configurations, the wheel."""
+"""The package and its command: what an import loads, the table of commands, help, configurations, the wheel."""
 
 import importlib
 import os
