@@ -49,9 +49,9 @@ new TPU. Before it creates a new TPU, it deletes the remains of the old TPU; it 
 This machine must stay on for `up`, but its network may be down for up to an hour. The training itself does not need
 this machine. A TPU costs money until `delete`, even after the end of the training.
 --workdir must be a folder that all workers see under the same path, such as a mounted Filestore share or a bucket
-mounted with gcsfuse; it cannot be a gs:// path, unlike the images. A new TPU has no mounts: with --spot, use --mount. Otherwise the
-training starts anew in an empty folder. On each worker, the project is in ~/sit_jax, where relative paths in ARGS
-start, and its output is in ~/sit_jax/run.log. Setup needs internet access on the workers.
+mounted with gcsfuse; it cannot be a gs:// path, unlike the images. A new TPU has no mounts: with --spot, use --mount.
+Otherwise the training starts anew in an empty folder. On each worker, the project is in ~/sit_jax, where relative
+paths in ARGS start, and its output is in ~/sit_jax/run.log. Setup needs internet access on the workers.
 
 Environment: POLL_SECONDS (default: 30) between two queries of the state, MAX_RESTARTS (default: 100).
 EOF

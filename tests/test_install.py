@@ -92,6 +92,8 @@ def test_the_command_without_a_row(words, code, out, error, monkeypatch, capsys)
         ("pretrain P", "sit_jax.main", "--config=folder --config.data.source=P"),
         ("pretrain tar:a.tar --seed=1", "sit_jax.main", "--config=folder --config.data.source=tar:a.tar --seed=1"),
         ("pretrain P --fit --config=digits:x=1", "sit_jax.main", "--config=digits:x=1 --config.data.source=P --fit"),
+        ("pretrain P --fit --config digits", "sit_jax.main", "--config digits --config.data.source=P --fit"),
+        ("pretrain P --config.seed=1", "sit_jax.main", "--config=folder --config.data.source=P --config.seed=1"),
         ("pretrain --config=digits", "sit_jax.main", "--config=digits"),
         ("embed --workdir=w", "sit_jax.embed", "--workdir=w"),
         ("prepare tfds:stl10", "sit_jax.data.prepare", "tfds:stl10"),
