@@ -49,9 +49,9 @@ new TPU. Before it creates a new TPU, it deletes the remains of the old TPU; it 
 This machine must stay on for `up`, but its network may be down for up to an hour. The training itself does not need
 this machine. A TPU costs money until `delete`, even after the end of the training.
 --workdir must be a folder that all workers see under the same path, such as a mounted Filestore share or a bucket
-mounted with gcsfuse; gs:// paths are not supported. A new TPU has no mounts: with --spot, use --mount. Otherwise the
-training starts anew in an empty folder. On each worker, the project is in ~/sit_jax, where relative paths in ARGS
-start, and its output is in ~/sit_jax/run.log. Setup needs internet access on the workers.
+mounted with gcsfuse; it cannot be a gs:// path, unlike the images. A new TPU has no mounts: with --spot, use --mount.
+Otherwise the training starts anew in an empty folder. On each worker, the project is in ~/sit_jax, where relative
+paths in ARGS start, and its output is in ~/sit_jax/run.log. Setup needs internet access on the workers.
 
 Environment: POLL_SECONDS (default: 30) between two queries of the state, MAX_RESTARTS (default: 100).
 EOF
@@ -245,7 +245,7 @@ setup() {
   local end=$'\n' # ends the mount command, which may end in a semicolon or a comment
   local unpack="mkdir -p $REMOTE && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   run mkdir -p build &&
-    run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements.txt &&
+    run tar -czf "$archive" --exclude=__pycache__ sit_jax configs launch requirements*.txt &&
     tpu tpu-vm scp "$archive" "$name:$REMOTE.tar.gz" --worker=all &&
     remote all "$unpack && bash $REMOTE/launch/tpu_vm.sh on-worker setup${mount:+" && { $mount$end}"}"
 }
@@ -378,7 +378,8 @@ worker_setup() {
   # The machine's Python is too old; uv installs a newer Python without system packages.
   PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --allow-existing --python 3.12 .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]'
+  python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt \
+    -r requirements-tpu.txt -r requirements-remote.txt # images in gs:// need the last
 }
 
 worker_running() { [[ -e run.pid ]] && kill -0 "$(cat run.pid)" 2> /dev/null; }

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -46,9 +47,11 @@ def pretrain_words(words: list[str]) -> list[str]:
     """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, they stay as they are."""
     if not words or words[0].startswith("-"):
         return words
-    rest = [word for word in words[1:] if not word.startswith("--config=")]
-    config = next((word for word in words[1:] if word.startswith("--config=")), "--config=folder")
-    return [config, f"--config.data.source={words[0]}", *rest]
+    photos, *rest = words
+    at = next((i for i, word in enumerate(rest) if re.fullmatch("--?config(=.*)?", word)), len(rest))
+    after = at + 1 + (rest[at:] != [] and "=" not in rest[at])  # the value may be the next word
+    # The configuration comes first: the keys change it.
+    return [*(rest[at:after] or ["--config=folder"]), f"--config.data.source={photos}", *rest[:at], *rest[after:]]
 
 
 def run(command: str, words: list[str]) -> NoReturn:

@@ -1,4 +1,6 @@
-"""Benchmarks: `python -m sit_jax.bench --config=configs/x.py[:args] [--random_images=N] [--out=FILE.json]`.
+"""Measures a step on this machine; `sit-jax bench` is `python -m sit_jax.bench`.
+
+  sit-jax bench --config=folder --random_images=1000 --out=bench.json
 
 Measures the training step on the devices of this machine: source images per second, the time of each part, compilation,
 and memory. Compares the step with the ceilings of the machine, which the same run measures. Run it on a quiet machine.
@@ -17,6 +19,7 @@ from sit_jax.common import commands
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import write_json
 from sit_jax.config import checks, cli, resolve
+from sit_jax.config.machine import take, this_machine, with_argument
 from sit_jax.timing import machine, tables
 from sit_jax.timing.clock import measure
 from sit_jax.timing.images import open_images
@@ -73,12 +76,19 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
     return result | {"rates": tables.rates(result, config.batch_size)}
 
 
+def parse(argv: list[str]) -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """Returns the parsed flags and the configuration."""
+    values = make_flags(argv)
+    return values, cli.parse_config(values, argv, (), __doc__ or "")
+
+
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
 
     def command(argv: list[str]) -> bool:
-        values = make_flags(argv)
-        config = cli.parse_config(values, argv, (), __doc__ or "")
+        values, config = parse(argv)
+        if config.machine == "auto":
+            config = take(*this_machine(), lambda added: parse(with_argument(argv, added))[1])
         result = bench(config, values) | {"command": shlex.join(["python", "-m", "sit_jax.bench", *argv[1:]])}
         print(tables.text(result))
         if values.out:

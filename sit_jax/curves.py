@@ -1,4 +1,6 @@
-"""Draws learning curves: `python -m sit_jax.curves --runs=DIR[,DIR...] --out=curves.png`.
+"""Draws learning curves; `sit-jax curves` is `python -m sit_jax.curves`.
+
+  sit-jax curves --runs=runs/mine,runs/other --out=curves.png
 
 --runs takes work directories or `metrics.jsonl` files, also of unfinished runs. The curves show the three losses, the
 learned log-variances, contrastive progress, and the accuracies of rotation, k-NN and the linear probe against epochs.

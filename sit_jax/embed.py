@@ -1,4 +1,6 @@
-"""Features of images: `python -m sit_jax.embed --workdir=DIR --images=FOLDER --out=features.npz [options]`.
+"""Writes the features of images; `sit-jax embed` is `python -m sit_jax.embed`.
+
+  sit-jax embed --workdir=runs/mine --images=PHOTOS --out=features.npz
 
 --images is a folder, a pattern in quotes ('FOLDER/**/*.jpg'), or a text file of paths. The .npz file holds `features`
 (float32, one row per image), `paths` (of a folder: relative to it), `labels` (int32, indices of `class_names`; -1 if no

@@ -1,12 +1,17 @@
-"""Evaluates an encoder: `python -m sit_jax.evaluate --workdir=DIR --protocol=NAME [options]`.
+"""Evaluates an encoder; `sit-jax evaluate` is `python -m sit_jax.evaluate`.
 
-Compares the encoder of a checkpoint with random weights and with pixels, on the data set of the run or another:
-  --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels, --repeats=3 for mean and standard deviation;
+  sit-jax evaluate --workdir=runs/mine --protocol=knn
+  sit-jax evaluate --workdir=runs/mine --protocol=linear --data=folder:LABELLED
+
+Compares the encoder of a checkpoint with random weights and with pixels, on the data set of the run or another.
+Prints a table and writes JSON and pictures to WORKDIR/eval. --protocol=unlabelled needs no labels: it reports
+contrastive progress and collapse of the features.
+
+  --labels=0.01,0.1,1 or --labels_per_class=1,5,10 for few labels;
+  --repeats=3 for mean and standard deviation;
   --against=OTHER.json for a paired test against another run on the same images;
   --config.linear.epochs=50 for linear classifiers on augmented images;
   --config.finetune.epochs=100 for the length of fine-tuning.
---protocol=unlabelled needs no labels: it reports contrastive progress and collapse of the features.
-Prints a table and writes JSON and pictures to WORKDIR/eval.
 """
 
 import json

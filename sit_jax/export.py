@@ -1,7 +1,11 @@
-"""Exports weights: `python -m sit_jax.export --workdir=DIR --format=timm --out=FOLDER [options]`.
+"""Exports weights; `sit-jax export` is `python -m sit_jax.export`.
 
-  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo, or safetensors for weights in our names;
+  sit-jax export --workdir=runs/mine --format=timm --out=exported
+
+  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo;
+  --format=safetensors for weights in our names;
   --classifier=WORKDIR/eval/finetune-....json exports a fine-tuned classifier.
+
 Runs the export on 16 images, compares it with the model, and writes a model card (README.md) beside it.
 """
 

@@ -1,4 +1,7 @@
-"""Pre-trains: `python -m sit_jax.main --config=configs/stl10.py[:args] [--workdir=DIR] [--config.a.b=value]`.
+"""Pre-trains on images without labels; `sit-jax pretrain` is `python -m sit_jax.main`.
+
+  sit-jax pretrain PHOTOS --workdir=runs/mine --hours=2
+  sit-jax pretrain --config=stl10:paper --config.seed=1
 
 The same command resumes a stopped run. sit_jax/config/schema.py explains all configuration keys.
 """

@@ -1,4 +1,7 @@
-"""Plans: `python -m sit_jax.plan --config=configs/x.py[:args] --topology=v5e:16x16 [--out=FILE.json] [--config.a.b=v]`.
+"""Tells memory and time of a step on another device; `sit-jax plan` is `python -m sit_jax.plan`.
+
+  sit-jax plan --config=folder --topology=cpu:2
+  sit-jax plan --config=stl10:paper --topology=h100:8
 
 Compiles the training step for TPUs or GPUs, which this machine need not have, or for N devices of this CPU
 (`--topology=cpu:8`). Reports memory, computation and communication of one device, and the shortest possible step time.
@@ -30,7 +33,7 @@ from sit_jax.compiled.kernels import compiled_flops, find_kernels, matrix_flops,
 from sit_jax.compiled.memory import argument_memory, compiled_memory, largest_batch
 from sit_jax.compiled.roofline import lower_bound, roofline
 from sit_jax.compiled.targets import CPU, check_topology, open_target
-from sit_jax.config import checks, cli, resolve
+from sit_jax.config import checks, cli, machine, resolve
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import abstract_batch, compile_steps
@@ -51,9 +54,19 @@ def make_flags(argv: list[str]) -> flags.FlagValues:
 
 def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | None]:
     """Returns (configuration, topology, file to write); raises InputError if the command line is wrong."""
-    values = make_flags(argv)
-    config = cli.parse_config(values, argv, ("topology",), __doc__ or "")
+    values, config = parse(argv)
+    if config.machine == "auto":
+        is_cpu = check_topology(values.topology) == CPU
+        recipe, what = ("laptop", "no accelerator") if is_cpu else ("gpu", "an accelerator")
+        reason = f"{values.topology} is {what}"
+        config = machine.take(recipe, reason, lambda added: parse(machine.with_argument(argv, added))[1])
     return config, values.topology, values.out
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """Returns the parsed flags and the configuration."""
+    values = make_flags(argv)
+    return values, cli.parse_config(values, argv, ("topology",), __doc__ or "")
 
 
 def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Draws what a trained model rebuilds: `python -m sit_jax.reconstruct --workdir=DIR --out=grid.png [options]`.
+"""Draws what a trained model rebuilds; `sit-jax reconstruct` is `python -m sit_jax.reconstruct`.
+
+  sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --out=grid.png
+  sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --attention --out=maps.png
 
 Shows originals, corrupted images and reconstructions below each other. --images (a folder, a pattern in quotes such as
 'FOLDER/**/*.jpg', or a text file of paths) draws the first --limit=32 of its pictures; --train=8 --test=8 draw images

@@ -1,4 +1,6 @@
-"""Domain transfer: `python -m sit_jax.transfer --workdirs=runs/cifar10,runs/cifar100 --protocol=linear [options]`.
+"""Scores encoders on the data of each other; `sit-jax transfer` is `python -m sit_jax.transfer`.
+
+  sit-jax transfer --workdirs=runs/cifar10,runs/cifar100 --protocol=linear
 
 Evaluates each run on the data set of every run. In the grid, a row is a pre-training data set and a column is an
 evaluation data set. Further rows are random weights (in the model of the first run) and pixels. Stored evaluations are

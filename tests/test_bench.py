@@ -71,6 +71,15 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, expected, capsys):
     assert len(error.splitlines()) == 1
 
 
+def test_the_machine_chooses_the_recipe(monkeypatch, capsys):
+    chosen = []
+    monkeypatch.setattr(bench, "bench", lambda config, values: chosen.append(config) or {})
+    monkeypatch.setattr(report, "text", lambda result: "")
+    assert bench.main(["bench", "--config=configs/folder.py"]) == 0
+    assert chosen[0].model.image_size == 64  # tests run on CPUs
+    assert "recipe :laptop, because this machine has no accelerator" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def step(quick_compilation):
     config = bench.cli.parse_config(bench.make_flags(["", CONFIG]), ["", CONFIG], ("config",), "")

@@ -10,14 +10,15 @@ import pytest
 from conftest import ROOT
 
 from configs import folder
-from sit_jax.config import cli
+from sit_jax import main
+from sit_jax.__main__ import COMMANDS, pretrain_words
 from sit_jax.config.checks import check_config
 from sit_jax.config.resolve import resolve
 from sit_jax.config.rules import lookup
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "README.md"]
-TRAINING = ("README.md", "docs/paper.md", "docs/data.md")
-EVALUATION = ("README.md", "docs/evaluation.md")
+TRAINING = ("README.md", "docs/install.md", "docs/paper.md", "docs/data.md")
+EVALUATION = ("README.md", "docs/install.md", "docs/evaluation.md")
 
 
 def text_of(*pages):
@@ -50,7 +51,15 @@ def test_files_of_the_package_that_a_page_names_exist(page):
 
 
 def commands(modules, *pages):
-    return sorted(set(re.findall(rf"python -m sit_jax\.((?:{modules}) [^`\n]*)", text_of(*pages))))
+    """The commands of the modules, without `python -m sit_jax.`; those of `sit-jax` as the command that they start."""
+    text = text_of(*pages)
+    found = set(re.findall(rf"python -m sit_jax\.((?:{modules}) [^`\n]*)", text))
+    for name, words in re.findall(r"sit-jax ([a-z]+) ([^`\n]*)", text):
+        module = COMMANDS[name][0].removeprefix("sit_jax.")
+        if re.fullmatch(modules, module):
+            words = shlex.split(words, comments=True)
+            found.add(shlex.join([module, *(pretrain_words(words) if name == "pretrain" else words)]))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("command", commands("main", *TRAINING))
@@ -58,11 +67,7 @@ def test_commands_that_train_are_understood(command, monkeypatch):
     """Each is parsed and checked up to the data; other tests run the digits and the folder."""
     words = shlex.split(command)
     monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks for overrides
-    values = cli.make_config_flags(words)
-    from absl import flags
-
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    config = cli.parse_config(values, words, (), "")
+    config = main.parse(words)[1]
     check_config(config, 1)
     assert resolve(config, 10_000).steps > 100
 

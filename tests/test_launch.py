@@ -455,6 +455,7 @@ def on_worker(worker, command):
     return ssh(worker, f"bash sit_jax/launch/tpu_vm.sh on-worker {command}")
 
 
+REQUIREMENTS = sorted(path.name for path in ROOT.glob("requirements*.txt"))
 ARCHIVE = "build/sit_jax-my-tpu.tar.gz"
 UNPACK = "mkdir -p sit_jax && tar -xzf sit_jax.tar.gz -C sit_jax && bash sit_jax/launch/tpu_vm.sh on-worker setup"
 REQUEST = ["--node-id=my-tpu", "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"]
@@ -464,7 +465,7 @@ DELETE = gcloud("queued-resources", "delete", "my-tpu", "--force", "--quiet")
 NODE = gcloud("tpu-vm", "describe", "my-tpu", "--format=value(state)")
 SETUP = [
     ["mkdir", "-p", "build"],
-    ["tar", "-czf", ARCHIVE, "--exclude=__pycache__", "sit_jax", "configs", "launch", "requirements.txt"],
+    ["tar", "-czf", ARCHIVE, "--exclude=__pycache__", "sit_jax", "configs", "launch", *REQUIREMENTS],
     gcloud("tpu-vm", "scp", ARCHIVE, "my-tpu:sit_jax.tar.gz", "--worker=all"),
     ssh("all", UNPACK),
 ]
@@ -689,10 +690,10 @@ def test_tpu_worker_runs_the_training_detached(stage, worker):
 def test_tpu_worker_setup_installs_with_a_python_of_its_own(stage, worker):
     assert stage.add("python3").answer() is None
     assert worker("setup").returncode == 0
-    install = "pip install --quiet --python .venv/bin/python -r requirements.txt jax[tpu]"
+    install = "pip install --quiet --python .venv/bin/python -r requirements.txt -r requirements-tpu.txt"
     commands = [
         "pip install --quiet --user uv",
         "uv venv --quiet --allow-existing --python 3.12 .venv",
-        f"uv {install}",
+        f"uv {install} -r requirements-remote.txt",
     ]
     assert stage.calls == [["python3", "-m", *command.split()] for command in commands]

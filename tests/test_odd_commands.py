@@ -38,7 +38,7 @@ ROWS = [
     ("evaluate --workdir=ROOT/file --protocol=knn", "ROOT/file: no run is there"),
     ("evaluate --workdir=ROOT/list --protocol=knn", "ROOT/list/config.json: is damaged (it is no configuration)"),
     ("evaluate --workdir=ROOT/text --protocol=knn", "ROOT/text/config.json: is damaged (Expecting value"),
-    ("evaluate --workdir= --protocol=knn", "--workdir is missing"),
+    ("evaluate --workdir= --protocol=knn", "--workdir has an empty value"),
     ("embed --workdir=ROOT/file --images=ROOT/pictures --out=ROOT/new.npz", "no run is there"),
     ("reconstruct --workdir=ROOT/list --test=2 --out=ROOT/new.png", "is damaged"),
     (BOTH, "ROOT/list/config.json: is damaged"),
@@ -108,7 +108,7 @@ ROWS = [
     (f"{KNN} --config=configs/digits.py", "the work directory holds the configuration"),
     (
         "plan --topology=cpu:1 --config=configs/foldr.py",
-        "(did you mean configs/folder.py?); there are configs/cifar10.py,",
+        "(did you mean folder?); give a path, or one of the names cifar10,",
     ),
     ("plan --topology=cpu:1 --config=configs", "--config=configs: there is no such file"),
     ("plan --topology=cpu:1 --config=foldr", "there is no such file (did you mean folder?)"),

@@ -93,6 +93,20 @@ def test_wrong_input_is_told(monkeypatch, arguments, expected):
         plan.make_plan(*plan.parse_flags(["plan", *arguments])[:2])
 
 
+@pytest.mark.parametrize(
+    "argument,topology,said",
+    [
+        ("", "cpu:2", "recipe :laptop, because cpu:2 is no accelerator: XS/8 at 64 px"),
+        ("", "v5e:2x2", "recipe :gpu, because v5e:2x2 is an accelerator: S/16 at 224 px"),
+        (":gpu", "cpu:2", ""),
+    ],
+)
+def test_the_topology_chooses_the_recipe(argument, topology, said, capsys):
+    config = plan.parse_flags(["plan", f"--config=configs/folder.py{argument}", f"--topology={topology}"])[0]
+    assert config.model.image_size == (64 if "laptop" in said else 224)
+    assert capsys.readouterr().out.startswith(said) and config.machine in ("laptop", "gpu")
+
+
 def test_wrong_input_is_one_line_and_exit_code_2(run_module):
     done = run_module("sit_jax.plan", CONFIG, "--topology=v5e:5x5")
     assert (done.returncode, done.stdout) == (2, "")

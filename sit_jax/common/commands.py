@@ -28,7 +28,7 @@ from sit_jax.common.pipes import unbroken
 from sit_jax.common.stopping import BEGINS_AGAIN, RESUMES, leave, soon_ended
 from sit_jax.common.text import printable
 
-HELP_WIDTH = 90  # characters per line of an option's help text
+HELP_WIDTH = 98  # characters per line of --help
 
 
 def new_flags() -> flags.FlagValues:
@@ -89,14 +89,22 @@ def expand_home(values: flags.FlagValues) -> None:
 
 def help_text(values: flags.FlagValues, description: str) -> str:
     """Returns the description of a command, followed by a table of its options with their defaults."""
-    rows = []
-    for name in sorted(name for name in values if "." not in name and len(name) > 1):  # no keys, no short names
+    rows: list[list[str]] = []
+    names = sorted(name for name in values if "." not in name and len(name) > 1)  # no keys, no short names
+    width = HELP_WIDTH - max(map(len, names)) - len("  --[no]  ")
+    for name in names:
         flag = values[name]
         option = f"--{name}" if not flag.boolean else f"--[no]{name}" if flag.default else f"--{name}"
         text = " ".join(str(flag.help).split()) + default_text(flag)
-        lines = textwrap.wrap(text, HELP_WIDTH)
+        lines = textwrap.wrap(text, width)
         rows += [[f"  {start}", line] for start, line in itertools.zip_longest([option], lines, fillvalue="")]
-    return f"{description.strip()}\n\noptions, each --name=value or --name:\n{table(rows)}"
+    return f"{wrapped(description)}\n\noptions, each --name=value or --name:\n{table(rows)}"
+
+
+def wrapped(description: str) -> str:
+    """Returns a description as lines of HELP_WIDTH; a paragraph with indented lines, such as examples, stays."""
+    paragraphs = description.strip("\n").rstrip().split("\n\n")
+    return "\n\n".join(one if "  " in one else textwrap.fill(one, HELP_WIDTH) for one in paragraphs)
 
 
 def default_text(flag: Any) -> str:

@@ -22,6 +22,11 @@ def choose_machine(workdir: pathlib.Path) -> tuple[str, str]:
     saved = saved_run(workdir)
     if saved is not None:  # a run of a version without recipes had the one for accelerators
         return saved["machine"] or "gpu", f"the run in {workdir} has it"
+    return this_machine()
+
+
+def this_machine() -> tuple[str, str]:
+    """Returns (laptop or gpu, the reason): what the devices of this machine are for."""
     machine = "laptop" if jax.default_backend() == "cpu" else "gpu"
     return machine, WHY[machine]
 
@@ -31,13 +36,17 @@ def settle(
     workdir: pathlib.Path,
     parse_with: Callable[[str], ml_collections.ConfigDict],
 ) -> ml_collections.ConfigDict:
-    """Returns `config`, or if its machine is "auto", the one that `parse_with(argument)` gives for this machine.
+    """Returns `config`, or if its machine is "auto", the one that `take` gives for this machine."""
+    return take(*choose_machine(workdir), parse_with) if config.machine == "auto" else config
+
+
+def take(
+    machine: str, reason: str, parse_with: Callable[[str], ml_collections.ConfigDict]
+) -> ml_collections.ConfigDict:
+    """Returns the configuration with the recipe `machine`, and says which recipe it is and why.
 
     `parse_with` parses the command line with one more argument after the colon of --config.
     """
-    if config.machine != "auto":
-        return config
-    machine, reason = choose_machine(workdir)
     chosen = parse_with(machine)
     model = chosen.model
     say(

@@ -1,4 +1,6 @@
-"""Prepares a data set once: `python -m sit_jax.data.prepare tfds:stl10 [--data_dir=FOLDER] [--manual_dir=FOLDER]`.
+"""Prepares a data set once; `sit-jax prepare` is `python -m sit_jax.data.prepare`.
+
+  sit-jax prepare tfds:stl10
 
 Downloads a data set of TensorFlow Datasets and writes it as ArrayRecord files. Its form is tfds:NAME, tfds:NAME/CONFIG
 or tfds:NAME:VERSION.
