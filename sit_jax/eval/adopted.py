@@ -59,7 +59,7 @@ def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     workdir = folder / f"{path.resolve().stem}-{foreign.sha256[:8]}"
     if (workdir / "config.json").is_file():  # written last
         return workdir
-    say(f"{path}: {foreign.layout}, {foreign.size}/{foreign.patch_size} at {foreign.image_size} px")
+    say(f"{path}: {foreign.title()}")
     config = config_of(foreign, path)
     model = {"encoder": foreign.encoder, **foreign.heads}
     save({"params": {"model": jax.tree.map(jnp.asarray, model)}}, workdir / "checkpoints" / str(STEP))
