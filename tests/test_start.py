@@ -1,4 +1,6 @@
-"""--config.init: a training that starts from the weights of another project."""
+"""Weights of another project in use: --config.init, a training that starts from them, and --encoder."""
+
+import hashlib
 
 import jax
 import numpy as np
@@ -8,6 +10,8 @@ from test_weights import MU, PATCH, sit, vit, without, write
 from configs import folder
 from sit_jax.common.errors import InputError
 from sit_jax.config.resolve import resolve
+from sit_jax.eval.adopted import adopt
+from sit_jax.eval.restore import restore
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.loop import start_from
 from sit_jax.train.state import init_state, make_training
@@ -97,3 +101,21 @@ def test_what_does_not_fit_is_one_line(name, tmp_path):
     with pytest.raises(InputError, match=expected) as error:
         follow(config_for(write(tmp_path / "weights", arrays, MU), **model), None)
     assert "\n" not in str(error.value)
+
+
+def test_an_adopted_encoder_is_made_once_and_again_if_the_files_beside_it_change(tmp_path):
+    path = write(tmp_path / "weights", vit(), MU)
+    first = adopt(path, tmp_path / "encoders")
+    assert adopt(path, tmp_path / "encoders") == first
+    write(path, vit(), MU | {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    assert adopt(path, tmp_path / "encoders") != first
+
+
+def test_what_needs_heads_says_so_for_an_encoder_alone(tmp_path):
+    workdir = adopt(write(tmp_path / "weights", vit(), MU), tmp_path / "encoders")
+    restored = restore(workdir, None, "params", {})
+    with pytest.raises(InputError, match=r"without the heads of the tasks.*--config.init=FILE"):
+        restore(workdir, None, "params", {}, with_heads=True)
+    source = str(tmp_path / "weights")
+    sha256 = hashlib.sha256((tmp_path / "weights" / "model.safetensors").read_bytes()).hexdigest()
+    assert restored.origin() == {"pretrained_on": source, "init": source, "init_sha256": sha256}
