@@ -35,7 +35,7 @@ def workdir_of(where: pathlib.Path) -> pathlib.Path:
         raise InputError(f"{where}: there is no such work directory, file or folder of weights")
     if (where / "checkpoints").is_dir():
         return where
-    if (where / "config.json").is_file() and "optim" in json.loads((where / "config.json").read_text() or "{}"):
+    if where.is_dir() and "optim" in read_about(where):
         raise InputError(f"{where}: holds no checkpoint yet; wait until the training saves one")
     return adopt(where, user_cache() / "encoders")
 

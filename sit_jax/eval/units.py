@@ -51,7 +51,7 @@ def run_units(
         subject = Subject(restored, data, params, encode, settings.features)
         for amount in settings.amounts:
             for repeat in range(settings.repeats):
-                name = f"{encoder}-{amount}-{repeat}".replace(" ", "-")
+                name = unit_name(encoder, str(amount), repeat)
                 path = folder / f"{name}.json"
                 if not path.exists():
                     done, what = len(results) + 1, encoder_name(encoder)
@@ -64,6 +64,11 @@ def run_units(
                     write_json(path, result | {"num_train": len(rows)})
                 results[encoder, amount, repeat] = json.loads(path.read_text())
     return results
+
+
+def unit_name(encoder: str, amount: str, repeat: int) -> str:
+    """Returns the name of the files of a unit; `amount` is an Amount as text."""
+    return f"{encoder}-{amount}-{repeat}".replace(" ", "-")
 
 
 def make_encoders(restored: Restored, settings: Settings) -> dict[str, tuple[dict, Encode]]:

@@ -14,6 +14,7 @@ from flax import nnx
 from sit_jax.common.errors import InputError
 from sit_jax.eval.restore import Restored
 from sit_jax.eval.stored import read_report, short_hash
+from sit_jax.eval.units import unit_name
 from sit_jax.model.build import make_graphdefs
 from sit_jax.model.sizes import SIZES, TOKENS
 from sit_jax.weights.names import Arrays, to_timm
@@ -81,7 +82,8 @@ def read_classifier(path: pathlib.Path) -> dict:
     report = read_report(path) if path.is_file() else None
     if report is None or report.get("protocol") != FINETUNE:
         raise InputError(f"--classifier={path}: is no report of --protocol=finetune; give WORKDIR/eval/finetune-*.json")
-    unit = f"pretrained-{report['results'][-1]['labels']}-0"
+    labels = report["labels"]
+    unit = unit_name("pretrained", labels if isinstance(labels, str) else f"{labels:g}", 0)
     folder = path.parent / f"{FINETUNE}-{short_hash(report['settings'])}" / unit / "checkpoints"
     steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     if not steps:
