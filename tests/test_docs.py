@@ -17,8 +17,8 @@ from sit_jax.config.resolve import resolve
 from sit_jax.config.rules import lookup
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "README.md"]
-TRAINING = ("README.md", "docs/install.md", "docs/paper.md", "docs/data.md")
-EVALUATION = ("README.md", "docs/install.md", "docs/evaluation.md")
+TRAINING = ("README.md", "docs/install.md", "docs/paper.md", "docs/data.md", "docs/weights.md")
+EVALUATION = ("README.md", "docs/install.md", "docs/evaluation.md", "docs/weights.md")
 
 
 def text_of(*pages):
@@ -74,13 +74,14 @@ def test_commands_that_train_are_understood(command, monkeypatch):
 
 @pytest.mark.parametrize("command", commands("evaluate|transfer|reconstruct|embed", *EVALUATION))
 def test_commands_on_trained_weights_are_understood(command, tmp_path, capsys):
-    """Each gets as far as the work directory, which is not there; other tests run the same commands on real ones."""
+    """Each gets as far as the work directory or the file, which is not there; other tests run these on real ones."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.jpg").write_bytes((ROOT / "docs" / "digits.png").read_bytes())
     command = command.replace("PATH", str(tmp_path / "pictures")).replace("runs/", f"{tmp_path}/")
     module, *words = shlex.split(command)
     assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
-    assert "no run is there" in capsys.readouterr().err
+    expected = "there is no such file or folder of weights" if "--encoder" in command else "no run is there"
+    assert expected in capsys.readouterr().err
 
 
 def test_settings_that_the_pages_suggest_exist():

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import hashlib
 import io
 import json
 import os
@@ -26,11 +27,12 @@ from sit_jax.model.build import make_graphdefs
 from sit_jax.weights.authors import to_authors
 from sit_jax.weights.files import read_weights
 from sit_jax.weights.foreign import read_foreign
-from sit_jax.weights.layouts import IMAGENET
+from sit_jax.weights.layouts import HALF, IMAGENET
 from sit_jax.weights.names import from_timm, to_timm
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 WIDTH, DEPTH, MLP, HEADS, PATCH, GRID = 32, 1, 128, 2, 4, 4  # the size mu
+MAE_DECODER = {"decoder.decoder_embed.weight": np.zeros(2)}
 MU = {"num_attention_heads": HEADS}  # 64 wide heads are the rule elsewhere
 LAYER = {
     "norm1": (WIDTH,),
@@ -115,6 +117,19 @@ def sit(seed=0):
     return arrays | {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+def in_memory(arrays):
+    """Names of Hugging Face's files as the names in the memory of transformers 5, which torch.save writes."""
+    parts = {"attention.attention.query": "attention.q_proj", "attention.attention.key": "attention.k_proj"}
+    parts |= {"attention.attention.value": "attention.v_proj", "attention.output.dense": "attention.o_proj"}
+    parts |= {"intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "encoder.layer.": "layers."}
+    renamed = {}
+    for name, array in arrays.items():
+        for old, new in parts.items():
+            name = name.replace(old, new)
+        renamed[name] = array
+    return renamed
+
+
 # By name: the arrays of a file, config.json beside it, the arrays for the reference, the epsilon.
 FAMILIES = {
     "ViT": (vit(), MU, vit(), 1e-6),
@@ -124,6 +139,8 @@ FAMILIES = {
     "MAE with its decoder": (vit() | {"decoder_norm.bias": np.zeros(2), "mask_token": np.zeros(2)}, MU, vit(), 1e-6),
     "DINOv2": (vit(layer_scale=True), MU, vit(layer_scale=True), 1e-6),
     "ViT of Hugging Face": (hugging_face(vit(), "vit."), MU | {"layer_norm_eps": 1e-5}, vit(), 1e-5),
+    "ViT in the memory of transformers": (in_memory(hugging_face(vit(), "vit.")), MU, vit(), 1e-12),
+    "MAE of Hugging Face": (hugging_face(vit(), "vit.") | MAE_DECODER, MU, vit(), 1e-12),
     "distilled DeiT of Hugging Face": (hugging_face(vit(2), "deit."), MU, vit(2), 1e-12),
     "DINOv2 of Hugging Face": (hugging_face(vit(layer_scale=True), ""), MU, vit(layer_scale=True), 1e-6),
     "SiT": (sit(), MU, vit(2), 1e-6),
@@ -173,6 +190,45 @@ def test_statistics_come_from_the_file_beside_the_weights(tmp_path):
     cfg = {"pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}}
     assert read_foreign(write(tmp_path / "a", vit(), MU | cfg)).statistics == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     assert read_foreign(write(tmp_path / "b", vit(), MU)).statistics == IMAGENET
+    raw = read_foreign(write(tmp_path / "c", vit(), MU | {"do_normalize": False}))
+    assert raw.statistics == ((0, 0, 0), (1, 1, 1))
+
+
+def test_the_line_on_what_was_read_says_the_statistics_that_are_folded(tmp_path):
+    title = read_foreign(write(tmp_path / "weights", vit(), MU)).title()
+    assert title.startswith(
+        "ViT, DeiT, DINO or MAE, mu/4 at 16 px, for images normalised by mean (0.485, 0.456, 0.406)"
+    )
+
+
+def test_the_statistics_of_the_layouts_without_a_file_beside(tmp_path):
+    """MAE of Hugging Face has those of ImageNet; its names without the decoder are those of a ViT, with 0.5."""
+    mae = hugging_face(vit(), "vit.") | MAE_DECODER
+    assert read_foreign(write(tmp_path / "mae", mae, MU)).statistics == IMAGENET
+    assert read_foreign(write(tmp_path / "vit", hugging_face(vit(), "vit."), MU)).statistics == HALF
+
+
+# By name: what config.json says, and a part of the line.
+BESIDE = {
+    "one mean": ({"image_mean": [0.5], "image_std": [0.5]}, "not three numbers each"),
+    "words": ({"image_mean": "abc", "image_std": "abc"}, "not three numbers each"),
+    "std 0": ({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0.5, 0]}}, "not three numbers each"),
+    "epsilon": ({"layer_norm_eps": "small"}, "layer_norm_eps small in config.json"),
+    "activation": ({"hidden_act": "quick_gelu"}, "activation quick_gelu"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_file_beside_the_weights_that_does_not_fit_is_refused(name, tmp_path):
+    about, expected = BESIDE[name]
+    with pytest.raises(InputError, match=expected):
+        read_foreign(write(tmp_path / "weights", vit(), MU | about))
+
+
+def test_the_hash_of_a_file_is_that_of_sha256sum(tmp_path):
+    folder = write(tmp_path / "weights", vit(), MU)
+    expected = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert read_foreign(folder).sha256 == read_foreign(folder / "model.safetensors").sha256 == expected
 
 
 def test_names_there_and_back_are_identical():
@@ -330,14 +386,24 @@ def beyond(path):
     torch_file(path, {"x": Ten()})
 
 
+def bomb(path):
+    """A tensor of 10^12 numbers that repeats the one of its storage."""
+
+    class Bomb:
+        def __reduce__(self):
+            return torch_utils._rebuild_tensor_v2, (Storage(np.ones(1, np.float32)), 0, (10**12,), (0,), False, None)
+
+    torch_file(path, {"x": Bomb()})
+
+
 def truncated(path):
     save_file(vit(), path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def sharded(path):
+def sharded(path, places):
     path.mkdir()
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-1.safetensors"}}))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
 # By name of a file: what writes it, and a part of the line.
@@ -354,7 +420,14 @@ DAMAGED = {
     "cut.safetensors": (truncated, "is cut off"),
     "header.safetensors": (lambda path: path.write_bytes(struct.pack("<Q", 1 << 40)), "is no safetensors file"),
     "empty": (lambda path: path.mkdir(), "holds no weights"),
-    "sharded": (sharded, "names files that are missing: model-1.safetensors"),
+    "sharded": (
+        *(
+            lambda path: sharded(path, {"x": "model-1.safetensors"}),
+            "names files that are missing: model-1.safetensors",
+        ),
+    ),
+    "table": (lambda path: sharded(path, ["x"]), "has no table weight_map of names"),
+    "bomb.pth": (bomb, "reaches beyond its storage"),
 }
 
 
@@ -381,6 +454,15 @@ REFUSED = {
     "no bias of qkv": (without(vit(), "qkv.bias"), "no bias for query, key and value"),
     "ResNet": ({"conv1.weight": np.zeros(1), "layer1.0.bn1.weight": np.zeros(1)}, "convolutional or windowed"),
     "nothing known": ({"a": np.zeros(1)}, "has no known layout"),
+    "BEiT": (vit() | {"blocks.0.gamma_1": np.zeros(1)}, "scales its layers as BEiT and CaiT"),
+    "DeiT III": (vit() | {"pos_embed": np.zeros((1, 16, WIDTH))}, "no position for its class token, as DeiT III"),
+    "no positions": (without(vit(), "pos_embed"), "has no pos_embed of 3 dimensions"),
+    "another shape": (vit() | {"blocks.0.attn.qkv.weight": np.zeros((2 * WIDTH, WIDTH))}, r"not \(96, 32\)"),
+    "not a number": (vit() | {"norm.bias": np.full(WIDTH, np.nan)}, "values in norm.bias that are no numbers"),
+    "LayerScale alone": (without(vit(layer_scale=True), "attn.proj"), "without the weight and bias of blocks.0.attn"),
+    "a query alone": (without(hugging_face(vit(), ""), "value"), "has a query without key or value"),
+    "SiT without a head": (without(sit(), "rot_head"), "lacks 2 arrays, such as rot_head.weight"),
+    "SiT of ten turns": (sit() | {"rot_head.weight": np.zeros((10, WIDTH))}, r"not \(4, 32\)"),
     "a layer is missing": (without(vit(), "mlp.fc2"), "lacks 2 arrays"),
     "something unknown": (
         vit() | {"adapter.weight": np.zeros(1)},

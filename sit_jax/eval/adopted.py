@@ -1,5 +1,6 @@
 """Weights of another project as a work directory, so that every command and `sit_jax.load` can use them."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ STEP = 0  # of the checkpoint of adopted weights
 def workdir_of(where: pathlib.Path) -> pathlib.Path:
     """Returns a work directory as it is, and for weights of another project the work directory that holds a copy.
 
-    The copy is in ~/.cache/sit_jax/encoders, by the name and the SHA-256 of the weights. Raises InputError if `where`
+    The copy is in ~/.cache/sit_jax/encoders, by the name and a hash of the weights. Raises InputError if `where`
     is neither.
     """
     if not where.exists():
@@ -52,14 +53,18 @@ def place(workdir: str | None, encoder: str | None) -> pathlib.Path:
 
 
 def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Copies weights of another project into a work directory in `folder`, unless it is there; returns it."""
+    """Copies weights of another project into a work directory in `folder`, unless it is there; returns it.
+
+    Its name has a hash of the weights and of what the files beside them say.
+    """
     if KEY in (about := read_about(path if path.is_dir() else path.parent)):
         return adopt_own(path, about[KEY], folder)
     foreign = read_foreign(path)
-    workdir = folder / f"{path.resolve().stem}-{foreign.sha256[:8]}"
+    digest = hashlib.sha256(f"{foreign.sha256} {foreign.title()} {foreign.epsilon}".encode()).hexdigest()
+    workdir = folder / f"{path.resolve().stem}-{digest[:8]}"
     if (workdir / "config.json").is_file():  # written last
         return workdir
-    say(f"{path}: {foreign.layout}, {foreign.size}/{foreign.patch_size} at {foreign.image_size} px")
+    say(f"{path}: {foreign.title()}")
     config = config_of(foreign, path)
     model = {"encoder": foreign.encoder, **foreign.heads}
     save({"params": {"model": jax.tree.map(jnp.asarray, model)}}, workdir / "checkpoints" / str(STEP))

@@ -80,7 +80,7 @@ def make_report(restored: Restored, data: Labelled, settings: Settings, what: di
     return {
         "protocol": settings.protocol,
         "data": shown(data.name),
-        "pretrained_on": shown(config.data.source or config.init),
+        **restored.origin(),
         "step": restored.step,
         "weights": restored.weights,
         "num_train": summary[-1]["num_train"],

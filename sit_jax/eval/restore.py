@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.keys import named_key
+from sit_jax.common.text import shown
 from sit_jax.config import checks
 from sit_jax.config import computation as compute
 from sit_jax.config.rules import PIXELS
@@ -52,6 +53,12 @@ class Restored:
     mesh: Mesh
     step: int
     weights: str  # "params" or "ema"
+
+    def origin(self) -> dict[str, str]:
+        """Returns for a report what the weights learned from, and the file they began with, with its SHA-256."""
+        config = self.config
+        began = {"init": shown(config.init), "init_sha256": config.init_hash} if config.init else {}
+        return {"pretrained_on": shown(config.data.source or config.init)} | began
 
     def fingerprint(self) -> str:
         """Returns a hash of the weights."""
@@ -116,6 +123,11 @@ def restore(
     if step not in steps:
         raise InputError(
             f"--step={step}: there is no such checkpoint; {workdir} has {', '.join(map(str, sorted(steps)))}"
+        )
+    if with_heads and not has_heads(workdir, step, "params"):
+        raise InputError(
+            f"{workdir}: holds an encoder without the heads of the tasks, as weights of other projects do; "
+            "this needs heads: pre-train from these weights with --config.init=FILE"
         )
     mesh = make_mesh(**config.mesh)
     saved_size = json.loads((workdir / "config.json").read_text())["model"]["image_size"]

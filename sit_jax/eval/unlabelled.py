@@ -62,7 +62,7 @@ def evaluate(settings: Settings) -> tuple[dict, pathlib.Path]:
     report = {
         "protocol": settings.protocol,
         "data": shown(name),
-        "pretrained_on": shown(config.data.source or config.init),
+        **restored.origin(),
         "step": restored.step,
         "weights": restored.weights,
         "num_test": len(images),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sit_jax.weights.names import Arrays, dense_from_torch, dense_to_torch, fold_output, to_timm
+from sit_jax.weights.names import Arrays, check_shapes, dense_from_torch, dense_to_torch, fold_output, to_timm
 
 # The authors turn pictures clockwise; the swap is its own inverse.
 ROTATIONS = [0, 3, 2, 1]
@@ -16,11 +16,13 @@ def from_authors(
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Returns the heads and the log variances of a file, ({}, {}) if it holds an encoder alone.
 
-    `statistics` are mean and std of its images; they are folded into the reconstruction head.
+    `statistics` are mean and std of its images; they are folded into the reconstruction head. Raises InputError if a
+    head is missing or has another shape.
     """
     if "convTrans.weight" not in arrays:
         return {}, {}
     arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    check_shapes(arrays, expected_heads(arrays))
     turned = {f"rot_head.{key}": arrays[f"rot_head.{key}"][ROTATIONS] for key in ("weight", "bias")}
     pixels = arrays["convTrans.weight"]  # [D, c, P, P]
     kernel = pixels.transpose(0, 2, 3, 1).reshape(len(pixels), -1)
@@ -32,6 +34,20 @@ def from_authors(
     }
     log_var = {task: arrays[name].reshape(()) for task, name in LOG_VARS.items() if name in arrays}
     return as_float32(heads), log_var
+
+
+def expected_heads(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the heads beside an encoder of the authors; the width of the embedding is free."""
+    width, _, side, _ = arrays["patch_embed.proj.weight"].shape
+    embedding = len(arrays.get("contrastive_head.bias", ()))
+    return {
+        "rot_head.weight": (len(ROTATIONS), width),
+        "rot_head.bias": (len(ROTATIONS),),
+        "contrastive_head.weight": (embedding, width),
+        "contrastive_head.bias": (embedding,),
+        "convTrans.weight": (width, CHANNELS, side, side),
+        "convTrans.bias": (CHANNELS,),
+    }
 
 
 def to_authors(encoder: dict, heads: dict[str, dict], log_var: dict[str, np.ndarray]) -> Arrays:

@@ -28,12 +28,15 @@ class Read(NamedTuple):
     files: tuple[Path, ...]
 
     def hash(self) -> str:
-        """Returns the SHA-256 of the files, in hexadecimal."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """Returns the SHA-256 of the file, in hexadecimal; of shards, that of their SHA-256 one after another."""
+        digests = [sha256(path) for path in self.files]
+        return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def sha256(path: Path) -> bytes:
+    """Returns the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_weights(path: Path) -> Read:
@@ -59,7 +62,10 @@ def files_of_folder(folder: Path) -> tuple[Path, ...]:
         raise InputError(f"{folder}: holds no weights; expected {' or '.join(WHOLE)}")
     if first.suffix != ".json":
         return (first,)
-    shards = tuple(folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values())))
+    places = read_json(first).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError(f"{first}: has no table weight_map of names; download it again")
+    shards = tuple(folder / name for name in sorted(set(places.values())))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
         raise InputError(f"{first}: names files that are missing: {', '.join(missing) or 'all'}; download them again")

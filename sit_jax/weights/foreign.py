@@ -10,9 +10,9 @@ import numpy as np
 from sit_jax.common.errors import InputError
 from sit_jax.model.sizes import SIZES
 from sit_jax.weights.authors import as_float32, from_authors
-from sit_jax.weights.files import Read, read_weights
+from sit_jax.weights.files import read_weights
 from sit_jax.weights.layouts import Layout, recognise, with_both_tokens, with_layer_scale_folded
-from sit_jax.weights.names import Arrays, fold_input, from_timm, to_timm
+from sit_jax.weights.names import LAYER, Arrays, check_shapes, fold_input, from_timm
 
 CHANNELS = 3
 
@@ -32,6 +32,14 @@ class Foreign(NamedTuple):
     left: tuple[str, ...]  # names of the file that are no part of it
     sha256: str
 
+    def title(self) -> str:
+        """Returns one line on what was read."""
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in self.statistics)
+        return (
+            f"{self.layout}, {self.size}/{self.patch_size} at {self.image_size} px, "
+            f"for images normalised by mean ({mean}) and std ({std}); this is folded into its first layer"
+        )
+
 
 def read_foreign(path: Path) -> Foreign:
     """Reads weights of another project; raises InputError that names the file and says what does not fit."""
@@ -40,10 +48,12 @@ def read_foreign(path: Path) -> Foreign:
         layout = recognise(read.arrays)
         left = tuple(name for name in read.arrays if re.fullmatch(layout.left, name))
         arrays = {name: np.asarray(array, np.float32) for name, array in read.arrays.items() if name not in left}
-        arrays = with_both_tokens(with_layer_scale_folded(layout.rename(arrays)))
+        arrays = layout.rename(arrays)
+        check_is_vit(arrays)
+        arrays = with_both_tokens(with_layer_scale_folded(arrays))
+        statistics, epsilon = statistics_of(read.about, layout), epsilon_of(read.about, layout)
         size, patch_size, image_size = measure(arrays, read.about)
-        check_names(arrays, SIZES[size][1])
-        statistics, epsilon = statistics_of(read, layout), epsilon_of(read, layout)
+        check_arrays(arrays, size, patch_size, image_size)
         heads, log_var = from_authors(read.arrays, statistics) if layout.mark == "rot_token" else ({}, {})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -54,16 +64,20 @@ def read_foreign(path: Path) -> Foreign:
     )
 
 
+def check_is_vit(arrays: Arrays) -> None:
+    """Raises InputError unless there are a class token, learned positions and a first layer on patches."""
+    for name, dimensions in {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4}.items():
+        if name not in arrays or arrays[name].ndim != dimensions:
+            raise InputError(f"has no {name} of {dimensions} dimensions; not a ViT with learned positions")
+
+
 def measure(arrays: Arrays, about: dict) -> tuple[str, int, int]:
     """Returns (size, patch side, image side) from the shapes; raises InputError if no model of ours has them."""
-    missing = [name for name in ("cls_token", "pos_embed", "patch_embed.proj.weight") if name not in arrays]
-    if missing:
-        raise InputError(f"has no {', '.join(missing)}; not a ViT with learned positions")
     width, channels, patch_size = arrays["patch_embed.proj.weight"].shape[:3]
     if channels != CHANNELS:
         raise InputError(f"reads images of {channels} channels; 3 are needed")
     depth = len({name.split(".")[1] for name in arrays if name.startswith("blocks.")})
-    mlp = len(arrays.get("blocks.0.mlp.fc1.weight", ()))
+    mlp = len(arrays.get("blocks.0.mlp.fc1.bias", ()))
     heads = about.get("num_attention_heads", width // 64)  # not in the arrays; 64 in all published families
     size = next((size for size, row in SIZES.items() if row == (width, depth, mlp, heads)), None)
     if size is None:
@@ -77,47 +91,65 @@ def measure(arrays: Arrays, about: dict) -> tuple[str, int, int]:
     return size, patch_size, math.isqrt(patches) * patch_size
 
 
-def check_names(arrays: Arrays, depth: int) -> None:
-    """Raises InputError unless the names are exactly those of a distilled DeiT with `depth` layers."""
-    expected = expected_names(depth)
-    missing, unknown = sorted(expected - arrays.keys()), sorted(arrays.keys() - expected)
-    if any(name.endswith("attn.qkv.bias") for name in missing):
+def check_arrays(arrays: Arrays, size: str, patch_size: int, image_size: int) -> None:
+    """Raises InputError unless names and shapes are exactly those of a distilled DeiT, and all values are numbers."""
+    expected = expected_shapes(size, patch_size, image_size)
+    if any(name.endswith("attn.qkv.bias") for name in expected.keys() - arrays.keys()):
         raise InputError("has no bias for query, key and value, which this encoder has; it does not fit")
-    if missing:
-        raise InputError(
-            f"lacks {len(missing)} arrays, such as {missing[0]}; the file is incomplete or of another network"
-        )
-    if unknown:
+    check_shapes(arrays, expected)
+    if unknown := sorted(arrays.keys() - expected):
         raise InputError(
             f"has {len(unknown)} arrays that are not known, such as {unknown[0]}; it is of another network"
         )
 
 
-def expected_names(depth: int) -> set[str]:
-    """Returns the names of a distilled DeiT with `depth` layers."""
-    one, dense = np.zeros(1), {"kernel": np.zeros((depth, 1, 1)), "bias": np.zeros((depth, 1))}
-    norm = {"scale": np.zeros((depth, 1)), "bias": np.zeros((depth, 1))}
-    blocks = {
-        "norm1": norm,
-        "norm2": norm,
-        "attention": {"qkv": dense, "out": dense},
-        "mlp_in": dense,
-        "mlp_out": dense,
+def expected_shapes(size: str, patch_size: int, image_size: int) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of a distilled DeiT under timm's names."""
+    width, depth, mlp, _ = SIZES[size]
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "dist_token": (1, 1, width),
+        "pos_embed": (1, 2 + (image_size // patch_size) ** 2, width),
+        "patch_embed.proj.weight": (width, CHANNELS, patch_size, patch_size),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
     }
-    patches = {"kernel": np.zeros((CHANNELS, 1)), "bias": one}
-    final = {"scale": one, "bias": one}
-    tokens = np.zeros((2, 1))
-    tree = {"tokens": tokens, "position_embedding": tokens, "patch_embedding": patches, "blocks": blocks, "norm": final}
-    return set(to_timm(tree, CHANNELS))
+    outputs = {"attn.qkv": 3 * width, "mlp.fc1": mlp}
+    inputs = {"norm1": (), "norm2": (), "mlp.fc2": (mlp,)}
+    for i in range(depth):
+        for _, name in LAYER:
+            rows = outputs.get(name, width)
+            shapes[f"blocks.{i}.{name}.weight"] = (rows, *inputs.get(name, (width,)))
+            shapes[f"blocks.{i}.{name}.bias"] = (rows,)
+    return shapes
 
 
-def statistics_of(read: Read, layout: Layout) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and std of the images: what a file beside the weights says, otherwise of the layout."""
-    about = read.about | read.about.get("pretrained_cfg", {})
+def statistics_of(about: dict, layout: Layout) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and std of the images: what a file beside the weights says, otherwise those of the layout.
+
+    Raises InputError if these are not three numbers each.
+    """
+    if about.get("do_normalize") is False:
+        return (0.0,) * CHANNELS, (1.0,) * CHANNELS
+    about = about | (about.get("pretrained_cfg") or {})
     mean, std = (about.get(f"image_{name}", about.get(name)) for name in ("mean", "std"))
-    return (tuple(mean), tuple(std)) if mean and std else layout.statistics
+    if mean is None or std is None:
+        return layout.statistics
+    try:
+        mean, std = (tuple(float(value) for value in values) for values in (mean, std))
+    except (TypeError, ValueError):
+        mean = std = ()
+    if len(mean) != CHANNELS or len(std) != CHANNELS or min(std) <= 0:
+        raise InputError("the file beside it says mean and std that are not three numbers each, std above 0; mend it")
+    return mean, std
 
 
-def epsilon_of(read: Read, layout: Layout) -> float:
-    """Returns the epsilon of the layer norms."""
-    return float(read.about.get("layer_norm_eps", layout.epsilon))
+def epsilon_of(about: dict, layout: Layout) -> float:
+    """Returns the epsilon of the layer norms; raises InputError if config.json says none, or another activation."""
+    activation, epsilon = about.get("hidden_act", "gelu"), about.get("layer_norm_eps", layout.epsilon)
+    if activation != "gelu":
+        raise InputError(f"has the activation {activation} (config.json); only gelu fits")
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise InputError(f"has layer_norm_eps {epsilon} in config.json; expected a number from 0 to 1")
+    return float(epsilon)

@@ -1,5 +1,6 @@
 """The layouts of public encoders: how to recognise each, and how to bring it under the names of a distilled DeiT."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -56,9 +57,11 @@ HUGGING_FACE = (
     (r"^embeddings\.distillation_token", "dist_token"),
     (r"^embeddings\.position_embeddings", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"^encoder\.layer\.", "blocks."),
+    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),  # in the memory of transformers 5; its files keep the former names
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attention\.attention\.", ".attn."),
+    (r"\.attention\.attention\.([qkv])\w+\.", r".attn.\1."),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -75,11 +78,11 @@ def rename_hugging_face(arrays: Arrays) -> Arrays:
         for pattern, new in HUGGING_FACE:
             name = re.sub(pattern, new, name)
         renamed[name] = array
-    for name in [name for name in renamed if ".attn.query." in name]:
-        parts = [renamed.pop(name.replace("query", part), None) for part in ("query", "key", "value")]
+    for name in [name for name in renamed if ".attn.q." in name]:
+        parts = [renamed.pop(name.replace(".q.", f".{part}."), None) for part in "qkv"]
         if any(part is None for part in parts):
-            raise InputError(f"{name} has no key or value beside it; the file is incomplete")
-        renamed[name.replace("query", "qkv")] = np.concatenate([part for part in parts if part is not None])
+            raise InputError(f"has a query without key or value ({name}); the file is incomplete or of another network")
+        renamed[name.replace(".q.", ".qkv.")] = np.concatenate([part for part in parts if part is not None])
     return renamed
 
 
@@ -88,6 +91,7 @@ LAYOUTS = (
     Layout("SiT of its authors", "rot_token", rename_sit, IMAGENET, 1e-6, HEADS_OF_SIT),
     Layout("DINOv2 of Hugging Face", "encoder.layer.0.layer_scale1.lambda1", rename_hugging_face, IMAGENET, 1e-6),
     Layout("distilled DeiT of Hugging Face", "embeddings.distillation_token", rename_hugging_face, IMAGENET, 1e-12),
+    Layout("MAE of Hugging Face", "decoder.decoder_embed.weight", rename_hugging_face, IMAGENET, 1e-12),
     Layout("ViT of Hugging Face", "embeddings.cls_token", rename_hugging_face, HALF, 1e-12),
     Layout("distilled DeiT", "dist_token", rename_nothing, IMAGENET, 1e-6),
     Layout("DINOv2", "blocks.0.ls1.gamma", rename_nothing, IMAGENET, 1e-6),
@@ -107,6 +111,7 @@ REFUSED = (
     Refused(
         r".*relative_position_bias_table", "has relative positions, as BEiT and Swin; learned positions are needed"
     ),
+    Refused(r".*\.(lambda_1|gamma_1)", "scales its layers as BEiT and CaiT do, whose layers differ"),
     Refused(
         r"norm_pre\.weight|.*(visual|vision_model)\..*", "is the image encoder of CLIP, with a norm before its layers"
     ),
@@ -136,6 +141,8 @@ def with_both_tokens(arrays: Arrays) -> Arrays:
     if "dist_token" in arrays:
         return arrays
     position = arrays["pos_embed"]
+    if math.isqrt(position.shape[1]) ** 2 == position.shape[1]:
+        raise InputError("has no position for its class token, as DeiT III; it does not fit")
     both = np.concatenate([position[:, :1], position], axis=1)
     return arrays | {"dist_token": arrays["cls_token"], "pos_embed": both}
 
@@ -145,6 +152,8 @@ def with_layer_scale_folded(arrays: Arrays) -> Arrays:
     folded = {name: array for name, array in arrays.items() if not re.search(r"\.ls[12]\.gamma$", name)}
     for name in arrays.keys() - folded.keys():
         layer = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
+        if f"{layer}.weight" not in arrays or f"{layer}.bias" not in arrays:
+            raise InputError(f"has {name} without the weight and bias of {layer}; the file is incomplete")
         gamma = np.asarray(arrays[name], np.float32)
         folded[f"{layer}.weight"] = arrays[f"{layer}.weight"] * gamma[:, None]
         folded[f"{layer}.bias"] = arrays[f"{layer}.bias"] * gamma

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from sit_jax.common.errors import InputError
+
 Arrays = dict[str, np.ndarray]
 # Of a layer: our module, and its name in timm.
 LAYER = (
@@ -60,6 +62,20 @@ def from_timm(arrays: Arrays) -> dict:
             key: np.stack([layer[key] for layer in layers]) for key in layers[0]
         }
     return encoder
+
+
+def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises InputError that names an array which is missing, has another shape, or has values that are no numbers."""
+    missing = [name for name in expected if name not in arrays]
+    if missing:
+        raise InputError(
+            f"lacks {len(missing)} arrays, such as {missing[0]}; the file is incomplete or of another network"
+        )
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise InputError(f"has {name} with the shape {arrays[name].shape}, not {shape}; it is of another network")
+        if not np.isfinite(arrays[name]).all():
+            raise InputError(f"has values in {name} that are no numbers; take weights from before the training broke")
 
 
 def dense_to_torch(module: dict) -> Arrays:

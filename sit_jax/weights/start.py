@@ -66,10 +66,8 @@ def start(foreign: Foreign, config: ml_collections.ConfigDict, shapes: dict) -> 
         ["made new", ", ".join(new) or "nothing"],
         ["left", few(foreign.left)],
     ]
-    title = f"{foreign.layout}, {foreign.size}/{foreign.patch_size}: {count:,} values from {config.init}"
-    mean, std = map(rounded, foreign.statistics)
-    normalised = f"its images were normalised by mean {mean}, std {std}; this is folded into the first layer"
-    return Start({"model": taken, "log_var": log_var}, "\n".join([title, normalised, table(rows)]))
+    title = f"{config.init}: {foreign.title()}; {count:,} values"
+    return Start({"model": taken, "log_var": log_var}, "\n".join([title, table(rows)]))
 
 
 def same_shapes(first: dict, second: dict) -> bool:
@@ -89,8 +87,3 @@ def few(names: tuple[str, ...]) -> str:
     """Returns the first names, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) + more) or "nothing"
-
-
-def rounded(values: tuple[float, ...]) -> str:
-    """Returns numbers as short text."""
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -97,7 +97,7 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Returns what stands for a name of the pickle; raises InputError for a name that is not known."""
         if module == "torch" and name in STORAGES:
-            return STORAGES[name]
+            return name  # not the dtype: a pickle may set the state of what it gets
         if (module, name) in KNOWN:
             return KNOWN[module, name]
         if (module, name) in INERT:
@@ -109,16 +109,16 @@ class Unpickler(pickle.Unpickler):
 
     def persistent_load(self, key: Any) -> np.ndarray:
         """Returns the numbers of a storage, a flat array."""
-        kind, dtype, name, *_ = key
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        kind, numbers, name, *_ = key
+        if kind != "storage" or numbers not in STORAGES:
             raise pickle.UnpicklingError(f"unknown storage {kind}")
-        return np.frombuffer(self.archive.read(f"{self.folder}data/{name}"), dtype)
+        return np.frombuffer(self.archive.read(f"{self.folder}data/{name}"), STORAGES[numbers])
 
 
 def rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
     """Returns the array of a tensor, a copy; raises ValueError if it reaches beyond its storage."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if math.prod(size) and (min((offset, *stride)) < 0 or last >= len(storage)):
+    if math.prod(size) and (min((offset, *size, *stride)) < 0 or max(last + 1, math.prod(size)) > len(storage)):
         raise ValueError("a tensor reaches beyond its storage")
     if not math.prod(size):
         return np.empty(size, storage.dtype)
