@@ -54,9 +54,11 @@ def test_a_run_from_python(run):
     assert [line["step"] for line in run.metrics if "train/loss" in line] == [1, 2, 3]
 
 
-def test_signals_are_handled_as_before(run):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_signals_are_handled_as_before(run, folder):
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    sit_jax.pretrain(folder, run.workdir, config="folder:runlocal", **SMALL)
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_features_are_those_of_the_command(run, encoder, folder, tmp_path):
