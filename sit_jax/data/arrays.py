@@ -12,6 +12,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.text import shown
 from sit_jax.data.records import Records, Source
 
+MOST_CLASSES = 10**6  # a class has a column in each table of scores
 NAMED = 10  # arrays of a file in a message
 TYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 WRITE = "write it with numpy.savez(FILE, images=array), and labels=array if there are any"
@@ -65,7 +66,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             # A member that is no array is given as bytes.
-            return {key: array for key, array in file.items() if isinstance(array, np.ndarray)}
+            arrays = {key: array for key, array in file.items() if isinstance(array, np.ndarray)}
+            return {key: array.astype(array.dtype.newbyteorder("="), copy=False) for key, array in arrays.items()}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged, or of objects"
         raise InputError(f"{name}: cannot be read as a .npz file of plain arrays ({reason}); {WRITE}") from error
@@ -92,14 +94,15 @@ def _checked_records(path: str, arrays: dict[str, np.ndarray], prefix: str, spli
     if labels is not None and not _are_classes(labels, len(images)):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise InputError(
-            f"{path}: {prefix}labels must be integers [{len(images)}] from 0 on, not {found}; number the classes"
+            f"{path}: {prefix}labels must be integers [{len(images)}] from 0 on, below {MOST_CLASSES}, not {found}; "
+            "number the classes"
         )
     return _records(split, images, labels)
 
 
 def _are_classes(labels: np.ndarray, count: int) -> bool:
     is_right = labels.shape == (count,) and labels.dtype.kind in "iu"
-    return bool(is_right and labels.min() >= 0 and labels.max() < 2**31)
+    return bool(is_right and labels.min() >= 0 and labels.max() < MOST_CLASSES)
 
 
 def _records(split: str, images: np.ndarray, labels: np.ndarray | None) -> Records:

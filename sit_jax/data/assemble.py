@@ -65,7 +65,7 @@ def assemble(name: str, parts: dict[str, Part], class_names: Sequence[str] | Non
     class that the training split lacks, or if there are two training splits.
     """
     everything, classes = _training(name, parts)
-    notes = _strays(everything, classes)
+    strays = _strays(everything, classes)
     if classes is not None and not classes.usable:
         classes = None
     number, class_names = _numbering(classes, class_names)
@@ -76,7 +76,16 @@ def assemble(name: str, parts: dict[str, Part], class_names: Sequence[str] | Non
     tests = [parts[split] for split in TEST_NAMES if split in parts]
     labelled = [(records, found) for records, found in tests if number and found is not None and found.usable]
     test = _labelled(name, *labelled[0], number) if labelled else tests[0][0] if tests else None
+    notes = (_recognised(parts, class_names, number), *strays)
     return Source(name, pretrain, train, test, tuple(map(shown, class_names)) if class_names else None, notes)
+
+
+def _recognised(parts: dict[str, Part], class_names: Sequence[str] | None, number: dict[str, int] | None) -> str:
+    """Returns what was found and recognised: `1,500 images; 2 splits, 10 classes (train, test)`."""
+    count = len(class_names) if class_names else len(number or ())
+    classes = f"{count:,} class{'es' * (count != 1)}" if count else "no classes"
+    splits = f"{len(parts)} splits, {classes} ({', '.join(parts)})" if len(parts) > 1 else classes
+    return f"{sum(len(records) for records, _ in parts.values()):,} images; {splits}"
 
 
 def _strays(records: Records, classes: Classes | None) -> tuple[str, ...]:
@@ -124,7 +133,7 @@ def _numbering(
     """Returns the number of each class text of the training split, and the class names."""
     if classes is None:
         return None, None
-    if classes.are_numbers and all(re.fullmatch(r"\d{1,9}", text) for text in classes.texts):
+    if classes.are_numbers and all(re.fullmatch(r"\d{1,6}", text) for text in classes.texts):  # longer: names
         return {text: int(text) for text in classes.texts}, class_names
     texts = sorted(classes.texts)
     return {text: i for i, text in enumerate(texts)}, texts
@@ -134,7 +143,7 @@ def _labelled(name: str, records: Records, classes: Classes | None, number: dict
     if classes is None or number is None:
         return records
     if unknown := sorted(set(classes.texts) - set(number)):
-        if not classes.are_numbers or not all(text.isdigit() for text in [*unknown, *number]):
+        if not classes.are_numbers or not all(re.fullmatch(r"\d{1,6}", text) for text in [*unknown, *number]):
             raise InputError(
                 f"{name}: the class {unknown[0]} of the test split is not in the training split; remove it or add it"
             )

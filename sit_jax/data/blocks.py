@@ -96,6 +96,8 @@ class Blocks:
             os.utime(self.folder)
             sizes = {folder: _size(folder) for folder in self.folder.parent.iterdir() if folder != self.folder}
             needed = total - _size(self.folder)
+            if needed > (_free(self.folder) + sum(sizes.values())) / 2:  # not even with all the room that there is
+                return False
             for folder in sorted(sizes, key=_opened_at):
                 if sum(sizes.values()) + total <= limit() and needed <= _free(self.folder) / 2:
                     break

@@ -61,7 +61,8 @@ def read(raw: Raw, image_size: int, name: str, layout: Layout, with_pages: list[
     if isinstance(raw, np.ndarray):
         return raw
     if rasters.is_npy(raw):
-        return rasters.read_npy(raw)
+        array = rasters.read_npy(raw)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     if rasters.is_tiff(raw) and not rasters.is_picture(raw, layout):
         return rasters.read_tiff(raw, name, with_pages)
     image = pictures.open_picture(raw, image_size, name, with_pages)

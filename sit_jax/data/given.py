@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sit_jax.common.errors import InputError
+from sit_jax.data import layout
 from sit_jax.data.folder import open_folder
 from sit_jax.data.listing import file_records, list_images
 from sit_jax.data.records import Records
@@ -34,7 +35,7 @@ def open_given(images: str) -> Given:
     path = Path(os.path.expanduser(images))
     if path.is_dir():
         return from_folder(path)
-    if path.is_file() and is_text(path):
+    if path.is_file() and not layout.is_image(path.name) and is_text(path):
         return from_list(path)
     found = [str(path)] if path.is_file() else sorted(filter(os.path.isfile, glob.glob(str(path), recursive=True)))
     if not found:

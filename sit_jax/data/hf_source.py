@@ -38,6 +38,8 @@ def _splits(name: str, root: Path) -> dict[str, Path]:
         files = "parquet:FOLDER/**/*.parquet" if any(root.rglob("*.parquet")) else "parquet: or folder:"
         raise InputError(f"{name}: no save_to_disk of `datasets` wrote such a folder; for other files use {files}")
     found = _read_json(root / "dataset_dict.json").get("splits", [])
+    if not isinstance(found, list) or not all(isinstance(split, str) for split in found):
+        raise InputError(f"{root / 'dataset_dict.json'}: names no splits; save the data set again")
     splits = {split.lower(): root / split for split in found if split.lower() in SPLIT_NAMES}
     if not any(split in splits for split in TRAIN_NAMES):
         raise InputError(f"{name}: has no split train, only {', '.join(found)}; give the folder of one split")
@@ -48,7 +50,10 @@ def _open_split(folder: Path, schemas: list[Any]) -> tuple:
     state = _read_json(folder / "state.json")
     if state.get("_indices_files"):
         raise InputError(f"{folder}: keeps its order in another file; save it again after .flatten_indices()")
-    files = Files([str(folder / one["filename"]) for one in state.get("_data_files", [])])
+    try:
+        files = Files([str(folder / one["filename"]) for one in state.get("_data_files", [])])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{folder / 'state.json'}: names no files; save the data set again") from error
     indices = []
     for i in range(len(files.paths)):
         schemas.append(_open_arrow(files.paths[i])[1].schema)

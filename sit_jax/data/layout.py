@@ -8,13 +8,14 @@ import numpy as np
 from sit_jax.common.errors import InputError
 from sit_jax.data import formats
 from sit_jax.data.assemble import SPLIT_NAMES, TEST_NAMES, TRAIN_NAMES, Classes, Part, assemble
+from sit_jax.data.listing import SYSTEM_FOLDERS
 from sit_jax.data.records import Records, Source
 
 
 def is_image(name: str) -> bool:
-    """Returns whether a file is an image by its extension, and not hidden."""
+    """Returns whether a file is an image by its extension, and neither hidden nor in a folder of a system."""
     return name.lower().endswith(formats.extensions()) and not any(
-        part.startswith(".") for part in name.split("/") if part != "."
+        part.startswith(".") or part in SYSTEM_FOLDERS for part in name.split("/") if part != "."
     )
 
 
@@ -26,6 +27,7 @@ def open_names(name: str, names: Sequence[str], take: Callable[[np.ndarray], Rec
     if not len(names):
         kinds = " ".join(kind[1:] for kind in formats.extensions())
         raise InputError(f"{name}: holds no images; the files that are read are {kinds}")
+    names = unwrapped(names)
     splits = divide(names)
     parts: dict[str, Part] = {}
     for split, rows in splits.items():
@@ -37,6 +39,18 @@ def open_names(name: str, names: Sequence[str], take: Callable[[np.ndarray], Rec
     if train is not None and len(train.texts) < 2:  # one folder is no class
         parts = {split: (records, None) for split, (records, _) in parts.items()}
     return assemble(name, parts)
+
+
+def unwrapped(names: Sequence[str]) -> Sequence[str]:
+    """Returns names without the folders that hold all of them, as archives often have; split folders stay."""
+    depth = 0
+    while True:
+        found = {name.removeprefix("./").split("/", depth + 1)[depth] if "/" in name else "" for name in names}
+        (only,) = found if len(found) == 1 else ("",)
+        deeper = only and all(name.removeprefix("./").count("/") > depth for name in names)
+        if not deeper or only.lower() in SPLIT_NAMES:
+            return [name.removeprefix("./").split("/", depth)[depth] for name in names] if depth else names
+        depth += 1
 
 
 def divide(names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -38,13 +38,14 @@ def open_list(path: str) -> Source:
 
 
 def open_glob(pattern: str) -> Source:
-    """Opens the images that a glob finds (`paths.expand`), sorted; `**` is any depth. Other files are left out.
+    """Opens the images that a glob finds (`paths.expand`), in the order of a folder; `**` is any depth.
 
+    Other files are left out.
     Splits and labels follow the folders below the fixed part of the pattern by the rules of `folder.open_folder`.
     Raises InputError if the pattern finds no image.
     """
     name = f"glob:{pattern}"
-    found = sorted(set(filter(layout.is_image, paths.expand(pattern))))
+    found = sorted(set(filter(layout.is_image, paths.expand(pattern))), key=lambda path: path.split("/"))
     base = paths.fixed_part(os.path.expanduser(pattern))
     below = [one.removeprefix(f"{base}/") if base else one for one in found]
     if found and remote.is_remote(found[0]):

@@ -83,7 +83,7 @@ class StreamedImages:
         for i in range(index, index + total):
             try:
                 return self._decode(i % total)
-            except InputError as error:
+            except UnreadableError as error:
                 self._count(i % total, error)
         raise _all_unreadable(self.records)
 
@@ -101,7 +101,7 @@ class StreamedImages:
             say(f"{shown(with_pages[0])} has more than one page or frame; of such files the first is used")
         return image
 
-    def _count(self, index: int, error: InputError) -> None:
+    def _count(self, index: int, error: UnreadableError) -> None:
         with self._lock:
             if not self.skipped:
                 logger.warning("skipped: %s; further unreadable images are replaced without a warning", error)

@@ -35,7 +35,8 @@ def list_folder(url: str) -> dict[str, dict]:
     store, path = filesystem(url.rstrip("/"))
     found = _opened(url, lambda: store.find(path, detail=True))
     start = len(path.rstrip("/")) + 1
-    return {name[start:]: found[name] for name in sorted(found) if not fnmatch.fnmatch(f"/{name[start:]}", "*/.*")}
+    ordered = sorted(found, key=lambda name: name.split("/"))  # as a folder on disk is read
+    return {name[start:]: found[name] for name in ordered if not fnmatch.fnmatch(f"/{name[start:]}", "*/.*")}
 
 
 def describe(urls: Sequence[str]) -> tuple[list[dict | None], list[str]]:

@@ -72,7 +72,10 @@ class Files:
                 missing.append(path)
                 continue
             sizes.append(status.st_size)
-            versions.append(f"{status.st_size} {status.st_mtime_ns}")
+            # The place, because a relative path names another file in another folder; the time of the last change of
+            # any kind, because a copy can keep size and time.
+            place = os.path.realpath(path)
+            versions.append(f"{place} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
         _check_found(missing, len(self.paths))
         return sizes, versions
 

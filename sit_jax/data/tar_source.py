@@ -66,7 +66,10 @@ def _ranges(shards: Files, indices: list[Index], files: list[int]) -> Ranges:
 
 def _index(shards: Files, file: int) -> Index:
     path = shards.paths[file]
-    start = shards.read(file, 0, min(8, shards.sizes[file]))
+    try:
+        start = shards.read(file, 0, min(8, shards.sizes[file]))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give a tar file") from error
     if packed := next((kind for magic, kind in PACKED.items() if start.startswith(magic)), None):
         raise InputError(
             f"{path}: is packed with {packed}, where no picture can be found by its place; unpack the file"
@@ -74,7 +77,9 @@ def _index(shards: Files, file: int) -> Index:
     try:
         with shards.open(file) as opened:
             return _read_headers(path, opened)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except InputError:  # of a label, and an InputError is a ValueError
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as a tar file ({error}); write or download it again") from error
 
 

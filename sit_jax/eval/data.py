@@ -105,6 +105,7 @@ def fingerprint(source: Source, image_size: int, cache_dir: str | None = None, l
         if records is not None:
             digest.update(image_hash(records, image_size, cache_dir, layout).encode())
             digest.update(b"" if records.labels is None else records.labels.tobytes())
+    digest.update("\n".join(source.class_names or ()).encode())
     return digest.hexdigest()[:16]
 
 
@@ -114,5 +115,6 @@ def image_hash(records: Records, image_size: int, cache_dir: str | None = None, 
         return cache.content_key(records, image_size, cache.folder(cache_dir), layout)
     digest = hashlib.sha256(f"{image_size}{layout.tag}".encode())
     for row in range(len(records)):
-        digest.update(np.ascontiguousarray(records.read(row)).tobytes())
+        array = np.ascontiguousarray(records.read(row))
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())  # other shapes can hold the same bytes
     return digest.hexdigest()

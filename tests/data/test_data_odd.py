@@ -487,7 +487,7 @@ ARRAYS = {
     ),
     "labels too large": (
         zipped(images=array_file(RGB[None]), labels=array_file(np.array([2**40]))),
-        "labels must be integers [1] from 0 on, not int64 [1]; number the classes",
+        "labels must be integers [1] from 0 on, below 1000000, not int64 [1]; number the classes",
     ),
     "damaged array": (zipped(images=b"\x93NUMPY\1\0v\0{'descr'"), "cannot be read as a .npz file of plain arrays"),
     "impossible shape": (zipped(images=HUGE), "cannot be read as a .npz file of plain arrays"),

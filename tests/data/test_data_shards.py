@@ -220,7 +220,8 @@ def test_a_tar_that_lacks_most_labels_has_none(tmp_path):
     shards.write_tar(tmp_path / "a.tar", [("1.png", b"-"), ("1.cls", b"3"), ("2.png", b"-"), ("2.json", b'{"x": 1}')])
     source = open_source(f"tar:{tmp_path}/a.tar")
     assert source.train.labels is None
-    (note,) = source.notes
+    found, note = source.notes
+    assert found == f"{len(source.pretrain)} images; no classes"
     assert note == f"no image has a label, because only 1 of 2 have one; {tmp_path}/a.tar/2.png is the first without"
 
 
@@ -230,7 +231,7 @@ def test_images_without_a_label_are_in_pretrain_only(tmp_path):
     source = open_source(f"tar:{tmp_path}/a.tar")
     assert source.train.labels.tolist() == [3, 3] and source.train.read(1) == shards.picture("2.png")
     assert len(source.pretrain) == 3 and source.pretrain.labels is None
-    assert "1 of 3 images have no label, and only pre-training uses them" in source.notes[0]
+    assert "1 of 3 images have no label, and only pre-training uses them" in source.notes[1]
 
 
 def test_long_names_and_large_tars(tmp_path):
