@@ -6,7 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
+from sklearn.datasets import load_sample_images
 from vit_numpy import encode
 
 import sit_jax
@@ -241,6 +243,17 @@ def large(size, patch_size, image_size):
     return weights._replace(class_names=tuple("abcdefghij"))
 
 
+def photographs(side):
+    """16 crops of the two photographs of scikit-learn, float32 [16, side, side, 3] in [0, 1]."""
+    both = [Image.fromarray(photo) for photo in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    crops = []
+    for i in range(16):
+        x, y, size = *rng.integers(0, 200, 2), int(rng.integers(150, 220))
+        crops.append(np.asarray(both[i % 2].crop((x, y, x + size, y + size)).resize((side, side))))
+    return np.stack(crops).astype(np.float32) / 255
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [("S", 4, 32), ("B", 16, 224)], ids=["S/4", "B/16"])
 @pytest.mark.parametrize("name", ["timm", "hf", "onnx", "stablehlo"])
@@ -252,7 +265,7 @@ def test_real_sizes_in_the_libraries_themselves(name, model, tmp_path):
         pytest.skip(f"needs {', '.join(absent)}")
     weights = large(*model)
     row.write(weights, tmp_path)
-    images = np.random.default_rng(1).random((16, model[2], model[2], 3), np.float32)
+    images = photographs(model[2])
     expected, found = weights.expected(images), row.run(weights, tmp_path, images)
     for kind, array in found.items():
         difference = relative(array, expected[kind])
