@@ -318,12 +318,49 @@ def test_the_heartbeat_of_another_host_is_noticed(tmp_path, monkeypatch):
         lock.Lock(tmp_path).take()
 
 
-@pytest.mark.parametrize("text", ["", "[", "[]", "{}", "\x00"])
-def test_a_damaged_lock_is_left_over_when_it_is_old(tmp_path, text):
-    (tmp_path / lock.NAME).write_text(text)
-    os.utime(tmp_path / lock.NAME, (1e9, 1e9))
+@pytest.mark.parametrize("data", [b"", b"[", b"[]", b"{}", b"\x00", b"\xff"])
+def test_a_damaged_lock_is_left_over_when_it_is_silent(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.05)
+    (tmp_path / lock.NAME).write_bytes(data)
     with lock.locked(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+
+
+def test_the_clock_of_another_host_says_nothing_about_its_lock(tmp_path, monkeypatch):
+    """Its heartbeat goes on, at times that this host calls long past."""
+    write_lock(tmp_path, host="elsewhere")
+    beats = iter(range(10**9, 10**9 + 100))
+    monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(tmp_path / lock.NAME, (next(beats),) * 2))
+    os.utime(tmp_path / lock.NAME, (1, 1))
+    with pytest.raises(InputError, match="another run"):
+        lock.Lock(tmp_path).take()
+
+
+@pytest.mark.parametrize("text", [None, "", "{}"])
+def test_a_lock_that_a_third_run_writes_meanwhile_stays(tmp_path, monkeypatch, text):
+    """The lock that was found is gone, or was damaged, when a third run takes the folder."""
+    write_lock(tmp_path, token="third")
+    found = None if text is None else lock.Found(text, 1.0)
+    waiting = lock.Lock(tmp_path)
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "_read", lambda: found)
+    waiting._wait_or_refuse()
+    assert json.loads((tmp_path / lock.NAME).read_text())["token"] == "third"
+    assert os.listdir(tmp_path) == [lock.NAME]
+
+
+def test_a_run_whose_lock_was_taken_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    with lock.locked(tmp_path) as held:
+        held.check()
+        write_lock(tmp_path, token="other")
+        os.utime(tmp_path / lock.NAME, (1, 1))
+        end = time.monotonic() + 10
+        while not held.lost and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(InputError, match="another run has taken the lock"):
+            held.check()
+    assert os.stat(tmp_path / lock.NAME).st_mtime == 1  # it neither beats nor removes the lock of another
 
 
 def test_folders_made_for_the_lock_go_if_nothing_is_in_them(tmp_path):
