@@ -76,7 +76,6 @@ def test_an_unfinished_run_is_not_extended(finished, tmp_path, monkeypatch):
 
 
 def test_a_signal_while_it_waits_for_data_saves_and_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
-    batch_at = loop.Batches.batch_at
     with monkeypatch.context() as patch:
         count = iter(range(100))
 
@@ -91,7 +90,6 @@ def test_a_signal_while_it_waits_for_data_saves_and_resumes_bit_for_bit(finished
         patch.setattr(run, "StopSignal", Waiting)
         assert not loop.train(make_config(), tmp_path)
     assert (tmp_path / "checkpoints" / "2").is_dir()
-    assert loop.Batches.batch_at is batch_at
     assert loop.train(make_config(), tmp_path)
     assert metrics_of(tmp_path) == metrics_of(finished / "three")
     jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path, 3), state_of(finished / "three", 3))

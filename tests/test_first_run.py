@@ -1,5 +1,6 @@
 """A first run: memory checked, time foretold, one run a folder, the same images, an end that can be asked for."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,10 +18,11 @@ from PIL import Image
 
 from configs import digits, folder
 from sit_jax.common import commands, memory
+from sit_jax.common.console import live, say
 from sit_jax.common.errors import InputError, ShortageError
 from sit_jax.common.pipes import Unbroken
-from sit_jax.config import length, machine
-from sit_jax.config.cli import make_config_flags
+from sit_jax.config import length, machine, named, wrong
+from sit_jax.config.cli import make_config_flags, parse_config
 from sit_jax.config.resolve import resolve, with_steps
 from sit_jax.config.saved import to_json
 from sit_jax.config.workdir import check_workdir
@@ -78,7 +80,7 @@ def compiler(monkeypatch):
 
     def compile_step(config, mesh):
         compiled.append(config.microbatches)
-        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB)
+        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB, 0.0)
 
     monkeypatch.setattr(fit, "compile_step", compile_step)
     monkeypatch.setattr(fit, "resident_bytes", lambda: 0)
@@ -116,8 +118,9 @@ def test_what_does_not_fit_is_said_in_one_line_with_the_remedy(compiler, monkeyp
 
 
 def test_the_memory_of_a_program_by_hand():
-    compiled = jax.jit(lambda x, y: (x @ y).sum()).lower(*(jax.ShapeDtypeStruct((256, 256), "float32"),) * 2).compile()
-    assert 2 * 256**2 * 4 <= fit.program_bytes(compiled) <= 4 * 256**2 * 4
+    """Two arguments, a product between, and the result."""
+    compiled = jax.jit(lambda x, y: (x @ y) @ x).lower(*(jax.ShapeDtypeStruct((256, 256), "float32"),) * 2).compile()
+    assert 4 * 256**2 * 4 <= fit.program_bytes(compiled) <= 4 * 256**2 * 4 + 4096
 
 
 def test_decoded_images_are_compared_with_the_free_memory(monkeypatch):
@@ -438,7 +441,13 @@ def save_run(workdir, config, step):
             {"data.fingerprint": "b", "data.num_examples": 7},
             "its images are no longer those",
         ),
+        (  # a length in epochs follows the number
+            {"data.fingerprint": "a", "steps": 879, "optim.warmup_steps": 44},
+            {"data.fingerprint": "b", "data.num_examples": 7, "steps": 885, "optim.warmup_steps": 45},
+            "its images are no longer those",
+        ),
         ({"data.fingerprint": "a"}, {"data.fingerprint": "b", "data.source": "npz:x"}, "data.source: digits -> npz:x"),
+        ({}, {"model.remat": True, "microbatches": 2}, None),
         ({"data.fingerprint": None}, {"data.fingerprint": "b"}, None),
         ({"data.fingerprint": None}, {"data.fingerprint": "b", "data.source": "npz:x"}, "data.source: digits"),
         ({"steps": 100}, {"steps": 150}, "steps: 100 -> 150.*can be made longer once it is finished"),
@@ -511,14 +520,41 @@ def test_the_warm_up_is_at_most_half_of_a_new_length():
 # Output and signals
 
 
-def test_a_reader_that_has_gone_ends_nothing():
+def open_broken():
+    """A stream to a reader that has gone."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as pipe:
-        stream = Unbroken(pipe)
+    return os.fdopen(writing, "w")
+
+
+def open_full():
+    """A stream to a full disk."""
+    return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+
+@pytest.mark.parametrize("opened", [open_broken, open_full])
+def test_output_that_cannot_be_written_ends_nothing(opened):
+    with opened() as broken:
+        stream = Unbroken(broken)
         for _ in range(3):
             stream.write("a line\n" * 10_000)
             stream.flush()
+        assert os.path.samestat(os.fstat(broken.fileno()), os.stat(os.devnull))
+
+
+@pytest.mark.parametrize("opened", [open_broken, open_full, contextlib.nullcontext])  # None is a closed stream
+def test_a_command_whose_output_cannot_be_written_ends_well(monkeypatch, opened):
+    done = []
+
+    def command(argv):
+        say("a line\n" * 10_000)
+        live.possible()  # asks whether it is a terminal
+        return done.append(True) or True
+
+    with opened() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert commands.run(command, []) == 0
+    assert done == [True]
 
 
 def test_home_is_expanded_in_every_option(monkeypatch):
@@ -530,6 +566,15 @@ def test_home_is_expanded_in_every_option(monkeypatch):
     flags.DEFINE_list("several", None, "", flag_values=values)
     commands.parse(values, ["x", "--workdir=~/run", "--several=~/a,b"], (), "")
     assert (values.workdir, values.several) == ("/home/me/run", ["/home/me/a", "b"])
+
+
+def test_home_is_expanded_in_config(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.py").write_text((ROOT / "configs" / "digits.py").read_text())
+    for argv in (["x", "--config=~/c.py:runlocal"], ["x", "--config", "~/c.py:runlocal", "--config.seed=1"]):
+        assert parse_config(make_config_flags(argv), argv, (), "").model.size == "mu"
+    assert "there is no such file" in wrong.explain(named.with_paths(["x", "--config=~/d.py"]))
+    assert named.load_config("~/c.py", "runlocal").model.size == "mu"
 
 
 STUCK = """
@@ -578,9 +623,24 @@ def test_the_progress_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source,images", [("folder:my photos", '"my photos"'), ("folder:a/b", "a/b"), ("digits", "FOLDER")]
+    "source,images",
+    [
+        ("folder:my photos", "my photos"),
+        ("my photos", "my photos"),
+        ("folder:Fotos été $(x) `y` 'z'", "Fotos été $(x) `y` 'z'"),
+        ("folder:a/b", "a/b"),
+        ("folder:~/a", "~/a"),
+        ("folder:a,a/b", "FOLDER"),
+        ("folder:s3://a/b", "FOLDER"),
+        ("https://a/b", "FOLDER"),
+        ("digits", "FOLDER"),
+    ],
 )
-def test_what_a_finished_run_says(tmp_path, source, images):
+def test_what_a_finished_run_says(tmp_path, monkeypatch, source, images):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("my photos", "a/b", "Fotos été $(x) `y` 'z'"):
+        (tmp_path / name).mkdir(parents=True)
     rows = [
         {"step": 0, "eval/loss": 3.0, "eval/knn_top1": 0.378, "eval/reconstruction": 0.5},
         {"step": 5, "train/loss": 1.0},
@@ -591,4 +651,7 @@ def test_what_a_finished_run_says(tmp_path, source, images):
     assert "step 0 -> 9: reconstruction error 0.5 -> 0.125, k-NN 38% -> 90%" in text
     assert f"pictures: {tmp_path / 'reconstructions'}" in text
     assert f"evaluate --workdir={tmp_path} --protocol=knn" in text
-    assert f"--images={images} --out={tmp_path}/features.npz" in text
+    said = next(line for line in text.splitlines() if " sit_jax.embed " in line)
+    read = ["sh", "-c", f"printf '%s\\n' {said.partition('sit_jax.')[2]}"]  # as the shell hands it to the command
+    words = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words == ["embed", f"--workdir={tmp_path}", f"--images={images}", f"--out={tmp_path}/features.npz"]
