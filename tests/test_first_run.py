@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import ml_collections
@@ -26,15 +27,20 @@ from sit_jax.config.cli import make_config_flags, parse_config
 from sit_jax.config.resolve import resolve, with_steps
 from sit_jax.config.saved import to_json
 from sit_jax.config.workdir import check_workdir
-from sit_jax.data import open_source
+from sit_jax.data import Records, Subset, open_source
 from sit_jax.data.fingerprint import fingerprint
+from sit_jax.data.load import MemoryImages
+from sit_jax.eval import train_classifier
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.parallel.stop import StopRequested, StopSignal
 from sit_jax.train import fit, lock, summary
+from sit_jax.train import hours as hours_module
 from sit_jax.train.hours import check_hours, longest
 from sit_jax.train.metrics import progress_line
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.pace import Pace, estimate_line, visits
+from sit_jax.train.run import Trainable
+from sit_jax.train.state import abstract_state, make_training
 
 GIB = 2**30
 
@@ -80,7 +86,7 @@ def compiler(monkeypatch):
 
     def compile_step(config, mesh):
         compiled.append(config.microbatches)
-        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB, 0.0)
+        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB, 100.0 + len(compiled))
 
     monkeypatch.setattr(fit, "compile_step", compile_step)
     monkeypatch.setattr(fit, "resident_bytes", lambda: 0)
@@ -104,7 +110,9 @@ def test_the_smallest_power_of_two_that_fits(compiler, monkeypatch, capsys, capa
         with pytest.raises(InputError, match=expected):
             fit.compile_fitting(config, mesh, True)
     else:
-        assert fit.compile_fitting(config, mesh, True).config.microbatches == expected
+        found = fit.compile_fitting(config, mesh, True)
+        assert found.config.microbatches == expected
+        assert found.seconds == 100 + len(compiled)  # of the last compilation alone
         assert config.microbatches == 1
     assert compiler == compiled
 
@@ -115,6 +123,21 @@ def test_what_does_not_fit_is_said_in_one_line_with_the_remedy(compiler, monkeyp
         fit.compile_fitting(make_config(), make_mesh(devices=jax.devices()[:1]), False)
     expected = "the step does not fit into memory: 42.0 GiB of 23.5; try --config.microbatches=2 (22.0 GiB), or --fit, "
     assert str(error.value) == expected + "which sets it"
+
+
+RESUME, ANEW = "to resume, run the same command with --config.", "start in another --workdir with a smaller --config.b"
+
+
+@pytest.mark.parametrize(
+    "now,remedy",
+    [
+        ({"microbatches": 1}, f"{RESUME}microbatches=2"),
+        ({"microbatches": 4}, f"{RESUME}model.remat; if it runs out again, {ANEW}"),
+        ({"microbatches": 4, "model.remat": True}, ANEW),
+    ],
+)
+def test_the_remedy_resumes_or_says_that_it_starts_anew(now, remedy):
+    assert fit.next_remedy(make_config(**now), 1).startswith(remedy)
 
 
 def test_the_memory_of_a_program_by_hand():
@@ -191,6 +214,30 @@ def test_the_longest_run_that_ends_in_time(seconds):
     if steps:
         pace.config.steps = steps
         assert pace.left(0) <= seconds
+
+
+def measured_hours(monkeypatch, hours):
+    """Steps for a start of 15.9 s, a step of 0.5 s, evaluations of 10 s and saves of 1 s; a compilation takes 4 s."""
+    monkeypatch.setattr(hours_module, "seconds_of_process", lambda: 15.9)
+    monkeypatch.setattr(hours_module, "time_steps", lambda *_: 0.5)
+    monkeypatch.setattr(hours_module.Stopwatch, "without_compilation", lambda self: 10.0)
+    state = {"of 1 s": types.SimpleNamespace(nbytes=hours_module.SAVED_BYTES_PER_SECOND)}
+    trainable = Trainable({}, lambda: state, len, lambda *_: {}, (), "", is_last=True)
+    batches = types.SimpleNamespace(iterate=lambda: (image for image in ()))
+    config = make_config(eval_every=100, checkpoint_every=60)
+    return hours_module.choose_steps(hours, config, trainable, batches, None, 4.0)
+
+
+def test_the_sum_of_hours_by_hand(monkeypatch):
+    """360 s - 15.9 - 4 - 2 (the end) - 10 (the first evaluation) = 328.1 s: 253 of steps, 6 x 11, and 9 saves."""
+    assert hours_module.ENDING == 2
+    assert measured_hours(monkeypatch, 0.1) == 506
+
+
+def test_hours_that_are_too_short_by_hand(monkeypatch):
+    """15.9 s + 4 + 2, two evaluations of 10 s, a save and a step: 43.4 s."""
+    with pytest.raises(InputError, match=r"evaluations and a step take 43 s; give --hours=0\.03 or more"):
+        measured_hours(monkeypatch, 0.01)
 
 
 def test_the_estimate_names_the_end():
@@ -364,6 +411,30 @@ def test_a_run_whose_lock_was_taken_ends(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="another run has taken the lock"):
             held.check()
     assert os.stat(tmp_path / lock.NAME).st_mtime == 1  # it neither beats nor removes the lock of another
+
+
+def classify(monkeypatch, workdir, run):
+    """Trains a classifier of 40 images in a work directory, as far as `run`, which stands in for the loop."""
+    config, mesh = train_classifier.classifier_config(make_config(), "finetune", "concat", 0), make_mesh()
+    records = Records([""] * 40, lambda i: None, label=lambda i: i % 2)
+    images = MemoryImages(np.zeros((40, 32, 32, 3), np.uint8), records)
+    encoder = abstract_state(make_config(), make_training(make_config()), mesh).params["model"]["encoder"]
+    monkeypatch.setattr(train_classifier, "Run", run)
+    monkeypatch.setattr(train_classifier, "write_config", lambda *_: None)
+    return train_classifier.train_classifier(config, 2, encoder, Subset(images, np.arange(40)), images, workdir, mesh)
+
+
+def test_a_classifier_locks_its_work_directory_and_has_its_own_remedy(tmp_path, monkeypatch):
+    def run(config, workdir, mesh, batches, trainable, lock_of_run):
+        assert (tmp_path / lock.NAME).exists() and lock_of_run.held
+        assert not trainable.is_last  # other encoders follow
+        raise ShortageError(trainable.remedy)
+
+    with pytest.raises(ShortageError, match=r"with a smaller --config\.finetune\.batch_size than 40"):
+        classify(monkeypatch, tmp_path, run)
+    write_lock(tmp_path)
+    with pytest.raises(InputError, match="another run is going on"):
+        classify(monkeypatch, tmp_path, run)
 
 
 def test_folders_made_for_the_lock_go_if_nothing_is_in_them(tmp_path):
