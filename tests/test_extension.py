@@ -225,7 +225,7 @@ def test_a_store_or_an_image_that_fails_in_mid_training_loses_no_step(tmp_path, 
 @pytest.mark.parametrize(
     "error,remedy",
     [
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes."), "same command with --config.micro"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes."), "with --config.model.remat"),
         (MemoryError("allocating 12345 bytes"), "close other programs"),
     ],
 )
