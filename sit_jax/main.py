@@ -33,8 +33,10 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         "num_processes", None, "Number of processes. Default: from Slurm, Open MPI or Cloud TPU.", flag_values=values
     )
     flags.DEFINE_integer("process_id", None, "The index of this process, from 0.", flag_values=values)
-    flags.DEFINE_boolean("fit", False, "If the memory is too small, use more microbatches.", flag_values=values)
-    flags.DEFINE_float("hours", None, "Set the length so that the run ends after this time.", flag_values=values)
+    fit = "If the memory is too small, use more microbatches, and read the images from disk."
+    hours = "Hours from the start to the end of the run; sets the number of steps."
+    flags.DEFINE_boolean("fit", False, fit, flag_values=values)
+    flags.DEFINE_float("hours", None, hours, flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Print the parameters.", short_name="v", flag_values=values)
     return values
 

@@ -58,7 +58,7 @@ def parse_flags(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, str | 
     if config.machine == "auto":
         is_cpu = check_topology(values.topology) == CPU
         recipe, what = ("laptop", "no accelerator") if is_cpu else ("gpu", "an accelerator")
-        reason = f"{values.topology} is {what}"
+        reason = f"because {values.topology} is {what}"
         config = machine.take(recipe, reason, lambda added: parse(machine.with_argument(argv, added))[1])
     return config, values.topology, values.out
 

@@ -1,5 +1,6 @@
 """A first run: memory checked, time foretold, one run a folder, the same images, an end that can be asked for."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import ml_collections
@@ -17,22 +19,28 @@ from PIL import Image
 
 from configs import digits, folder
 from sit_jax.common import commands, memory
+from sit_jax.common.console import live, say
 from sit_jax.common.errors import InputError, ShortageError
 from sit_jax.common.pipes import Unbroken
-from sit_jax.config import length, machine
-from sit_jax.config.cli import make_config_flags
+from sit_jax.config import length, machine, named, wrong
+from sit_jax.config.cli import make_config_flags, parse_config
 from sit_jax.config.resolve import resolve, with_steps
 from sit_jax.config.saved import to_json
 from sit_jax.config.workdir import check_workdir
-from sit_jax.data import open_source
+from sit_jax.data import Records, Subset, open_source
 from sit_jax.data.fingerprint import fingerprint
+from sit_jax.data.load import MemoryImages
+from sit_jax.eval import train_classifier
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.parallel.stop import StopRequested, StopSignal
 from sit_jax.train import fit, lock, summary
+from sit_jax.train import hours as hours_module
 from sit_jax.train.hours import check_hours, longest
 from sit_jax.train.metrics import progress_line
 from sit_jax.train.optimizer import make_schedule
 from sit_jax.train.pace import Pace, estimate_line, visits
+from sit_jax.train.run import Trainable
+from sit_jax.train.state import abstract_state, make_training
 
 GIB = 2**30
 
@@ -78,7 +86,7 @@ def compiler(monkeypatch):
 
     def compile_step(config, mesh):
         compiled.append(config.microbatches)
-        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB)
+        return fit.Compiled(config, len, (2 + 40 / config.microbatches) * GIB, 100.0 + len(compiled))
 
     monkeypatch.setattr(fit, "compile_step", compile_step)
     monkeypatch.setattr(fit, "resident_bytes", lambda: 0)
@@ -102,7 +110,9 @@ def test_the_smallest_power_of_two_that_fits(compiler, monkeypatch, capsys, capa
         with pytest.raises(InputError, match=expected):
             fit.compile_fitting(config, mesh, True)
     else:
-        assert fit.compile_fitting(config, mesh, True).config.microbatches == expected
+        found = fit.compile_fitting(config, mesh, True)
+        assert found.config.microbatches == expected
+        assert found.seconds == 100 + len(compiled)  # of the last compilation alone
         assert config.microbatches == 1
     assert compiler == compiled
 
@@ -115,9 +125,25 @@ def test_what_does_not_fit_is_said_in_one_line_with_the_remedy(compiler, monkeyp
     assert str(error.value) == expected + "which sets it"
 
 
+RESUME, ANEW = "to resume, run the same command with --config.", "start in another --workdir with a smaller --config.b"
+
+
+@pytest.mark.parametrize(
+    "now,remedy",
+    [
+        ({"microbatches": 1}, f"{RESUME}microbatches=2"),
+        ({"microbatches": 4}, f"{RESUME}model.remat; if it runs out again, {ANEW}"),
+        ({"microbatches": 4, "model.remat": True}, ANEW),
+    ],
+)
+def test_the_remedy_resumes_or_says_that_it_starts_anew(now, remedy):
+    assert fit.next_remedy(make_config(**now), 1).startswith(remedy)
+
+
 def test_the_memory_of_a_program_by_hand():
-    compiled = jax.jit(lambda x, y: (x @ y).sum()).lower(*(jax.ShapeDtypeStruct((256, 256), "float32"),) * 2).compile()
-    assert 2 * 256**2 * 4 <= fit.program_bytes(compiled) <= 4 * 256**2 * 4
+    """Two arguments, a product between, and the result."""
+    compiled = jax.jit(lambda x, y: (x @ y) @ x).lower(*(jax.ShapeDtypeStruct((256, 256), "float32"),) * 2).compile()
+    assert 4 * 256**2 * 4 <= fit.program_bytes(compiled) <= 4 * 256**2 * 4 + 4096
 
 
 def test_decoded_images_are_compared_with_the_free_memory(monkeypatch):
@@ -188,6 +214,30 @@ def test_the_longest_run_that_ends_in_time(seconds):
     if steps:
         pace.config.steps = steps
         assert pace.left(0) <= seconds
+
+
+def measured_hours(monkeypatch, hours):
+    """Steps for a start of 15.9 s, a step of 0.5 s, evaluations of 10 s and saves of 1 s; a compilation takes 4 s."""
+    monkeypatch.setattr(hours_module, "seconds_of_process", lambda: 15.9)
+    monkeypatch.setattr(hours_module, "time_steps", lambda *_: 0.5)
+    monkeypatch.setattr(hours_module.Stopwatch, "without_compilation", lambda self: 10.0)
+    state = {"of 1 s": types.SimpleNamespace(nbytes=hours_module.SAVED_BYTES_PER_SECOND)}
+    trainable = Trainable({}, lambda: state, len, lambda *_: {}, (), "", is_last=True)
+    batches = types.SimpleNamespace(iterate=lambda: (image for image in ()))
+    config = make_config(eval_every=100, checkpoint_every=60)
+    return hours_module.choose_steps(hours, config, trainable, batches, None, 4.0)
+
+
+def test_the_sum_of_hours_by_hand(monkeypatch):
+    """360 s - 15.9 - 4 - 2 (the end) - 10 (the first evaluation) = 328.1 s: 253 of steps, 6 x 11, and 9 saves."""
+    assert hours_module.ENDING == 2
+    assert measured_hours(monkeypatch, 0.1) == 506
+
+
+def test_hours_that_are_too_short_by_hand(monkeypatch):
+    """15.9 s + 4 + 2, two evaluations of 10 s, a save and a step: 43.4 s."""
+    with pytest.raises(InputError, match=r"evaluations and a step take 43 s; give --hours=0\.03 or more"):
+        measured_hours(monkeypatch, 0.01)
 
 
 def test_the_estimate_names_the_end():
@@ -318,12 +368,73 @@ def test_the_heartbeat_of_another_host_is_noticed(tmp_path, monkeypatch):
         lock.Lock(tmp_path).take()
 
 
-@pytest.mark.parametrize("text", ["", "[", "[]", "{}", "\x00"])
-def test_a_damaged_lock_is_left_over_when_it_is_old(tmp_path, text):
-    (tmp_path / lock.NAME).write_text(text)
-    os.utime(tmp_path / lock.NAME, (1e9, 1e9))
+@pytest.mark.parametrize("data", [b"", b"[", b"[]", b"{}", b"\x00", b"\xff"])
+def test_a_damaged_lock_is_left_over_when_it_is_silent(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.05)
+    (tmp_path / lock.NAME).write_bytes(data)
     with lock.locked(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+
+
+def test_the_clock_of_another_host_says_nothing_about_its_lock(tmp_path, monkeypatch):
+    """Its heartbeat goes on, at times that this host calls long past."""
+    write_lock(tmp_path, host="elsewhere")
+    beats = iter(range(10**9, 10**9 + 100))
+    monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(tmp_path / lock.NAME, (next(beats),) * 2))
+    os.utime(tmp_path / lock.NAME, (1, 1))
+    with pytest.raises(InputError, match="another run"):
+        lock.Lock(tmp_path).take()
+
+
+@pytest.mark.parametrize("text", [None, "", "{}"])
+def test_a_lock_that_a_third_run_writes_meanwhile_stays(tmp_path, monkeypatch, text):
+    """The lock that was found is gone, or was damaged, when a third run takes the folder."""
+    write_lock(tmp_path, token="third")
+    found = None if text is None else lock.Found(text, 1.0)
+    waiting = lock.Lock(tmp_path)
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "_read", lambda: found)
+    waiting._wait_or_refuse()
+    assert json.loads((tmp_path / lock.NAME).read_text())["token"] == "third"
+    assert os.listdir(tmp_path) == [lock.NAME]
+
+
+def test_a_run_whose_lock_was_taken_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    with lock.locked(tmp_path) as held:
+        held.check()
+        write_lock(tmp_path, token="other")
+        os.utime(tmp_path / lock.NAME, (1, 1))
+        end = time.monotonic() + 10
+        while not held.lost and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(InputError, match="another run has taken the lock"):
+            held.check()
+    assert os.stat(tmp_path / lock.NAME).st_mtime == 1  # it neither beats nor removes the lock of another
+
+
+def classify(monkeypatch, workdir, run):
+    """Trains a classifier of 40 images in a work directory, as far as `run`, which stands in for the loop."""
+    config, mesh = train_classifier.classifier_config(make_config(), "finetune", "concat", 0), make_mesh()
+    records = Records([""] * 40, lambda i: None, label=lambda i: i % 2)
+    images = MemoryImages(np.zeros((40, 32, 32, 3), np.uint8), records)
+    encoder = abstract_state(make_config(), make_training(make_config()), mesh).params["model"]["encoder"]
+    monkeypatch.setattr(train_classifier, "Run", run)
+    monkeypatch.setattr(train_classifier, "write_config", lambda *_: None)
+    return train_classifier.train_classifier(config, 2, encoder, Subset(images, np.arange(40)), images, workdir, mesh)
+
+
+def test_a_classifier_locks_its_work_directory_and_has_its_own_remedy(tmp_path, monkeypatch):
+    def run(config, workdir, mesh, batches, trainable, lock_of_run):
+        assert (tmp_path / lock.NAME).exists() and lock_of_run.held
+        assert not trainable.is_last  # other encoders follow
+        raise ShortageError(trainable.remedy)
+
+    with pytest.raises(ShortageError, match=r"with a smaller --config\.finetune\.batch_size than 40"):
+        classify(monkeypatch, tmp_path, run)
+    write_lock(tmp_path)
+    with pytest.raises(InputError, match="another run is going on"):
+        classify(monkeypatch, tmp_path, run)
 
 
 def test_folders_made_for_the_lock_go_if_nothing_is_in_them(tmp_path):
@@ -401,7 +512,13 @@ def save_run(workdir, config, step):
             {"data.fingerprint": "b", "data.num_examples": 7},
             "its images are no longer those",
         ),
+        (  # a length in epochs follows the number
+            {"data.fingerprint": "a", "steps": 879, "optim.warmup_steps": 44},
+            {"data.fingerprint": "b", "data.num_examples": 7, "steps": 885, "optim.warmup_steps": 45},
+            "its images are no longer those",
+        ),
         ({"data.fingerprint": "a"}, {"data.fingerprint": "b", "data.source": "npz:x"}, "data.source: digits -> npz:x"),
+        ({}, {"model.remat": True, "microbatches": 2}, None),
         ({"data.fingerprint": None}, {"data.fingerprint": "b"}, None),
         ({"data.fingerprint": None}, {"data.fingerprint": "b", "data.source": "npz:x"}, "data.source: digits"),
         ({"steps": 100}, {"steps": 150}, "steps: 100 -> 150.*can be made longer once it is finished"),
@@ -474,14 +591,41 @@ def test_the_warm_up_is_at_most_half_of_a_new_length():
 # Output and signals
 
 
-def test_a_reader_that_has_gone_ends_nothing():
+def open_broken():
+    """A stream to a reader that has gone."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as pipe:
-        stream = Unbroken(pipe)
+    return os.fdopen(writing, "w")
+
+
+def open_full():
+    """A stream to a full disk."""
+    return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+
+@pytest.mark.parametrize("opened", [open_broken, open_full])
+def test_output_that_cannot_be_written_ends_nothing(opened):
+    with opened() as broken:
+        stream = Unbroken(broken)
         for _ in range(3):
             stream.write("a line\n" * 10_000)
             stream.flush()
+        assert os.path.samestat(os.fstat(broken.fileno()), os.stat(os.devnull))
+
+
+@pytest.mark.parametrize("opened", [open_broken, open_full, contextlib.nullcontext])  # None is a closed stream
+def test_a_command_whose_output_cannot_be_written_ends_well(monkeypatch, opened):
+    done = []
+
+    def command(argv):
+        say("a line\n" * 10_000)
+        live.possible()  # asks whether it is a terminal
+        return done.append(True) or True
+
+    with opened() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert commands.run(command, []) == 0
+    assert done == [True]
 
 
 def test_home_is_expanded_in_every_option(monkeypatch):
@@ -493,6 +637,15 @@ def test_home_is_expanded_in_every_option(monkeypatch):
     flags.DEFINE_list("several", None, "", flag_values=values)
     commands.parse(values, ["x", "--workdir=~/run", "--several=~/a,b"], (), "")
     assert (values.workdir, values.several) == ("/home/me/run", ["/home/me/a", "b"])
+
+
+def test_home_is_expanded_in_config(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.py").write_text((ROOT / "configs" / "digits.py").read_text())
+    for argv in (["x", "--config=~/c.py:runlocal"], ["x", "--config", "~/c.py:runlocal", "--config.seed=1"]):
+        assert parse_config(make_config_flags(argv), argv, (), "").model.size == "mu"
+    assert "there is no such file" in wrong.explain(named.with_paths(["x", "--config=~/d.py"]))
+    assert named.load_config("~/c.py", "runlocal").model.size == "mu"
 
 
 STUCK = """
@@ -541,9 +694,24 @@ def test_the_progress_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source,images", [("folder:my photos", '"my photos"'), ("folder:a/b", "a/b"), ("digits", "FOLDER")]
+    "source,images",
+    [
+        ("folder:my photos", "my photos"),
+        ("my photos", "my photos"),
+        ("folder:Fotos été $(x) `y` 'z'", "Fotos été $(x) `y` 'z'"),
+        ("folder:a/b", "a/b"),
+        ("folder:~/a", "~/a"),
+        ("folder:a,a/b", "FOLDER"),
+        ("folder:s3://a/b", "FOLDER"),
+        ("https://a/b", "FOLDER"),
+        ("digits", "FOLDER"),
+    ],
 )
-def test_what_a_finished_run_says(tmp_path, source, images):
+def test_what_a_finished_run_says(tmp_path, monkeypatch, source, images):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("my photos", "a/b", "Fotos été $(x) `y` 'z'"):
+        (tmp_path / name).mkdir(parents=True)
     rows = [
         {"step": 0, "eval/loss": 3.0, "eval/knn_top1": 0.378, "eval/reconstruction": 0.5},
         {"step": 5, "train/loss": 1.0},
@@ -554,4 +722,7 @@ def test_what_a_finished_run_says(tmp_path, source, images):
     assert "step 0 -> 9: reconstruction error 0.5 -> 0.125, k-NN 38% -> 90%" in text
     assert f"pictures: {tmp_path / 'reconstructions'}" in text
     assert f"evaluate --workdir={tmp_path} --protocol=knn" in text
-    assert f"--images={images} --out={tmp_path}/features.npz" in text
+    said = next(line for line in text.splitlines() if " sit_jax.embed " in line)
+    read = ["sh", "-c", f"printf '%s\\n' {said.partition('sit_jax.')[2]}"]  # as the shell hands it to the command
+    words = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words == ["embed", f"--workdir={tmp_path}", f"--images={images}", f"--out={tmp_path}/features.npz"]

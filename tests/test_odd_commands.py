@@ -105,7 +105,7 @@ ROWS = [
     (f"{KNN} --config.linear.epochs", "--config.linear.epochs: the value is missing"),
     (f"{PLAN} --config.data.skip_unreadable=maybe", "the value must be true or false"),
     (f"{KNN} --config.linear.l2=many", "linear.l2=('many',) must be one or more numbers"),
-    (f"{KNN} --config=configs/digits.py", "the work directory holds the configuration"),
+    (f"{KNN} --config=configs/digits.py", "leave --config out, or change a key with"),
     (
         "plan --topology=cpu:1 --config=configs/foldr.py",
         "(did you mean folder?); give a path, or one of the names cifar10,",

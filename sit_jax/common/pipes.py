@@ -1,4 +1,7 @@
-"""Output into a pipe whose reader has gone, as in `| head -1`: it is dropped, and the command continues."""
+"""Output that cannot be written is dropped, and the command continues.
+
+The reader may have gone, as in `| head -1`, the disk may be full, or the stream closed, as by `>&-`.
+"""
 
 import contextlib
 import os
@@ -8,7 +11,7 @@ from typing import Any, TextIO
 
 
 class Unbroken:
-    """A text stream whose output is dropped once its reader has gone; otherwise the stream that it wraps."""
+    """A text stream whose output is dropped once it cannot be written; otherwise the stream that it wraps."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -17,7 +20,7 @@ class Unbroken:
         """Writes; returns the number of characters."""
         try:
             return self.stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             self._drop()
             return len(text)
 
@@ -25,7 +28,7 @@ class Unbroken:
         """Flushes."""
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self._drop()
 
     def _drop(self) -> None:
@@ -42,10 +45,11 @@ class Unbroken:
 def unbroken() -> Iterator[None]:
     """Wraps standard output and standard error in `Unbroken`."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w") as nowhere:  # in place of a closed stream, which is None
+        sys.stdout, sys.stderr = (Unbroken(stream or nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = before

@@ -24,8 +24,8 @@ def soon_ended(ending: str) -> Iterator[None]:
 
     `ending` is printed then.
 
-    So a command ends that waits for a thread, for a file that never answers, or for the compiler, where Python handles
-    no signal. Where other handlers are installed, or processes are connected, it leaves the end to them.
+    This also ends a command that waits for a thread, a file or the compiler, where Python handles no signal. Where
+    other handlers are installed, or processes are connected, it leaves the end to them.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if threading.current_thread() is not threading.main_thread():

@@ -47,7 +47,7 @@ def check_shown(data: ml_collections.ConfigDict) -> None:
             f"data.shown={tuple(data.shown)} must be three channels from 0 to {data.channels - 1} (data.channels)"
         )
     if data.alpha and data.channels not in (2, 4):
-        raise InputError(f"data.alpha keeps the transparency as a fourth channel, and data.channels is {data.channels}")
+        raise InputError(f"data.alpha needs data.channels=4 (2 for grey pictures), not {data.channels}")
 
 
 def check_stem(model: ml_collections.ConfigDict) -> None:

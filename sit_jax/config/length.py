@@ -25,8 +25,8 @@ def keep_length(config: ml_collections.ConfigDict, workdir: pathlib.Path, hours:
     elif config.steps > steps and newest_step(workdir) >= steps:
         extensions = (*extensions, steps)
         say(
-            f"the finished run of {steps} steps is extended to {config.steps}: the learning rate warms up and decays "
-            "once more; weights and averages are kept"
+            f"the finished run of {steps} steps goes on to step {config.steps} from its weights; the learning rate "
+            "warms up and decays once more"
         )
     if extensions:
         config.extensions, config.optim.warmup_steps = extensions, saved["optim"]["warmup_steps"]

@@ -10,7 +10,7 @@ from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.config.workdir import saved_run
 
-WHY = {"laptop": "this machine has no accelerator", "gpu": "this machine has an accelerator"}
+WHY = {"laptop": "because this machine has no accelerator", "gpu": "because this machine has an accelerator"}
 OTHER = {"laptop": "gpu", "gpu": "laptop"}
 
 
@@ -21,7 +21,7 @@ def choose_machine(workdir: pathlib.Path) -> tuple[str, str]:
     """
     saved = saved_run(workdir)
     if saved is not None:  # a run of a version without recipes had the one for accelerators
-        return saved["machine"] or "gpu", f"the run in {workdir} has it"
+        return saved["machine"] or "gpu", f"with which the run in {workdir} was started"
     return this_machine()
 
 
@@ -50,7 +50,7 @@ def take(
     chosen = parse_with(machine)
     model = chosen.model
     say(
-        f"recipe :{machine}, because {reason}: {model.size}/{model.patch_size} at {model.image_size} px, batch "
+        f"recipe :{machine}, {reason}: {model.size}/{model.patch_size} at {model.image_size} px, batch "
         f"{chosen.batch_size}; to choose otherwise: --config=FILE:{OTHER[machine]} or :variant=S/16,res=224"
     )
     return chosen

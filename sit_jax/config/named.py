@@ -1,6 +1,7 @@
 """The configuration files of this project, by name from any folder: `--config=stl10:paper`."""
 
 import importlib.util
+import os
 import pathlib
 from types import ModuleType
 
@@ -47,7 +48,7 @@ def load_config(config: str, argument: str) -> ml_collections.ConfigDict:
 
 
 def with_paths(argv: list[str]) -> list[str]:
-    """Returns a command line in which the path of the file replaces the name of a built-in configuration."""
+    """Returns a command line in which the path of the file replaces the name of a built-in configuration, and a ~."""
     replaced = list(argv)
     for i, word in enumerate(argv):
         option, equals, value = word.partition("=")
@@ -61,6 +62,6 @@ def with_paths(argv: list[str]) -> list[str]:
 
 
 def as_path(config: str) -> str:
-    """Returns the value of --config with the path of the file if it starts with the name of a built-in one."""
+    """Returns the value of --config with the path of the file for the name of a built-in one, and for a leading ~."""
     name, colon, arguments = config.partition(":")
-    return f"{FOLDER / name}.py{colon}{arguments}" if name in names() else config
+    return f"{FOLDER / name}.py{colon}{arguments}" if name in names() else os.path.expanduser(config)

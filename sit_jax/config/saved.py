@@ -20,6 +20,7 @@ RESUMABLE = (
         "mesh.",
         "microbatches",
         "model.attention",
+        "model.remat",
         "model.unroll",
         "model.halves",
         "eval.",

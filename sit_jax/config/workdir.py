@@ -8,6 +8,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.config.saved import differing_keys, read_saved, to_json
 
 LENGTH = {"steps", "epochs", "examples", "extensions"}
+COUNTED = {"data.num_examples", "steps", "optim.warmup_steps"}  # what another number of images changes
 
 
 def keep_products(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -55,7 +56,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
         free |= {"data.source"}
     differing = [line for line in differing_keys(saved, new) if line.partition(":")[0] not in free]
     names = {line.partition(":")[0] for line in differing}
-    if None not in fingerprints and fingerprints[0] != fingerprints[1] and names <= {"data.num_examples"}:
+    # The number of images sets lengths that are given in epochs.
+    if None not in fingerprints and fingerprints[0] != fingerprints[1] and names <= COUNTED:
         raise InputError(
             f"{config.data.source}: its images are no longer those that the run in {workdir} started with (names, "
             "sizes or content differ); restore them to resume, or choose another --workdir"

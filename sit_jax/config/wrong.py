@@ -28,7 +28,8 @@ def explain(argv: list[str], config: ml_collections.ConfigDict | None = None) ->
     """
     name = next((value or "" for key, value in options(argv) if not key), None)
     if config is not None and name is not None:
-        return f"--config={name}: the work directory holds the configuration; --config.KEY=VALUE changes a key"
+        rest = "leave --config out, or change a key with --config.KEY=VALUE"
+        return f"--config={name}: this command reads the configuration of --workdir; {rest}"
     if config is None:
         path, _, arguments = (name or "").partition(":")
         keys = [key for key, _ in options(argv)]

@@ -10,6 +10,14 @@ from sit_jax.data.load import Images
 from sit_jax.data.order import epoch_order
 
 
+def check_size(batch_size: int, total: int) -> None:
+    """Raises InputError if `batch_size` is below 1 or above the number of images, `total`."""
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be 1 or more")
+    if batch_size > total:
+        raise InputError(f"batch_size={batch_size} is more than the {total} images; set it to {total} or less")
+
+
 class Batches:
     """The batches of an endless training; each batch is a pure function of (seed, step).
 
@@ -27,12 +35,7 @@ class Batches:
         local: np.ndarray | None = None,
         labels: np.ndarray | None = None,
     ):
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be 1 or more")
-        if batch_size > len(images):
-            raise InputError(
-                f"batch_size={batch_size} is more than the {len(images)} images; set it to {len(images)} or less"
-            )
+        check_size(batch_size, len(images))
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.local = np.arange(batch_size) if local is None else local
         # A batch spans at most two epochs, and batches are read ahead: three orders are in use at a time.

@@ -17,6 +17,7 @@ from sit_jax.parallel.mesh import batch_sharding, local_rows, replicated, state_
 from sit_jax.probes.features import Encode, extract, make_encode
 from sit_jax.probes.linear import Standardiser, cross_entropy
 from sit_jax.train.announce import write_config
+from sit_jax.train.lock import locked
 from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.run import Run, Trainable
 from sit_jax.train.state import TrainState
@@ -57,7 +58,7 @@ def train_classifier(
 
     `config` comes from `classifier_config`. Returns (test logits [n, C], chosen hyper-parameters); None if a signal
     stopped it, and the same call resumes. If there are several heads, the head with the lowest cross-entropy on the
-    held-out share of `train` is used.
+    held-out share of `train` is used. Raises InputError if another command trains in `workdir`.
     """
     assert train.labels is not None
     kept, held = hold_out(train.labels, config.held_out, config.seed)
@@ -65,13 +66,14 @@ def train_classifier(
     # If there are fewer images than the smallest batch, they are repeated.
     fitted = fitted.take(np.resize(np.arange(len(fitted)), max(len(fitted), batch_quantum(mesh))))
     config = resolve(config, len(fitted), mesh)
-    write_config(workdir, config)
     local = local_rows(mesh, config.batch_size)
     batches = Batches(fitted, config.batch_size, config.seed, local, labels=fitted.labels)
     classifier = Classifier(config, num_classes)
     predict = jax.jit(classifier.predict, out_shardings=replicated(mesh))
-    with jax.set_mesh(mesh):
-        run = Run(config, workdir, mesh, batches, make_trainable(classifier, predict, encoder, fitted, watched, mesh))
+    with locked(workdir) as lock, jax.set_mesh(mesh):
+        write_config(workdir, config)
+        trainable = make_trainable(classifier, predict, encoder, fitted, watched, mesh)
+        run = Run(config, workdir, mesh, batches, trainable, lock)
         say(f"{len(fitted)} labelled images, {config.steps} steps of {config.batch_size}; work directory {workdir}")
         if not run.train():
             return None
@@ -140,7 +142,11 @@ def make_trainable(
     def init() -> TrainState:
         return jax.jit(classifier.make_state, out_shardings=shardings)(encoder, statistics)
 
-    return Trainable(abstract, init, train_step, watch if len(watched) else None, ())
+    # Another batch size is another evaluation, which begins again.
+    section = "linear" if classifier.config.frozen else "finetune"
+    remedy = f"run the same command with a smaller --config.{section}.batch_size than {classifier.config.batch_size}"
+    evaluation = watch if len(watched) else None
+    return Trainable(abstract, init, train_step, evaluation, (), remedy, is_last=False)
 
 
 def held_out_scores(

@@ -16,6 +16,7 @@ from sit_jax.config.checks import possible_microbatches
 from sit_jax.data import Records
 from sit_jax.parallel.hosts import least
 from sit_jax.parallel.mesh import chip_bytes
+from sit_jax.train.pace import Stopwatch
 from sit_jax.train.state import abstract_state, make_training
 from sit_jax.train.step import abstract_batch, compile_steps
 
@@ -25,11 +26,12 @@ SMALLER = "a smaller --config.batch_size, or a smaller model or image (--config=
 
 
 class Compiled(NamedTuple):
-    """A compiled training step of a configuration, and the bytes that it needs on one device."""
+    """A compiled training step of a configuration, the bytes that it needs on one device, and how long it took."""
 
     config: ml_collections.ConfigDict
     step: Callable  # if the compiler itself ran out of memory, the step not compiled
     needed: float
+    seconds: float
 
 
 def check_images(splits: Sequence[Records], config: ml_collections.ConfigDict, fit: bool) -> None:
@@ -59,7 +61,8 @@ def compile_fitting(config: ml_collections.ConfigDict, mesh: Mesh, fit: bool) ->
     compiled = compile_step(config, mesh)
     if compiled.needed <= capacity:
         resident = resident_bytes() + GROWTH if jax.default_backend() == "cpu" else 0
-        say(f"memory: about {gib(compiled.needed + resident)} GiB of {gib(capacity + resident)}")
+        needed, free = gib(compiled.needed + resident), gib(capacity + resident)
+        say(f"memory: the run needs about {needed} GiB, and {free} GiB are free")
         return compiled
     what = f"the step does not fit into memory: {gib(compiled.needed)} GiB of {gib(capacity)}"
     say(f"{what}; looking for what fits")
@@ -86,7 +89,7 @@ def device_bytes() -> float:
 
 def compile_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Compiled:
     """Compiles the training step of a resolved configuration and measures its memory."""
-    training = make_training(config)
+    watch, training = Stopwatch(), make_training(config)
     abstract = abstract_state(config, training, mesh)
     step: Any = compile_steps(training, config, abstract, mesh)[0]
     try:
@@ -94,8 +97,8 @@ def compile_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Compiled:
     except RuntimeError as error:
         if not is_shortage(error):
             raise
-        return Compiled(config, step, out_of_memory(str(error)).get("needed", math.inf))
-    return Compiled(config, compiled, program_bytes(compiled))
+        return Compiled(config, step, out_of_memory(str(error)).get("needed", math.inf), watch.seconds())
+    return Compiled(config, compiled, program_bytes(compiled), watch.seconds())
 
 
 def program_bytes(compiled: Any) -> int:
@@ -130,6 +133,9 @@ def find_smaller(compiled: Compiled, mesh: Mesh, capacity: float) -> Compiled | 
 
 
 def next_remedy(config: ml_collections.ConfigDict, devices: int) -> str:
-    """Returns what to try after memory ran out in mid-training."""
+    """Returns what to do after memory ran out in mid-training: what a resumed run may change comes first."""
+    resume, anew = "to resume, run the same command with --config.", f"start in another --workdir with {SMALLER}"
     more = [n for n in possible_microbatches(config.batch_size, devices) if n >= 2 * config.microbatches]
-    return f"--config.microbatches={more[0]}" if more else f"--config.model.remat, or {SMALLER}"
+    if more:
+        return f"{resume}microbatches={more[0]}"
+    return anew if config.model.remat else f"{resume}model.remat; if it runs out again, {anew}"

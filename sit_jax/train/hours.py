@@ -61,8 +61,9 @@ def choose_steps(
 ) -> int:
     """Returns the number of steps with which a run that starts now ends `hours` after the start of its process.
 
-    `config` is resolved, with another number of steps. `compile_seconds` are those of the training step, which is
-    compiled anew for the number found. All hosts return the same number. Raises InputError if not a single step fits.
+    `config` is resolved, with another number of steps. `compile_seconds` are those of one compilation of the training
+    step, which is compiled anew for the number found. All hosts return the same number. Raises InputError if not a
+    single step fits.
     """
     pace, state = Pace(config), trainable.init()
     pace.saving = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / SAVED_BYTES_PER_SECOND

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import psutil
@@ -20,14 +21,30 @@ from sit_jax.parallel.hosts import all_agree
 
 NAME = "lock.json"
 BEAT_SECONDS = 10.0
-# A lock of another host without a heartbeat for this long is left over. File systems show times of other hosts late.
+# A lock of another host without a heartbeat for this long is left over. File systems show times of other hosts late,
+# and clocks differ: only a change of the time counts, never the time itself.
 SILENCE_SECONDS = 45.0
-OLD_SECONDS = 600.0  # a heartbeat older than this needs no waiting
+
+
+class Found(NamedTuple):
+    """A lock file as it was read."""
+
+    text: str
+    beat: float  # the time of the last heartbeat, by the clock of the file server
+
+    @property
+    def owner(self) -> dict:
+        """What identifies the process of the lock; empty if the file is damaged."""
+        try:
+            owner = json.loads(self.text)
+        except ValueError:  # a kill or a full disk cut it short, or it is being written
+            return {}
+        return owner if isinstance(owner, dict) else {}
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a work directory, which it creates; only the first host of a run locks.
+def locked(workdir: pathlib.Path) -> Iterator["Lock"]:
+    """Holds the lock of a work directory, which it creates, and gives it; only the first host of a run locks.
 
     A lock is left over if its process has ended on this machine, or if its heartbeat stands still. At the end, folders
     that it created and that are still empty are removed. Raises InputError, on all hosts, if another run is going on
@@ -42,7 +59,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     if not all_agree(failure is None):
         raise failure or InputError(f"{workdir}: the first host cannot lock it; its message says why")
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -55,7 +72,7 @@ class Lock:
         self.owner = {**here(), "token": uuid.uuid4().hex}
         self.created: list[pathlib.Path] = []  # folders, the innermost first
         self.ended = threading.Event()
-        self.held = False
+        self.held = self.lost = False
 
     def take(self) -> None:
         """Writes the lock, unless another run holds it, and starts its heartbeat."""
@@ -81,60 +98,71 @@ class Lock:
         except FileExistsError:
             return False
 
+    def check(self) -> None:
+        """Raises InputError if another run has taken the lock since, so that this run writes nothing more."""
+        if self.lost:
+            raise InputError(
+                f"{self.path.parent}: another run has taken the lock, because this one showed no sign of life; this "
+                "run ends, and leaves the work directory to it"
+            )
+
     def _wait_or_refuse(self) -> None:
         """Returns when the lock found is removed or left over; raises InputError if its run is going on."""
-        owner, beat = self._read()
-        if owner is None or self._is_left_over(owner, beat):
-            self._discard(owner)
+        found = self._read()
+        if found is None:  # removed since, and perhaps locked by a third run
             return
-        where = f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
-        message = f"{self.path.parent}: another run is going on there ({where}); wait for its end, or choose "
-        message += "another --workdir"
+        owner = found.owner
+        if same_machine(owner) and not is_running(owner):
+            self._discard(found)
+            return
+        where = f"process {owner.get('pid')} on {owner.get('host')}"
+        message = f"{self.path.parent}: another run is going on there ({where}, since {owner.get('since')}); wait for "
+        message += "its end, or choose another --workdir"
         if same_machine(owner):
             raise InputError(message)
-        say(f"{self.path.parent} has the lock of {where}; waiting up to {SILENCE_SECONDS:.0f} s for a sign of life")
+        say(
+            f"{where} locked {self.path.parent} at {owner.get('since')}; waiting up to {SILENCE_SECONDS:.0f} s to see "
+            "whether it still runs"
+        )
         end = time.monotonic() + SILENCE_SECONDS
         while time.monotonic() < end:
             time.sleep(min(1.0, SILENCE_SECONDS))
-            found, now = self._read()
-            if found is None:
+            now = self._read()
+            if now is None:
                 return
-            if now != beat or found != owner:
+            if now != found:
                 raise InputError(message)
-        self._discard(owner)
+        self._discard(found)
 
-    def _discard(self, owner: dict | None) -> None:
-        """Removes the lock of `owner`; a lock that another run has written meanwhile stays."""
+    def _discard(self, found: Found) -> None:
+        """Removes the lock found; a lock that another run has written meanwhile stays."""
         aside = self.path.with_name(f"{NAME}.{self.owner['token']}")
         with contextlib.suppress(FileNotFoundError):  # another run was faster
             self.path.rename(aside)
-            if aside.read_text() != json.dumps(owner) and owner:
+            if aside.read_text(errors="replace") != found.text:
                 with contextlib.suppress(FileExistsError):
                     os.link(aside, self.path)
             aside.unlink()
 
-    def _read(self) -> tuple[dict | None, float]:
-        """Returns (the owner, the time of the last heartbeat), or (None, 0); a damaged lock has an empty owner."""
+    def _read(self) -> Found | None:
+        """Returns the lock file; None if there is none."""
         try:
-            with self.path.open() as file:  # a network file system looks anew at a file that is opened
-                beat, text = os.fstat(file.fileno()).st_mtime, file.read()
+            with self.path.open(errors="replace") as file:  # a network file system looks anew at a file it opens
+                return Found(file.read(), os.fstat(file.fileno()).st_mtime)
         except FileNotFoundError:
-            return None, 0.0
-        try:
-            owner = json.loads(text)
-        except ValueError:  # a kill or a full disk cut it short, or it is being written
-            owner = {}
-        return (owner if isinstance(owner, dict) else {}), beat
-
-    def _is_left_over(self, owner: dict, beat: float) -> bool:
-        if same_machine(owner):
-            return not is_running(owner)
-        return time.time() - beat > OLD_SECONDS
+            return None
 
     def _beat(self) -> None:
-        while not self.ended.wait(BEAT_SECONDS):
+        """Renews the time of the lock, until the run ends or another run has the lock."""
+        while not (self.ended.wait(BEAT_SECONDS) or self.lost):
             with contextlib.suppress(OSError):  # a failing disk must not end the training
-                os.utime(self.path)
+                found = self._read()
+                self.lost = found is not None and not self._is_mine(found)
+                if found is not None and not self.lost:
+                    os.utime(self.path)
+
+    def _is_mine(self, found: Found) -> bool:
+        return found.owner.get("token") == self.owner["token"]
 
     def release(self) -> None:
         """Removes the lock if it is this run's, and folders that were created for it and are empty."""
@@ -144,7 +172,7 @@ class Lock:
         self.held = False
         CLEANUPS.remove(self.release)
         with contextlib.suppress(OSError):
-            if (self._read()[0] or {}).get("token") == self.owner["token"]:
+            if (found := self._read()) is not None and self._is_mine(found):
                 self.path.unlink(missing_ok=True)
         self._remove_folders()
 

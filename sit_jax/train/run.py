@@ -10,19 +10,22 @@ import ml_collections
 import numpy as np
 
 from sit_jax.common.console import live, say
-from sit_jax.common.errors import InputError, NonFiniteError, ShortageError
+from sit_jax.common.errors import InputError, NonFiniteError, ShortageError, StoreError
 from sit_jax.common.memory import is_shortage
 from sit_jax.data import Batches
 from sit_jax.parallel.hosts import several
 from sit_jax.parallel.mesh import put_batch
 from sit_jax.parallel.stop import StopRequested, StopSignal
 from sit_jax.train.checkpoint import Checkpoints
-from sit_jax.train.fit import next_remedy
+from sit_jax.train.lock import Lock
 from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_finite, progress_line
 from sit_jax.train.pace import Pace, Stopwatch, estimate_line, seconds_of_process
 from sit_jax.train.state import TrainState
 
 IN_FLIGHT = 2  # maximum steps that the host runs ahead of the device
+HOST_REMEDY = (  # if Python itself finds no memory, which no option of the step changes
+    "close other programs, or stream the images with --config.data.memory_limit=0, and run the same command to resume"
+)
 
 
 class Trainable(NamedTuple):
@@ -33,6 +36,8 @@ class Trainable(NamedTuple):
     train_step: Callable[[TrainState, dict], tuple[TrainState, dict]]  # (state, batch) -> (state, metrics)
     evaluation: Callable[[TrainState, int, MetricsWriter], dict[str, float]] | None  # its `eval/` metrics
     losses: tuple[str, ...]  # the metrics shown next to `loss`
+    remedy: str  # what to do after the memory of the device ran out
+    is_last: bool  # whether the command ends with this run, so that its end can be foretold
 
 
 class Run:
@@ -45,8 +50,10 @@ class Run:
         mesh: jax.sharding.Mesh,
         batches: Batches,
         trainable: Trainable,
+        lock: Lock,
     ):
         self.config, self.batches, self.trainable, self.mesh = config, batches, trainable, mesh
+        self.lock = lock
         self.checkpoints = Checkpoints(workdir, config.keep_latest, config.keep_best)
         restored = self.checkpoints.restore_latest(trainable.abstract)
         self.state, self.start = restored or (trainable.init(), 0)
@@ -82,6 +89,7 @@ class Run:
         """Runs the steps; the order matters: a checkpoint contains nothing of the batch after it."""
         config = self.config
         for step in range(self.start, config.steps + 1):
+            self.lock.check()
             last = step == config.steps
             stopping = stop.requested(step) and not last
             metrics = None
@@ -97,7 +105,7 @@ class Run:
                 if step > self.start and step != self.checkpoints.requested:
                     self.save(step, None)
                 return False
-            except InputError:  # an unreadable image; other hosts do not know of it
+            except (InputError, StoreError):  # an image cannot be read; other hosts do not know of it
                 if not several() and step > self.start and step != self.checkpoints.requested:
                     self.save(step, None)
                 raise
@@ -128,7 +136,7 @@ class Run:
             self.clock.steps += 1
         if len(self.pending) > IN_FLIGHT:
             jax.block_until_ready(self.pending[-IN_FLIGHT])
-        if self.pace.count(metrics):
+        if self.pace.count(metrics) and self.trainable.is_last:
             left = self.pace.left(self.start + self.pace.taken)
             say(estimate_line(seconds_of_process(), left, self.start))
 
@@ -195,5 +203,5 @@ class Run:
         steps = self.checkpoints.steps()
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no checkpoint yet"
         reason = " ".join(str(error).split())[:120]
-        remedy = next_remedy(self.config, self.mesh.size)
-        return f"memory ran out ({reason}); {kept}; to resume, run the same command with {remedy}"
+        remedy = HOST_REMEDY if isinstance(error, MemoryError) else self.trainable.remedy
+        return f"memory ran out ({reason or 'Python found none'}); {kept}; {remedy}"

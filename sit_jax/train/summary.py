@@ -1,11 +1,13 @@
 """What a finished run says at its end: what was learned, where the pictures are, what to do next."""
 
-import json
 import pathlib
+import shlex
 
 import ml_collections
 
 from sit_jax.common.console import format_seconds
+from sit_jax.data.remote import is_remote
+from sit_jax.data.sources import parse_source
 from sit_jax.train.metrics import parse_line
 from sit_jax.train.pace import seconds_of_process
 
@@ -51,16 +53,21 @@ def learned(first: dict, last: dict) -> str:
 def next_commands(config: ml_collections.ConfigDict, workdir: pathlib.Path, rows: list[dict]) -> list[str]:
     """Returns how to evaluate the run, to write features, and to draw reconstructions."""
     protocol = "knn" if rows and "eval/knn_top1" in rows[-1] else "unlabelled"
-    scheme, _, path = config.data.source.partition(":")
-    images = path if scheme == "folder" else "FOLDER"
+    images, out = folder_of(config.data.source), workdir / "features.npz"
     return [
         f"evaluate --workdir={quoted(workdir)} --protocol={protocol}",
-        f"embed --workdir={quoted(workdir)} --images={quoted(images)} --out={quoted(workdir / 'features.npz')}",
+        f"embed --workdir={quoted(workdir)} --images={quoted(images)} --out={quoted(out)}",
         f"reconstruct --workdir={quoted(workdir)} --train=8 --out={quoted(workdir / 'rebuilt.png')}",
     ]
 
 
-def quoted(path: object) -> str:
-    """Returns a path as a shell reads it."""
-    text = str(path)
-    return text if all(letter.isalnum() or letter in "/._-~" for letter in text) else json.dumps(text)
+def folder_of(source: str) -> str:
+    """Returns the path of a source that is one folder of this machine; otherwise the word FOLDER, to be filled in."""
+    scheme, _, path = parse_source(source)
+    is_here = pathlib.Path(path).expanduser().is_dir() and not is_remote(path)
+    return path if scheme == "folder" and is_here else "FOLDER"
+
+
+def quoted(path: str | pathlib.Path) -> str:
+    """Returns a path as one word of a shell."""
+    return shlex.quote(str(path))

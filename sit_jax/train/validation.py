@@ -43,18 +43,21 @@ class EvalData(NamedTuple):
     voters: Voters | None  # None if k-NN is off or there are no labels
 
 
-def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
-    """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
-
-    `images` are the images of `source.pretrain`. If there is no test split, `data.split.stand_in` splits the training
-    images, and the kept images vote in k-NN; the training uses both parts, without labels. Raises InputError if
-    `eval.knn` is "on" and there are no labels.
-    """
+def check_labels(source: Source, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if `eval.knn` is "on" and there are no labels; it decodes nothing."""
     splits = [split for split in (source.train, source.test) if split is not None]
     if config.eval.knn == "on" and any(split.label is None for split in splits):
         raise InputError(
             f"eval.knn=on needs labels, and {source.name} has none; leave it at auto, or give class folders"
         )
+
+
+def load_eval_data(source: Source, images: Images, config: ml_collections.ConfigDict) -> EvalData:
+    """Draws the images of the evaluation, a function of the seed: test images and labelled training images.
+
+    `images` are the images of `source.pretrain`. If there is no test split, `data.split.stand_in` splits the training
+    images, and the kept images vote in k-NN; the training uses both parts, without labels.
+    """
     train = images if source.train is source.pretrain else load_images(source.train, **image_options(config))
     labels = None if config.eval.knn == "off" else train.labels
     if source.test is None:
