@@ -108,9 +108,9 @@ def test_the_smallest_power_of_two_that_fits(compiler, monkeypatch, capsys, capa
     config, mesh = make_config(), make_mesh(devices=jax.devices()[:1])
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
-            fit.compile_fitting(config, mesh, True)
+            fit.compile_fitting(config, mesh, True, 0)
     else:
-        found = fit.compile_fitting(config, mesh, True)
+        found = fit.compile_fitting(config, mesh, True, 0)
         assert found.config.microbatches == expected
         assert found.seconds == 100 + len(compiled)  # of the last compilation alone
         assert config.microbatches == 1
@@ -120,9 +120,18 @@ def test_the_smallest_power_of_two_that_fits(compiler, monkeypatch, capsys, capa
 def test_what_does_not_fit_is_said_in_one_line_with_the_remedy(compiler, monkeypatch):
     monkeypatch.setattr(fit, "device_bytes", lambda: 23.5 * GIB)
     with pytest.raises(InputError) as error:
-        fit.compile_fitting(make_config(), make_mesh(devices=jax.devices()[:1]), False)
+        fit.compile_fitting(make_config(), make_mesh(devices=jax.devices()[:1]), False, 0)
     expected = "the step does not fit into memory: 42.0 GiB of 23.5; try --config.microbatches=2 (22.0 GiB), or --fit, "
     assert str(error.value) == expected + "which sets it"
+
+
+def test_images_still_to_be_decoded_are_no_room_for_the_step(compiler, monkeypatch):
+    """With 22.5 GiB left for each device two parts fit, with 21.5 GiB they do not."""
+    devices = jax.local_device_count()
+    monkeypatch.setattr(fit, "device_bytes", lambda: 23.5 * GIB)
+    config, mesh = make_config(), make_mesh(devices=jax.devices()[:1])
+    assert fit.compile_fitting(config, mesh, True, int(1 * devices * GIB)).config.microbatches == 2
+    assert fit.compile_fitting(config, mesh, True, int(2 * devices * GIB)).config.microbatches == 4
 
 
 RESUME, ANEW = "to resume, run the same command with --config.", "start in another --workdir with a smaller --config.b"

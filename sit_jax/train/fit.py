@@ -34,33 +34,37 @@ class Compiled(NamedTuple):
     seconds: float
 
 
-def check_images(splits: Sequence[Records], config: ml_collections.ConfigDict, fit: bool) -> None:
-    """Raises InputError if splits that are decoded into memory exceed the free host memory; `fit` streams them instead.
+def check_images(splits: Sequence[Records], config: ml_collections.ConfigDict, fit: bool) -> int:
+    """Returns the bytes of host memory that the splits take once they are decoded; streamed ones take none.
 
-    Call it before decoding. With `fit`, it lowers `config.data.memory_limit`.
+    Call it before decoding. Raises InputError if they exceed the free host memory; `fit` streams them instead, and
+    lowers `config.data.memory_limit`.
     """
     side, limit = config.data.image_size or config.model.image_size, config.data.memory_limit * 1e9
     sizes = [len(records) * layout_of(config.data).size(side) for records in splits]
     needed, free = sum(size for size in sizes if size <= limit), available_bytes()
     if needed <= HOST_SHARE * free:
-        return
+        return needed
     what = f"the decoded images do not fit into host memory: {gib(needed)} GiB of {gib(free)}"
     if not fit:
         raise InputError(f"{what}; try --config.data.memory_limit=0, which streams them from disk, or --fit")
     config.data.memory_limit = 0.0
     say(f"{what}: streaming them from disk (data.memory_limit=0)")
+    return 0
 
 
-def compile_fitting(config: ml_collections.ConfigDict, mesh: Mesh, fit: bool) -> Compiled:
+def compile_fitting(config: ml_collections.ConfigDict, mesh: Mesh, fit: bool, decoded: int) -> Compiled:
     """Compiles the training step of a resolved configuration; call it under `jax.set_mesh(mesh)`, before the state is.
 
-    If the step does not fit, `fit` takes the smallest power of two more microbatches that do. Raises InputError if
-    nothing fits, or, without `fit`, with the number of microbatches to try.
+    `decoded` are the bytes of host memory that images still to be decoded take; on a CPU the step does not get them. If
+    the step does not fit, `fit` takes the smallest power of two more microbatches that do. Raises InputError if nothing
+    fits, or, without `fit`, with the number of microbatches to try.
     """
-    capacity = device_bytes()
+    on_cpu = jax.default_backend() == "cpu"
+    capacity = device_bytes() - (decoded / jax.local_device_count() if on_cpu else 0)
     compiled = compile_step(config, mesh)
     if compiled.needed <= capacity:
-        resident = resident_bytes() + GROWTH if jax.default_backend() == "cpu" else 0
+        resident = resident_bytes() + GROWTH + decoded if on_cpu else 0
         needed, free = gib(compiled.needed + resident), gib(capacity + resident)
         say(f"memory: the run needs about {needed} GiB, and {free} GiB are free")
         return compiled

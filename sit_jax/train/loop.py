@@ -63,7 +63,7 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
     say_all(source.notes)
     check_labels(source, config)
     config = choose_bits(config, source.pretrain, workdir)
-    check_images([source.pretrain, *filter(None, [source.test])], config, options.fit)
+    decoded = check_images([source.pretrain, *filter(None, [source.test])], config, options.fit)
     # Decoding takes longest: it comes after all checks, unless the number of images depends on it.
     images = load_images(source.pretrain, **image_options(config)) if config.data.skip_unreadable else None
     config, hours = _settle(config, workdir, source, len(source.pretrain if images is None else images), options.hours)
@@ -72,7 +72,9 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
         compiled = None
         if newest_step(workdir) < config.steps:  # otherwise nothing is left to do, and to compile
             say("compiling the first step; this can take a minute")
-            compiled = compile_fitting(config if hours is None else for_measuring(config), mesh, options.fit)
+            decoded = decoded if images is None else 0  # they are in memory already
+            measured = config if hours is None else for_measuring(config)
+            compiled = compile_fitting(measured, mesh, options.fit, decoded)
             config = with_steps(compiled.config, config.steps)
         images = load_images(source.pretrain, **image_options(config)) if images is None else images
         batches = Batches(images, config.batch_size, config.seed, local_rows(mesh, config.batch_size))
