@@ -176,6 +176,9 @@ def build(out):
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+SHORT = "--workdir=runs/mine --config.steps=20"
+
+
 @pytest.mark.slow
 def test_a_wheel_builds_to_the_same_bytes_and_trains_in_an_empty_environment(tmp_path):
     built = build(tmp_path / "first")
@@ -192,10 +195,18 @@ def test_a_wheel_builds_to_the_same_bytes_and_trains_in_an_empty_environment(tmp
     assert (site / "sit_jax" / "py.typed").is_file()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (32, 40, 40, 3), np.uint8)):
         Image.fromarray(pixels).save(away / "photos" / f"{i}.png")
-    call(bin_ / "sit-jax", *shlex.split("pretrain photos --config=folder:runlocal --workdir=runs/mine"), cwd=away)
+    call(bin_ / "sit-jax", *shlex.split(f"pretrain photos --config=folder:runlocal {SHORT}"), cwd=away)
     call(bin_ / "sit-jax", *shlex.split("embed --workdir=runs/mine --images=photos --out=f.npz"), cwd=away)
     features = np.load(away / "f.npz")["features"]
     assert len(features) == 32 and np.isfinite(features).all()
+    lines = (
+        "import numpy, sit_jax; encoder = sit_jax.load('runs/mine'); features = encoder('photos'); "
+        "assert isinstance(encoder, sit_jax.Encoder); "
+        "numpy.testing.assert_array_equal(features, numpy.load('f.npz')['features']); "
+        "numpy.testing.assert_array_equal(sit_jax.SiTFeatures('runs/mine').transform('photos'), features); "
+        "print(sit_jax.pretrain('photos', 'runs/mine', 'folder:runlocal', steps=20).config['steps'])"
+    )
+    assert call(bin_ / "python", "-c", lines, cwd=away).endswith("20\n")
     # An editable installation finds the same files in the clone.
     call(bin_ / "pip", "install", "--quiet", "--no-deps", "--editable", ROOT, cwd=away)
     lines = "import sit_jax.config.named as named; print(named.FOLDER)"

@@ -38,6 +38,8 @@ ROWS = [
     ("evaluate --workdir=ROOT/file --protocol=knn", "ROOT/file: no run is there"),
     ("evaluate --workdir=ROOT/list --protocol=knn", "ROOT/list/config.json: is damaged (it is no configuration)"),
     ("evaluate --workdir=ROOT/text --protocol=knn", "ROOT/text/config.json: is damaged (Expecting value"),
+    ("embed --workdir=s3://bucket/run --images=x --out=f.npz", "--workdir=s3://bucket/run: only images are read from"),
+    ("plan --config=digits --topology=cpu:1 --out=gs://b/p.json", "--out=gs://b/p.json: only images are read from"),
     ("evaluate --workdir= --protocol=knn", "--workdir has an empty value"),
     ("embed --workdir=ROOT/file --images=ROOT/pictures --out=ROOT/new.npz", "no run is there"),
     ("reconstruct --workdir=ROOT/list --test=2 --out=ROOT/new.png", "is damaged"),

@@ -59,6 +59,7 @@ def parse(
     for stray in rest[bool(positional) :]:
         raise InputError(f"{stray!r} is not understood; options are written --name=value")
     check_required(values, required)
+    check_local(values)
     return rest
 
 
@@ -70,6 +71,15 @@ def check_required(values: flags.FlagValues, required: tuple[str, ...]) -> None:
     for name in values:
         if "." not in name and values[name].present and "" in (values[name].value, *as_items(values[name].value)):
             raise InputError(f"--{name} has an empty value; give one, or leave the option out")
+
+
+def check_local(values: flags.FlagValues) -> None:
+    """Raises InputError if a work directory or an output lies in a remote store, where only images are read."""
+    for name in ("workdir", "out"):
+        if name in values and "://" in str(values[name].value or ""):
+            raise InputError(
+                f"--{name}={values[name].value}: only images are read from remote stores; give a folder of this machine"
+            )
 
 
 def as_items(value: Any) -> list:
