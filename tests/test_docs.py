@@ -17,8 +17,11 @@ from sit_jax.config.resolve import resolve
 from sit_jax.config.rules import lookup
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "README.md"]
-TRAINING = ("README.md", *(f"docs/{name}.md" for name in ("channels", "data", "install", "paper", "views", "weights")))
-EVALUATION = ("README.md", "docs/install.md", "docs/evaluation.md", "docs/weights.md")
+TRAINING = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("channels", "data", "install", "usage", "paper", "views", "weights")),
+)
+EVALUATION = ("README.md", "docs/usage.md", "docs/install.md", "docs/evaluation.md", "docs/weights.md")
 
 
 def text_of(*pages):
