@@ -9,8 +9,12 @@
 Runs the export on 16 images, compares it with the model, and writes a model card (README.md) beside it.
 """
 
+import contextlib
 import pathlib
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -44,21 +48,41 @@ def command(argv: list[str]) -> bool:
     values = define_flags(argv)
     commands.parse(values, argv, ("format", "out"), __doc__ or "")
     workdir, row, out = place(values.workdir, values.encoder), FORMATS[values.format], pathlib.Path(values.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out={out} is a file; give the name of a folder")
-    check_writable(out / "README.md", f"--out={out}: cannot be written ({{}}); choose another folder")
+    check_new(out)
     # Exact values: the device may compute the training in a shorter type.
     overrides = {"dtype": "float32"} | cli.overrides(values)
     heads = values.format == "safetensors" and has_heads(workdir, values.step, values.weights)
     restored = restore(workdir, values.step, values.weights, overrides, heads)
     weights = collect(restored, pathlib.Path(values.classifier) if values.classifier else None)
     check_fits(weights, row, values.format)
-    row.write(weights, out)
-    verified = check(weights, row, out)
     loading = loading_lines(weights, row, out)
-    (out / "README.md").write_text(card(weights, restored, workdir, loading, verified))
+    with new_folder(out) as temporary:
+        row.write(weights, temporary)
+        verified = check(weights, row, temporary)
+        (temporary / "README.md").write_text(card(weights, row, restored, workdir, loading, verified))
     say(f"{verified}\n\nto load it:\n{loading}\n\n{out}: {size(out)}, of step {restored.step}")
     return True
+
+
+def check_new(out: pathlib.Path) -> None:
+    """Raises InputError unless `out` is new or an empty folder, and can be written."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out={out} is a file; give the name of a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out={out} holds files already; give the name of a new folder")
+    check_writable(out.absolute().parent / f".{out.name}.try", f"--out={out}: cannot be written ({{}}); choose another")
+
+
+@contextlib.contextmanager
+def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder that becomes `out` at the end; after an error, it is removed."""
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_fits(weights: Weights, row: Format, name: str) -> None:

@@ -1,5 +1,6 @@
 """The door for Python: training from a call, an encoder that takes images in any form, scikit-learn."""
 
+import json
 import pickle
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import sit_jax
 from sit_jax import embed
 from sit_jax.api.encoder import unit_rows
 from sit_jax.data.given import open_given
+from sit_jax.eval import adopted
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"steps": 3, "batch_size": 4, "eval_every": 3, "checkpoint_every": 3, "log_every": 1}
@@ -134,10 +136,11 @@ WRONG = {
     "five channels": (np.zeros((1, 8, 8, 5), np.uint8), "has 5 channels, and the encoder reads 3"),
     "no image": ([], "there is no image"),
     "no pixel": ([np.zeros((0, 4, 3), np.uint8)], "has the shape"),
+    "a folder in a list": (["tests"], "is no file; a folder or a pattern is given alone"),
     "a number": (7, "is not understood"),
     "objects": (np.array([None]), "is not understood"),
     "a missing path": ("nowhere/*.jpg", "there is no such folder or file"),
-    "one missing path": (["nowhere.jpg"], "there is no such folder or file"),
+    "one missing path": (["nowhere.jpg"], "nowhere.jpg is no file"),
     "text in a list": ([["a"]], "has the shape"),
 }
 
@@ -156,8 +159,7 @@ def test_wrong_arguments_are_one_line(encoder, folder, tmp_path):
     with pytest.raises(sit_jax.InputError, match="there is no such work directory"):
         sit_jax.load(tmp_path / "nowhere")
     with pytest.raises(sit_jax.InputError, match="weights='all'"):
-        encoder_of = sit_jax.load(tmp_path, weights="all")
-        assert not encoder_of
+        sit_jax.load(tmp_path, weights="all")
     with pytest.raises(sit_jax.InputError, match="holds no weights"):
         sit_jax.load(folder)
     with pytest.raises(sit_jax.InputError, match=r"there is no such key \(did you mean optim.b1"):
@@ -165,6 +167,72 @@ def test_wrong_arguments_are_one_line(encoder, folder, tmp_path):
     with pytest.raises(sit_jax.InputError, match="the names are cifar10"):
         sit_jax.pretrain(folder, tmp_path / "run", config="nothing")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "L", "LA", "RGBA", "HSV", "CMYK", "1"])
+def test_images_of_pillow_give_the_features_of_their_files(encoder, tmp_path, mode):
+    """Also with a transparent colour, which formats keep in different ways."""
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 36, 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    end = {"HSV": None, "CMYK": "tif"}.get(mode, "png")
+    if end is None:
+        return np.testing.assert_array_equal(encoder([image]), encoder([image.convert("RGB")]))
+    transparent = {"P": 3, "RGB": tuple(map(int, pixels[0, 0])), "L": 7}.get(mode)
+    options = {} if transparent is None else {"transparency": transparent}
+    image.save(tmp_path / f"x.{end}", **options)
+    opened = Image.open(tmp_path / f"x.{end}")
+    return np.testing.assert_array_equal(encoder([opened]), encoder([tmp_path / f"x.{end}"]))
+
+
+def test_the_transformer_follows_its_parameters(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = write(tmp_path / "other", vit(seed=4), MU)
+    features = sit_jax.SiTFeatures(run.workdir)
+    first = features.transform(folder)
+    assert np.abs(features.set_params(where=other).transform(folder) - first).max() > 0.1
+
+
+def test_the_current_folder_may_change(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.workdir.parent)
+    encoder = sit_jax.load(run.workdir.name)
+    monkeypatch.chdir(tmp_path)
+    assert encoder.reconstruct(folder)["original"].shape == (6, 32, 32, 3)
+
+
+def test_another_program_may_copy_the_same_weights_first(tmp_path):
+    """The second copy goes, and nothing half-written is ever seen."""
+    for value in (1.0, 2.0):
+        adopted.save({"x": np.full(3, value, np.float32)}, {"value": value}, tmp_path / "encoders" / "one")
+    assert json.loads((tmp_path / "encoders" / "one" / "config.json").read_text()) == {"value": 1.0}
+    assert [path.name for path in (tmp_path / "encoders").iterdir()] == ["one"]
+
+
+# By name: the arguments of `pretrain` beside the work directory, and a part of the line.
+WRONG_TRAININGS = {
+    "a list": ({"data": [1, 2]}, "data of type list is no data set"),
+    "one image": ({"data": np.zeros((8, 8), np.uint8)}, "is no data set"),
+    "floats to 255": ({"data": np.full((4, 8, 8, 3), 200.0)}, "values from 200 to 200"),
+    "a section": ({"optim": {"b1": 0.9}}, "optim"),
+    "a value of another type": ({"seed": "one"}, "int"),
+    "a configuration without its function": ({"config": "tests/vit_numpy.py"}, "has no function get_config"),
+    "hours of 0": ({"hours": 0}, "must be above 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TRAININGS)
+def test_a_wrong_training_is_one_line_and_writes_nothing(folder, tmp_path, name):
+    arguments, expected = WRONG_TRAININGS[name]
+    arguments = {"data": folder, "config": "folder:runlocal"} | arguments
+    with pytest.raises(sit_jax.InputError, match=expected) as error:
+        sit_jax.pretrain(workdir=tmp_path / "run", **arguments)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overrides", [{"model.image_size": "96"}, {"data.nope": 1}])
+def test_wrong_overrides_are_one_line(run, overrides):
+    with pytest.raises(sit_jax.InputError) as error:
+        sit_jax.load(run.workdir, overrides=overrides)
+    assert "\n" not in str(error.value)
 
 
 def test_an_array_is_stored_and_another_array_is_refused(tmp_path):

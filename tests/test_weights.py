@@ -24,6 +24,7 @@ from configs import digits
 from sit_jax.common.errors import InputError
 from sit_jax.config.resolve import resolve
 from sit_jax.model.build import make_graphdefs
+from sit_jax.weights import torch_file as torch_reader
 from sit_jax.weights.authors import to_authors
 from sit_jax.weights.files import read_weights
 from sit_jax.weights.foreign import read_foreign
@@ -406,8 +407,32 @@ def sharded(path, places):
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
+def memo(path):
+    """A pickle that asks for a memo of 300 million places: gigabytes for a few bytes."""
+    pickled = b"\x80\x02}" + b"r" + struct.pack("<I", 300_000_000) + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+
+
+def packed(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+        archive.writestr("a/data/0", bytes(10**6))
+
+
+def endless(path):
+    """A dictionary that holds itself."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.")
+
+
 # By name of a file: what writes it, and a part of the line.
 DAMAGED = {
+    "memo.pth": (memo, "its memo has impossible numbers"),
+    "packed.pth": (packed, "is packed, and torch.save packs nothing"),
+    "endless.pth": (endless, "holds no arrays by name"),
+    "numbers.pth": (lambda path: torch_file(path, {0: np.ones(2, np.float32)}), "holds no arrays by name"),
+    "weights.npz": (lambda path: np.savez(path, x=np.ones(2)), "the endings that are read are .safetensors, .pth"),
     "missing.pth": (lambda path: None, "there is no such file or folder"),
     "empty.pth": (lambda path: path.write_bytes(b""), "is no file of weights"),
     "text.pth": (lambda path: path.write_bytes(b"hello"), "is no file of weights"),
@@ -427,7 +452,7 @@ DAMAGED = {
         ),
     ),
     "table": (lambda path: sharded(path, ["x"]), "has no table weight_map of names"),
-    "bomb.pth": (bomb, "reaches beyond its storage"),
+    "bomb.pth": (bomb, "have more numbers than its storages"),
 }
 
 
@@ -446,6 +471,7 @@ def without(arrays, *parts):
 
 # By name: the arrays, and a part of the line.
 REFUSED = {
+    "two encoders": (vit() | {f"backbone.{name}": array for name, array in vit().items()}, "holds two encoders"),
     "SiT of 2022": (vit() | {"cls_token1": np.zeros(1)}, "SiT of June 2022"),
     "registers": (vit() | {"register_tokens": np.zeros(1)}, "has register tokens"),
     "registers of timm": (vit() | {"reg_token": np.zeros(1)}, "has register tokens"),
@@ -480,3 +506,46 @@ def test_what_does_not_fit_is_refused_with_the_reason(name, tmp_path):
     with pytest.raises(InputError, match=expected) as error:
         read_foreign(write(tmp_path / "weights", arrays, MU))
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_a_pickle_changes_nothing_of_this_program(tmp_path):
+    """What a pickle gets for the functions of torch is made for one file."""
+    first, second = (torch_file(tmp_path / name, {"x": np.ones(2, np.float32)}) for name in ("a.pth", "b.pth"))
+    assert read_weights(first).arrays["x"].tolist() == read_weights(second).arrays["x"].tolist() == [1, 1]
+    with zipfile.ZipFile(tmp_path / "state.pth", "w") as archive:
+        set_doc = b"ctorch._utils\n_rebuild_tensor_v2\n}X\x07\x00\x00\x00__doc__X\x05\x00\x00\x00ownedsb."
+        archive.writestr("a/data.pkl", b"\x80\x02" + set_doc)
+    with pytest.raises(InputError):
+        read_weights(tmp_path / "state.pth")
+    assert "owned" not in str(torch_reader.Rebuild.__doc__) and "owned" not in str(torch_reader.rebuild_tensor.__doc__)
+
+
+def test_integers_are_refused(tmp_path):
+    write(tmp_path / "weights", vit(), MU)
+    arrays = vit() | {"norm.bias": np.zeros(WIDTH, np.int8)}
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        tmp_path / "weights" / "model.safetensors",
+    )
+    with pytest.raises(InputError, match="holds integers in norm.bias"):
+        read_foreign(tmp_path / "weights")
+
+
+def test_a_file_among_others_does_not_take_their_configuration(tmp_path):
+    write(tmp_path / "weights", vit(), {"num_attention_heads": 99, "image_mean": [0.1] * 3, "image_std": [0.1] * 3})
+    (tmp_path / "weights" / "model.safetensors").rename(tmp_path / "weights" / "dino.safetensors")
+    foreign = read_foreign(tmp_path / "weights" / "dino.safetensors")
+    assert foreign.size == "mu" and foreign.statistics == IMAGENET
+
+
+@pytest.mark.parametrize("about", [{}, {"model_args": {"num_heads": HEADS}}, MU])
+def test_the_number_of_heads_follows_from_the_size(tmp_path, about):
+    assert read_foreign(write(tmp_path / "weights", vit(), about)).size == "mu"
+    with pytest.raises(InputError, match="and 3 heads, unlike the sizes here"):
+        read_foreign(write(tmp_path / "other", vit(), {"num_attention_heads": 3}))
+
+
+@pytest.mark.parametrize("about", [{"image_mean": [np.nan] * 3, "image_std": [1] * 3}, {"do_rescale": False}])
+def test_impossible_statistics_are_refused(tmp_path, about):
+    with pytest.raises(InputError, match=r"not three numbers each|do_rescale is false"):
+        read_foreign(write(tmp_path / "weights", vit(), MU | about))

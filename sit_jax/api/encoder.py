@@ -41,7 +41,7 @@ def load(
     """
     if weights not in ("params", "ema"):
         raise InputError(f"weights={weights!r} must be 'params' or 'ema'")
-    workdir = workdir_of(pathlib.Path(where).expanduser())
+    workdir = workdir_of(pathlib.Path(where).expanduser().resolve())  # whatever the current folder is later
     return Encoder(workdir, restore(workdir, step, weights, dict(overrides or {})), dict(overrides or {}))
 
 
@@ -109,11 +109,13 @@ class Encoder:
         """Finds the most similar of `images` to each image of `to`, by cosine similarity of the features.
 
         Returns (indices into `images`, int64 [m, k]; similarities, float32 [m, k]), best first; k is `count`, or the
-        number of images if there are fewer.
+        number of images if there are fewer. Raises InputError for a `count` below 1.
         """
+        if count < 1:
+            raise InputError(f"count={count} must be 1 or more")
         all_features, wanted = unit_rows(self(images)), unit_rows(self(to))
         similarities = wanted @ all_features.T
-        best = np.argsort(-similarities, axis=1, kind="stable")[:, : max(count, 1)]
+        best = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
         return best, np.take_along_axis(similarities, best, axis=1)
 
     def _records(self, images: Images) -> Records:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sit_jax.data.given import open_given
 from sit_jax.data.records import Raw, Records
 
 FORMS = "give uint8 [n, H, W, c], floats in [0, 1], a list of arrays, PIL images or paths, or the path of a folder"
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr")  # of Pillow that TIFF has
 COLOURS = (1, 3, 4)  # channels of an array that an encoder of colours takes: grey, colours, colours with transparency
 
 
@@ -42,12 +44,25 @@ def as_records(images: Any, layout: Layout) -> Records:
 def as_raw(image: Any, name: str, layout: Layout) -> Raw:
     """Returns one image in a form that the decoder reads."""
     if isinstance(image, str | os.PathLike):
-        return open_given(os.fspath(image)).records.read(0)
+        path = pathlib.Path(image).expanduser()
+        if not path.is_file():
+            raise InputError(f"{name}: {path} is no file; a folder or a pattern is given alone, not in a list")
+        return path
     if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        ImageOps.exif_transpose(image).save(buffer, "TIFF")  # lossless, and it has all modes of Pillow
-        return buffer.getvalue()
+        return as_bytes(image)
     return checked(np.asarray(image), name, layout)
+
+
+def as_bytes(image: Image.Image) -> bytes:
+    """Returns an image of Pillow as a file, lossless and upright."""
+    image = ImageOps.exif_transpose(image)
+    if "transparency" in image.info:  # of a colour or a palette; TIFF does not keep it
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    if image.mode not in MODES:
+        image = image.convert("RGBA" if image.mode in ("La", "RGBa") else "RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    return buffer.getvalue()
 
 
 def checked(array: np.ndarray, name: str, layout: Layout) -> np.ndarray:
@@ -62,9 +77,14 @@ def checked(array: np.ndarray, name: str, layout: Layout) -> np.ndarray:
         return array
     if array.dtype.kind != "f":
         raise InputError(f"{name} has values of type {array.dtype}; give uint8 (0 to 255) or floats in [0, 1]")
+    return quantised(array, name, layout.dtype)
+
+
+def quantised(array: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
+    """Returns floats in [0, 1] as unsigned integers; raises InputError for other values."""
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):  # also if one is NaN
         raise InputError(
             f"{name} has values from {low:g} to {high:g}; floats must be in [0, 1]: divide by their largest value"
         )
-    return np.round(array * np.iinfo(layout.dtype).max).astype(layout.dtype)
+    return np.round(array * np.iinfo(dtype).max).astype(dtype)

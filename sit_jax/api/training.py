@@ -10,10 +10,11 @@ import ml_collections
 import numpy as np
 
 from sit_jax.api.encoder import Encoder, load
+from sit_jax.api.images import quantised
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import replacing
 from sit_jax.config import machine, named
-from sit_jax.config.wrong import check_known
+from sit_jax.config.wrong import changed
 from sit_jax.train.hours import check_hours
 from sit_jax.train.loop import Options, train
 
@@ -44,7 +45,7 @@ class PretrainingRun:
 def pretrain(
     data: str | os.PathLike | np.ndarray,
     workdir: str | os.PathLike,
-    config: str = "folder",
+    config: str | os.PathLike = "folder",
     *,
     hours: float | None = None,
     fit: bool = False,
@@ -52,44 +53,46 @@ def pretrain(
 ) -> PretrainingRun:
     """Pre-trains an encoder without labels, and returns the finished run.
 
-    `data` is a folder, a SOURCE (docs/data.md), or an array [n, H, W] or [n, H, W, c], which is stored in the work
-    directory. `config` is the name or path of a configuration, with arguments after a colon. `overrides` change its
-    keys, with `__` for the dot: `optim__base_learning_rate=1e-3`. `hours` and `fit` are --hours and --fit. The same
-    call resumes a run that was stopped. While it runs, an interrupt (Ctrl-C) saves a checkpoint, then raises
-    KeyboardInterrupt. The process is not restarted. Raises InputError for wrong input.
+    `data` is a folder, a SOURCE (docs/data.md), or an array [n, H, W] or [n, H, W, c] of unsigned integers or of floats
+    in [0, 1], which is stored in the work directory. `config` is the name or path of a configuration, with arguments
+    after a colon. `overrides` change its keys, with `__` for the dot: `optim__base_learning_rate=1e-3`. `hours` and
+    `fit` are --hours and --fit. The same call resumes a run that was stopped. While it runs, an interrupt (Ctrl-C)
+    saves a checkpoint, then raises KeyboardInterrupt. The process is not restarted. Raises InputError for wrong input.
     """
     workdir = pathlib.Path(workdir).expanduser()
-    source = stored(data, workdir) if isinstance(data, np.ndarray) else os.fspath(data)
+    array = None if isinstance(data, str | os.PathLike) else as_images(data)
+    source = f"npz:{workdir / ARRAY}" if array is not None else os.fspath(data)  # type: ignore[arg-type]
     keys = {name.replace("__", "."): value for name, value in overrides.items()} | {"data.source": source}
-    check_hours(hours, keys)
+    check_hours(hours if hours is None else float(hours), keys)
 
     def make(argument: str = "") -> ml_collections.ConfigDict:
-        return changed(named.load_config(config, argument), keys)
+        return changed(named.load_config(os.fspath(config), argument), keys)
 
+    make()  # raises before anything is written
+    if array is not None:
+        store(array, workdir)
     if not train(machine.settle(make(), workdir, make), workdir, Options(fit, hours)):
         raise KeyboardInterrupt(f"stopped and saved in {workdir}; the same call resumes")
     return PretrainingRun(workdir)
 
 
-def stored(images: np.ndarray, workdir: pathlib.Path) -> str:
-    """Stores an array in the work directory unless it is there, and returns its SOURCE string."""
+def as_images(data: object) -> np.ndarray:
+    """Returns data as an array of unsigned integers; raises InputError for what is no array of images."""
+    images = np.asarray(data) if hasattr(data, "__array__") else np.empty(0, object)
+    if images.dtype == object or images.ndim not in (3, 4):
+        raise InputError(
+            f"data of type {type(data).__name__} is no data set; give a folder, a SOURCE, or an array [n, H, W, c]"
+        )
+    return quantised(images, "data", np.dtype(np.uint8)) if images.dtype.kind == "f" else images
+
+
+def store(images: np.ndarray, workdir: pathlib.Path) -> None:
+    """Stores an array in the work directory unless it is there; raises InputError if another is there."""
     path = workdir / ARRAY
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             if np.array_equal(file["images"], images):
-                return f"npz:{path}"
+                return
         raise InputError(f"{workdir}: holds a run with other images; choose another workdir")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, images=images)
-    return f"npz:{path}"
-
-
-def changed(config: ml_collections.ConfigDict, keys: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns a configuration with other values by dotted key; raises InputError for a wrong key or type."""
-    config = ml_collections.ConfigDict(config)
-    check_known(config, keys)
-    try:
-        config.update_from_flattened_dict(keys)
-    except TypeError as error:
-        raise InputError(" ".join(str(error).split())) from error
-    return config

@@ -16,23 +16,24 @@ class SiTFeatures(TransformerMixin, BaseEstimator):
     `fit` learns nothing. It is loaded at its first use, and again in another process, so that pipelines pickle.
     """
 
-    def __init__(self, where: str | os.PathLike = "", features: str = "concat", weights: str = "params"):
+    def __init__(self, where: str | os.PathLike, features: str = "concat", weights: str = "params"):
         self.where, self.features, self.weights = where, features, weights
 
     def fit(self, images: Any, y: Any = None) -> "SiTFeatures":
         """Loads the encoder; learns nothing from `images`."""
         del images, y
+        self.loaded_ = (self.where, self.weights)
         self.encoder_ = load(self.where, weights=self.weights)
         return self
 
     def transform(self, images: Any) -> np.ndarray:
         """Returns features, float32 [n, F], of images in any form that `sit_jax.load(where)` takes."""
-        if getattr(self, "encoder_", None) is None:
+        if getattr(self, "loaded_", None) != (self.where, self.weights):
             self.fit(images)
         return self.encoder_(images, self.features)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in super().__getstate__().items() if name != "encoder_"}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("encoder_", "loaded_")}
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -44,7 +44,10 @@ def load_config(config: str, argument: str) -> ml_collections.ConfigDict:
     if not pathlib.Path(path).is_file():
         raise InputError(f"config={config!r}: there is no such file; the names are {', '.join(names())}")
     arguments = ",".join(filter(None, [arguments, argument]))
-    return load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
+    module = load(pathlib.Path(path))
+    if not hasattr(module, "get_config"):
+        raise InputError(f"config={config!r}: has no function get_config; copy a file of configs/")
+    return module.get_config(*([arguments] if arguments else []))
 
 
 def with_paths(argv: list[str]) -> list[str]:

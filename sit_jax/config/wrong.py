@@ -67,6 +67,19 @@ def load(path: str, arguments: str) -> ml_collections.ConfigDict:
     return named.load(pathlib.Path(path)).get_config(*([arguments] if arguments else []))
 
 
+def changed(config: ml_collections.ConfigDict, keys: dict[str, Any]) -> ml_collections.ConfigDict:
+    """Returns a configuration with other values by dotted key; raises InputError for a wrong key or type."""
+    config = ml_collections.ConfigDict(config)
+    check_known(config, keys)
+    if section := next((key for key, value in keys.items() if isinstance(value, dict)), ""):
+        raise InputError(f"{section}: is a section; give its keys one by one, with their dots")
+    try:
+        config.update_from_flattened_dict(keys)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    return config
+
+
 def check_known(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
     """Raises InputError for the first key that does not exist."""
     if wrong := next(filter(None, (wrong_key(config, key) for key in keys)), ""):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import user_cache
+from sit_jax.common.files import user_cache, write_json
 from sit_jax.config.saved import to_json
 from sit_jax.config.schema import defaults
 from sit_jax.parallel.checksums import checksums
@@ -57,29 +58,24 @@ def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
     Its name has a hash of the weights and of what the files beside them say.
     """
-    if KEY in (about := read_about(path if path.is_dir() else path.parent)):
+    if KEY in (about := read_about(path)):
         return adopt_own(path, about[KEY], folder)
     foreign = read_foreign(path)
     digest = hashlib.sha256(f"{foreign.sha256} {foreign.title()} {foreign.epsilon}".encode()).hexdigest()
     workdir = folder / f"{path.resolve().stem}-{digest[:8]}"
-    if (workdir / "config.json").is_file():  # written last
-        return workdir
-    say(f"{path}: {foreign.title()}")
-    config = config_of(foreign, path)
-    model = {"encoder": foreign.encoder, **foreign.heads}
-    save({"params": {"model": jax.tree.map(jnp.asarray, model)}}, workdir / "checkpoints" / str(STEP))
-    (workdir / "config.json").write_text(json.dumps(to_json(config), indent=2) + "\n")
+    if not workdir.is_dir():
+        say(f"{path}: {foreign.title()}")
+        save({"encoder": foreign.encoder, **foreign.heads}, to_json(config_of(foreign, path)), workdir)
     return workdir
 
 
 def adopt_own(path: pathlib.Path, config: dict, folder: pathlib.Path) -> pathlib.Path:
     """Copies an export of this project (--format=safetensors) into a work directory in `folder`; returns it."""
     read = read_weights(path)
-    workdir = folder / f"{path.resolve().stem}-{read.hash()[:8]}"
-    if not (workdir / "config.json").is_file():
-        tree = jax.tree.map(jnp.asarray, tree_of(read.arrays))
-        save({"params": {"model": tree}}, workdir / "checkpoints" / str(STEP))
-        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    digest = hashlib.sha256(f"{read.hash()} {json.dumps(config, sort_keys=True)}".encode()).hexdigest()
+    workdir = folder / f"{path.resolve().stem}-{digest[:8]}"
+    if not workdir.is_dir():
+        save(tree_of(read.arrays), config, workdir)
     return workdir
 
 
@@ -93,9 +89,19 @@ def config_of(foreign: Foreign, path: pathlib.Path) -> ml_collections.ConfigDict
     return config
 
 
-def save(tree: dict, path: pathlib.Path) -> None:
-    """Writes a checkpoint that `read_params` reads; a half-written one of a stopped process is replaced."""
-    shutil.rmtree(path, ignore_errors=True)
+def save(model: dict, config: dict, workdir: pathlib.Path) -> None:
+    """Writes a work directory with a checkpoint that `read_params` reads; it appears when it is complete."""
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=workdir.parent, prefix=f".{workdir.name}-"))
+    tree = {"params": {"model": jax.tree.map(jnp.asarray, model)}}
     arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(os.path.abspath(path), args=arguments)
+        checkpointer.save(os.path.abspath(temporary / "checkpoints" / str(STEP)), args=arguments)
+    write_json(temporary / "config.json", config)
+    temporary.chmod(0o755)
+    try:
+        temporary.rename(workdir)
+    except OSError:  # another process was first
+        shutil.rmtree(temporary)
+        if not workdir.is_dir():
+            raise

@@ -21,6 +21,7 @@ from sit_jax.config import computation as compute
 from sit_jax.config.rules import PIXELS
 from sit_jax.config.saved import read_saved
 from sit_jax.config.schema import defaults
+from sit_jax.config.wrong import changed
 from sit_jax.model.build import make_model
 from sit_jax.model.tasks import TASKS
 from sit_jax.model.vit import resize_position_embedding
@@ -86,7 +87,7 @@ def load_config(workdir: pathlib.Path, overrides: dict[str, object]) -> ml_colle
     compute.reopen(config)
     if "dtype" in overrides:  # the products follow it
         config.model.products = "auto"
-    config.update_from_flattened_dict(overrides)
+    config = changed(config, overrides)
     checks.check_values(config, PIXELS)
     checks.check_shown(config.data)
     checks.check_model(config.model)

@@ -6,23 +6,30 @@ import pathlib
 import sit_jax
 from sit_jax.common.console import table
 from sit_jax.eval.restore import Restored
+from sit_jax.exports.formats import Format
 from sit_jax.exports.weights import Weights
 
 RECIPE = ("batch_size", "steps", "seed", "init")
 
 
-def card(weights: Weights, restored: Restored, workdir: pathlib.Path, loading: str, verified: str) -> str:
+def card(weights: Weights, row: Format, restored: Restored, workdir: pathlib.Path, loading: str, verified: str) -> str:
     """Returns the text of README.md."""
     config, model = weights.config, weights.config.model
     kind = f"classifier of {len(weights.class_names)} classes" if weights.class_names else "encoder"
     recipe = [[key, str(config[key])] for key in RECIPE if config[key]]
     recipe += [["images", f"{config.data.num_examples}" if "num_examples" in config.data else "unknown"]]
-    recipe += [["fingerprint of the images", config.data.fingerprint or "unknown"], ["step", str(restored.step)]]
+    recipe += [
+        ["fingerprint of the images", config.data.fingerprint or "unknown"],
+        ["step", str(restored.step)],
+        ["weights", restored.weights],
+    ]
+    # Weights of another project that were adopted have no data set.
+    origin = "pre-trained without labels by" if config.data.source else f"converted from {config.init} by"
     return f"""# {model.size}/{model.patch_size} {kind}, {model.image_size} px
 
-A vision transformer, pre-trained without labels by sit_jax {sit_jax.__version__} (SiT, arXiv 2104.03602).
-Before the patches it has two tokens: rotation, contrastive. Images in [0, 1] are normalised by mean 0.5 and standard
-deviation 0.5; their shorter side is resized to {model.image_size} pixels (bicubic), then the centre is cropped.
+A vision transformer, {origin} sit_jax {sit_jax.__version__} (SiT, arXiv 2104.03602).
+Before the patches it has two tokens: rotation, contrastive. Images are RGB in [0, 1], {row.images}.
+Their shorter side is resized to {model.image_size} pixels (bicubic), then the centre is cropped.
 
 ## Load
 

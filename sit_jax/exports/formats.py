@@ -21,8 +21,10 @@ class Format(NamedTuple):
     loading: str
     needs_names: bool = True  # timm's names, which a stem of convolutions has not
     takes_classifier: bool = True
+    images: str = "normalised by mean 0.5 and standard deviation 0.5"
 
 
+PLAIN = "as they are: the program normalises them"
 FORMATS = {
     "timm": Format(
         "timm, PyTorch", timm_folder.write, timm_folder.run, ("torch", "timm", "torchvision"), timm_folder.LOADING
@@ -37,9 +39,12 @@ FORMATS = {
     "safetensors": Format(
         "our own names, with all heads", own_folder.write, own_folder.run, (), own_folder.LOADING, False, False
     ),
-    "onnx": Format("ONNX", programs.write_onnx, programs.run_onnx, ("onnxruntime",), programs.LOADING_ONNX),
+    "onnx": Format(
+        *("ONNX", programs.write_onnx, programs.run_onnx, ("onnxruntime",), programs.LOADING_ONNX), images=PLAIN
+    ),
     "stablehlo": Format(
-        "StableHLO of jax.export", programs.write_stablehlo, programs.run_stablehlo, (), programs.LOADING_STABLEHLO
+        *("StableHLO of jax.export", programs.write_stablehlo, programs.run_stablehlo, (), programs.LOADING_STABLEHLO),
+        images=PLAIN,
     ),
 }
 

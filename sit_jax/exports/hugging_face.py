@@ -55,7 +55,10 @@ def write(weights: Weights, folder: pathlib.Path) -> None:
 
 
 def preprocessing(side: int, channels: int) -> dict:
-    """Returns the configuration of CLIP's image processor, which resizes and crops as an evaluation here does."""
+    """Returns the configuration of CLIP's image processor, which resizes, crops the centre and normalises.
+
+    An evaluation here crops a fraction of a pixel, and CLIP's processor whole pixels: pictures differ a little.
+    """
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": channels == 3,

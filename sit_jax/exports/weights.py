@@ -61,6 +61,7 @@ def collect(restored: Restored, report: pathlib.Path | None) -> Weights:
     config, params = restored.config, restored.params
     if report is None:
         return Weights(config, params, arrays_of(params["encoder"], config), ())
+    check_same_start(restored, report)
     found = read_classifier(report)
     params = {"encoder": found["encoder"]}
     kernel, bias = (np.asarray(found["head"]["out"][name][0]) for name in ("kernel", "bias"))  # [K, F, C], [K, 1, C]
@@ -72,6 +73,20 @@ def collect(restored: Restored, report: pathlib.Path | None) -> Weights:
     return Weights(config, params, arrays, tuple(json.loads(report.read_text())["class_names"]))
 
 
+def check_same_start(restored: Restored, path: pathlib.Path) -> None:
+    """Raises InputError unless the fine-tuning of a report began with the restored weights, at their image size."""
+    report = read_report(path) if path.is_file() else None
+    if report is None or report.get("protocol") != FINETUNE:
+        raise InputError(f"--classifier={path}: is no report of --protocol=finetune; give WORKDIR/eval/finetune-*.json")
+    side = report["settings"]["model"]["image_size"]
+    if side != restored.config.model.image_size:
+        raise InputError(f"--classifier={path}: was fine-tuned at {side} px; add --config.model.image_size={side}")
+    if report["settings"]["weights"] != restored.fingerprint():
+        raise InputError(
+            f"--classifier={path}: was fine-tuned from other weights; give the --workdir, --step and --weights of them"
+        )
+
+
 def arrays_of(encoder: dict, config: ml_collections.ConfigDict) -> Arrays:
     """Returns the encoder under timm's names; {} if it starts with convolutions."""
     return {} if config.model.stem != "patches" else to_timm(jax.device_get(encoder), config.model.channels)
@@ -79,9 +94,7 @@ def arrays_of(encoder: dict, config: ml_collections.ConfigDict) -> Arrays:
 
 def read_classifier(path: pathlib.Path) -> dict:
     """Returns the parameters of a fine-tuned classifier: of the most labels and the first repeat of its report."""
-    report = read_report(path) if path.is_file() else None
-    if report is None or report.get("protocol") != FINETUNE:
-        raise InputError(f"--classifier={path}: is no report of --protocol=finetune; give WORKDIR/eval/finetune-*.json")
+    report = json.loads(path.read_text())
     labels = report["labels"]
     unit = unit_name("pretrained", labels if isinstance(labels, str) else f"{labels:g}", 0)
     folder = path.parent / f"{FINETUNE}-{short_hash(report['settings'])}" / unit / "checkpoints"

@@ -47,6 +47,7 @@ def expected_heads(arrays: Arrays) -> dict[str, tuple[int, ...]]:
         "contrastive_head.bias": (embedding,),
         "convTrans.weight": (width, CHANNELS, side, side),
         "convTrans.bias": (CHANNELS,),
+        **{name: (1,) for name in LOG_VARS.values() if name in arrays},
     }
 
 

@@ -49,10 +49,10 @@ def read_weights(path: Path) -> Read:
     files = files_of_folder(path) if path.is_dir() else (path,)
     arrays: Arrays = {}
     for file in files:
-        arrays |= as_arrays(read_torch(file), file) if file.suffix in TORCH else read_safetensors(file)
+        arrays |= as_arrays(read_torch(file), file) if file.suffix.lower() in TORCH else read_safetensors(file)
     if not arrays:
         raise InputError(f"{path}: holds no weights")
-    return Read(without_wrappers(arrays), read_about(path if path.is_dir() else path.parent), files)
+    return Read(without_wrappers(arrays, path), read_about(path), files)
 
 
 def files_of_folder(folder: Path) -> tuple[Path, ...]:
@@ -74,6 +74,9 @@ def files_of_folder(folder: Path) -> tuple[Path, ...]:
 
 def read_safetensors(path: Path) -> Arrays:
     """Returns the arrays of a safetensors file; raises InputError if it is damaged or of another kind."""
+    if path.suffix.lower() != ".safetensors":
+        endings = ", ".join((".safetensors", *TORCH))
+        raise InputError(f"{path}: is no file of weights by its name; the endings that are read are {endings}")
     try:
         with safetensors.safe_open(path, framework="flax") as file:  # NumPy has no bfloat16
             return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
@@ -81,32 +84,46 @@ def read_safetensors(path: Path) -> Arrays:
         raise InputError(f"{path}: is no safetensors file, or is cut off ({error}); copy it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (AttributeError, TypeError, KeyError) as error:  # of 8 bits and less
+        raise InputError(f"{path}: has numbers of a type that is not read ({error}); save them as float32") from error
 
 
 def as_arrays(content: Any, path: Path) -> Arrays:
     """Returns the arrays of a file of torch.save by name; raises InputError if it holds none."""
     found = content if isinstance(content, dict) else {}
-    while inner := next((key for key in NESTED if isinstance(found.get(key), dict)), ""):
-        found = found[inner]
-    arrays = {name: item for name, item in found.items() if isinstance(item, np.ndarray)}
+    for _ in NESTED:  # at most as often: a dictionary can hold itself
+        inner = next((key for key in NESTED if isinstance(found.get(key), dict)), "")
+        found = found[inner] if inner else found
+    arrays = {name: item for name, item in found.items() if isinstance(item, np.ndarray) and isinstance(name, str)}
     if not arrays:
         raise InputError(f"{path}: holds no arrays by name; save the state_dict of the model")
     return arrays
 
 
-def without_wrappers(arrays: Arrays) -> Arrays:
-    """Returns arrays without the prefixes of the modules that wrapped the encoder in its training."""
-    stripped = {}
+def without_wrappers(arrays: Arrays, path: Path) -> Arrays:
+    """Returns arrays without the prefixes of the modules that wrapped the encoder in its training.
+
+    Raises InputError if two encoders would become one.
+    """
+    stripped: Arrays = {}
     for name, array in arrays.items():
         while prefix := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), ""):
             name = name.removeprefix(prefix)
+        if name in stripped:
+            raise InputError(f"{path}: holds two encoders (two arrays {name}); save one of them alone")
         stripped[name] = array
     return stripped
 
 
-def read_about(folder: Path) -> dict:
-    """Returns what config.json and preprocessor_config.json of a folder say; {} without them."""
+def read_about(path: Path) -> dict:
+    """Returns what config.json and preprocessor_config.json say of weights; {} without them.
+
+    Of a single file, they count if the file has a name of WHOLE: other folders hold files of several networks.
+    """
+    folder = path if path.is_dir() else path.parent
     about: dict = {}
+    if not path.is_dir() and path.name not in WHOLE:
+        return about
     for name in ("config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             about |= read_json(folder / name)

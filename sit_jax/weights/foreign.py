@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from sit_jax.common.errors import InputError
@@ -47,6 +48,7 @@ def read_foreign(path: Path) -> Foreign:
     try:
         layout = recognise(read.arrays)
         left = tuple(name for name in read.arrays if re.fullmatch(layout.left, name))
+        check_types({name: array for name, array in read.arrays.items() if name not in left})
         arrays = {name: np.asarray(array, np.float32) for name, array in read.arrays.items() if name not in left}
         arrays = layout.rename(arrays)
         check_is_vit(arrays)
@@ -57,11 +59,20 @@ def read_foreign(path: Path) -> Foreign:
         heads, log_var = from_authors(read.arrays, statistics) if layout.mark == "rot_token" else ({}, {})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (ValueError, IndexError) as error:  # of shapes
+        raise InputError(f"{path}: has arrays that do not fit together ({' '.join(str(error).split())})") from error
     encoder = as_float32(fold_input(from_timm(arrays), *map(np.asarray, statistics)))
-    left = () if heads else left
+    left = () if heads else left  # of the authors' SiT, all is taken
     return Foreign(
         *(layout.name, encoder, heads, log_var, size, patch_size, image_size, epsilon, statistics, left, read.hash())
     )
+
+
+def check_types(arrays: Arrays) -> None:
+    """Raises InputError for an array of integers: quantised weights need their scales."""
+    wrong = next((name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)), "")
+    if wrong:
+        raise InputError(f"holds integers in {wrong} ({arrays[wrong].dtype}); only weights of floating type are read")
 
 
 def check_is_vit(arrays: Arrays) -> None:
@@ -78,13 +89,13 @@ def measure(arrays: Arrays, about: dict) -> tuple[str, int, int]:
         raise InputError(f"reads images of {channels} channels; 3 are needed")
     depth = len({name.split(".")[1] for name in arrays if name.startswith("blocks.")})
     mlp = len(arrays.get("blocks.0.mlp.fc1.bias", ()))
-    heads = about.get("num_attention_heads", width // 64)  # not in the arrays; 64 in all published families
-    size = next((size for size, row in SIZES.items() if row == (width, depth, mlp, heads)), None)
-    if size is None:
+    size = next((size for size, row in SIZES.items() if row[:3] == (width, depth, mlp)), None)
+    arguments = about.get("model_args") or {}
+    heads = about.get("num_attention_heads", arguments.get("num_heads") if isinstance(arguments, dict) else None)
+    if size is None or heads not in (None, SIZES[size][3]):  # the arrays do not say the number of heads
         known = ", ".join(f"{name} {row}" for name, row in SIZES.items())
-        raise InputError(
-            f"has width {width}, depth {depth}, MLP width {mlp} and {heads} heads, unlike the sizes here: {known}"
-        )
+        found = f"width {width}, depth {depth}, MLP width {mlp}" + (f" and {heads} heads" if heads else "")
+        raise InputError(f"has {found}, unlike the sizes here: {known}")
     patches = arrays["pos_embed"].shape[1] - 2
     if math.isqrt(max(patches, 0)) ** 2 != patches:
         raise InputError(f"has {patches} positions of patches, which is no square; only square images are supported")
@@ -132,7 +143,10 @@ def statistics_of(about: dict, layout: Layout) -> tuple[tuple[float, ...], tuple
     """
     if about.get("do_normalize") is False:
         return (0.0,) * CHANNELS, (1.0,) * CHANNELS
-    about = about | (about.get("pretrained_cfg") or {})
+    if about.get("do_rescale") is False:
+        raise InputError("is for images in 0 to 255 (do_rescale is false); only images in [0, 1] fit")
+    inner = about.get("pretrained_cfg")
+    about = about | (inner if isinstance(inner, dict) else {})
     mean, std = (about.get(f"image_{name}", about.get(name)) for name in ("mean", "std"))
     if mean is None or std is None:
         return layout.statistics
@@ -140,7 +154,7 @@ def statistics_of(about: dict, layout: Layout) -> tuple[tuple[float, ...], tuple
         mean, std = (tuple(float(value) for value in values) for values in (mean, std))
     except (TypeError, ValueError):
         mean = std = ()
-    if len(mean) != CHANNELS or len(std) != CHANNELS or min(std) <= 0:
+    if len(mean) != CHANNELS or len(std) != CHANNELS or min(std) <= 0 or not all(map(math.isfinite, mean + std)):
         raise InputError("the file beside it says mean and std that are not three numbers each, std above 0; mend it")
     return mean, std
 

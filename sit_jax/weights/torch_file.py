@@ -5,10 +5,10 @@ name any function of Python. This reader knows the few that weights need, makes 
 the rest. (torch.load with weights_only=True does the same, but torch has ten times the size of this project.)
 """
 
-import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ STORAGES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+LARGEST = 4  # bytes of all tensors over bytes of the file: some networks use weights twice
 # What stands beside the weights in files of the authors, DINO and MAE: arguments, paths, NumPy scalars. Never used.
 INERT = {
     ("argparse", "Namespace"),
@@ -67,7 +68,11 @@ def read_torch(path: Path) -> Any:
             if structure is None:
                 raise InputError(f"{path}: is a zip archive without weights; give a file of torch.save")
             folder = structure.removesuffix("data.pkl")
-            return Unpickler(io.BytesIO(archive.read(structure)), archive, folder, path).load()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise InputError(f"{path}: is packed, and torch.save packs nothing; save the weights again")
+            pickled = archive.read(structure)
+            check_memo(pickled)
+            return Unpickler(io.BytesIO(pickled), archive, folder, path).load()
     except InputError:
         raise
     except zipfile.BadZipFile as error:
@@ -87,19 +92,40 @@ def _why_no_archive(path: Path) -> str:
     return "is no file of weights; give a .safetensors file, a file of torch.save, or a folder of Hugging Face"
 
 
+class Names(dict):
+    """Stands for OrderedDict; does nothing with the state that torch gives it."""
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def check_memo(pickled: bytes) -> None:
+    """Raises ValueError for a number of the memo that no pickle of this length needs: it would take its memory."""
+    for operation, number, _ in pickletools.genops(pickled):
+        if "PUT" in operation.name and isinstance(number, int) and number > len(pickled):
+            raise ValueError("its memo has impossible numbers")
+
+
 class Unpickler(pickle.Unpickler):
     """Unpickles the structure of a file of torch.save."""
 
     def __init__(self, structure: io.BytesIO, archive: zipfile.ZipFile, folder: str, path: Path):
         super().__init__(structure)
         self.archive, self.folder, self.path = archive, folder, path
+        self.storages: dict[str, np.ndarray] = {}
+        # Tensors may share a storage, but not so that a small file becomes large.
+        self.known = {
+            ("collections", "OrderedDict"): Names,
+            ("torch._utils", "_rebuild_tensor_v2"): Rebuild(LARGEST * path.stat().st_size),
+            ("torch._utils", "_rebuild_parameter"): First(),
+        }
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns what stands for a name of the pickle; raises InputError for a name that is not known."""
         if module == "torch" and name in STORAGES:
             return name  # not the dtype: a pickle may set the state of what it gets
-        if (module, name) in KNOWN:
-            return KNOWN[module, name]
+        if (module, name) in self.known:
+            return self.known[module, name]
         if (module, name) in INERT:
             return Inert
         raise InputError(
@@ -112,10 +138,39 @@ class Unpickler(pickle.Unpickler):
         kind, numbers, name, *_ = key
         if kind != "storage" or numbers not in STORAGES:
             raise pickle.UnpicklingError(f"unknown storage {kind}")
-        return np.frombuffer(self.archive.read(f"{self.folder}data/{name}"), STORAGES[numbers])
+        place = f"{self.folder}data/{name}"
+        if place not in self.storages:
+            self.storages[place] = np.frombuffer(self.archive.read(place), np.uint8)
+        return self.storages[place].view(STORAGES[numbers])
 
 
-def rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+class First:
+    """Stands for a function that returns its first argument, as that of a parameter does."""
+
+    __slots__ = ()  # a pickle could set attributes
+
+    def __call__(self, tensor: np.ndarray, *_: Any) -> np.ndarray:
+        """Returns the array of a parameter."""
+        return tensor
+
+
+class Rebuild:
+    """Makes arrays of tensors; raises ValueError if all together have more than `left` bytes."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int):
+        self.left = left
+
+    def __call__(self, storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+        """Returns the array of a tensor."""
+        self.left -= math.prod(size) * storage.itemsize
+        if self.left < 0:
+            raise ValueError("its tensors have more numbers than its storages")
+        return rebuild_tensor(storage, offset, size, stride)
+
+
+def rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple) -> np.ndarray:
     """Returns the array of a tensor, a copy; raises ValueError if it reaches beyond its storage."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) and (min((offset, *size, *stride)) < 0 or max(last + 1, math.prod(size)) > len(storage)):
@@ -124,15 +179,3 @@ def rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple,
         return np.empty(size, storage.dtype)
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
-
-
-def rebuild_parameter(tensor: np.ndarray, *_: Any) -> np.ndarray:
-    """Returns the array of a parameter."""
-    return tensor
-
-
-KNOWN = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-}
