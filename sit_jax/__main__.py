@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from sit_jax import __version__
+from sit_jax.common.pipes import unbroken
 
 # By command: its module, and what it does.
 COMMANDS = {
@@ -67,6 +68,12 @@ def main() -> int:
     name, *words = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         run(name, words)
+    with unbroken():
+        return answer(name)
+
+
+def answer(name: str) -> int:
+    """Prints the help, the version, or that there is no such command; returns the exit code."""
     if name in ("--help", "-h", "help"):
         print(help_text())
         return 0

@@ -18,6 +18,7 @@ from conftest import ROOT
 from PIL import Image
 
 from configs import digits, folder
+from sit_jax import __main__
 from sit_jax.common import commands, memory
 from sit_jax.common.console import live, say
 from sit_jax.common.errors import InputError, ShortageError
@@ -635,6 +636,14 @@ def test_a_command_whose_output_cannot_be_written_ends_well(monkeypatch, opened)
         monkeypatch.setattr(sys, "stdout", stream)
         assert commands.run(command, []) == 0
     assert done == [True]
+
+
+@pytest.mark.parametrize("opened", [open_broken, open_full, contextlib.nullcontext])
+def test_help_of_all_commands_that_cannot_be_written_ends_well(monkeypatch, opened):
+    monkeypatch.setattr(sys, "argv", ["sit-jax"])
+    with opened() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert __main__.main() == 0
 
 
 def test_home_is_expanded_in_every_option(monkeypatch):

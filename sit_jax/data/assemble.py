@@ -96,8 +96,8 @@ def _strays(records: Records, classes: Classes | None) -> tuple[str, ...]:
     first = shown(records.names[int(np.argmin(classes.ids))])
     if classes.usable:
         return (f"{missing:,} of {total} images have no label, and only pre-training uses them: {first} is the first",)
-    few = f"{len(records) - missing:,}"
-    return (f"no image has a label, because only {few} of {total} have one; {first} is the first without",)
+    few = f"{len(records) - missing:,} of {total} images have a label"
+    return (f"{few}, not more than half, so no label is used; {first} is the first without one",)
 
 
 def _training(name: str, parts: dict[str, Part]) -> Part:

@@ -49,7 +49,9 @@ def _splits(name: str, root: Path) -> dict[str, Path]:
 def _open_split(folder: Path, schemas: list[Any]) -> tuple:
     state = _read_json(folder / "state.json")
     if state.get("_indices_files"):
-        raise InputError(f"{folder}: keeps its order in another file; save it again after .flatten_indices()")
+        raise InputError(
+            f"{folder}: its rows are reordered by an indices file; call .flatten_indices() and save it again"
+        )
     try:
         files = Files([str(folder / one["filename"]) for one in state.get("_data_files", [])])
     except (TypeError, KeyError) as error:

@@ -47,7 +47,8 @@ def find(root: Path, folder: str = "") -> Found:
             continue
         visits[identity] += 1
         if visits[identity] > MOST_PATHS:
-            raise InputError(f"{shown(str(root / name))}: links lead to it by over {MOST_PATHS} paths; remove links")
+            much = f"more than {MOST_PATHS} paths of links lead to it"
+            raise InputError(f"{shown(str(root / name))}: {much}; remove some of these links")
         children = [_child(entry, f"{name}/{entry.name}" if name else entry.name, found.ignored) for entry in entries]
         inner = parents | {identity}
         stack += [(path, inner if is_folder else _FILE) for path, is_folder in filter(None, reversed(children))]

@@ -98,7 +98,7 @@ class StreamedImages:
         image = _decode_record(self.records, self.image_size, index, self.layout, with_pages)
         if with_pages and not self._told_of_pages:
             self._told_of_pages = True
-            say(f"{shown(with_pages[0])} has more than one page or frame; of such files the first is used")
+            say(f"{shown(with_pages[0])} has several pages or frames; of such files, only the first page is used")
         return image
 
     def _count(self, index: int, error: UnreadableError) -> None:
@@ -214,7 +214,7 @@ def _decode_all(
             threads.shutdown(cancel_futures=True)
             raise
     if with_pages:
-        say(f"{len(with_pages):,} of {len(records):,} files have more than one page or frame; the first is used")
+        say(f"{len(with_pages):,} of {len(records):,} files have several pages or frames; only the first page is used")
     rows = np.setdiff1d(np.arange(len(records)), list(unreadable))
     if not len(rows):
         raise _all_unreadable(records) if skip_unreadable else _unreadable_error(records, rows, unreadable)

@@ -201,7 +201,7 @@ def test_of_pages_depths_and_times_the_first_is_used_and_said(tmp_path, capsys):
     (tmp_path / "b.tif").write_bytes(tiff(WIDE, **BANDS))
     images = load_images(open_source(f"folder:{tmp_path}").train, 8, cache_dir=tmp_path / "cache", layout=Layout(4, 16))
     assert np.array_equal(images.gather([0, 1]), np.stack([WIDE, WIDE]))
-    assert "1 of 2 files have more than one page or frame; the first is used" in capsys.readouterr().out
+    assert "1 of 2 files have several pages or frames; only the first page is used" in capsys.readouterr().out
 
 
 def test_bands_in_shards_are_those_of_the_folder(tmp_path):

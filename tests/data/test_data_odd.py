@@ -251,7 +251,7 @@ WRONG = {
         lambda root: put(root, "1.mp4", "2.nef", content=b"x"),
         "holds no images, only 1 .mp4, 1 .nef (convert it to JPEG or TIFF); the files that are read are png",
     ),
-    "folders that link to each other": (lambda root: put_siblings(root, 9), "links lead to it by over 64 paths"),
+    "folders that link to each other": (lambda root: put_siblings(root, 9), "more than 64 paths of links lead to it"),
 }
 
 
@@ -407,8 +407,8 @@ BROKEN = {
     "32 bits": (encoded(WIDE.astype(np.int32) * 9, "TIFF"), "values from 0 to 589815, beyond 16 bits; convert it"),
     "below zero": (encoded(WIDE.astype(np.int32) - 5, "TIFF"), "values from -5 to 65530, beyond 16 bits"),
     "too many pixels": (b"P5\n60000 60000\n255\n", "more than the 268 million pixels that are decoded; shrink it"),
-    "no pixels": (b"P5\n0 0\n255\n", "."),
-    "random bytes": (b"\xff\xd8\xff" + bytes(range(256)), "."),
+    "no pixels": (b"P5\n0 0\n255\n", "in no known format"),
+    "random bytes": (b"\xff\xd8\xff" + bytes(range(256)), "in no known format"),
 }
 
 
@@ -443,8 +443,8 @@ def test_files_of_more_pages_are_counted_once(limit, tmp_path, capsys):
     put(tmp_path, "4.png")
     images = load_images(open_source(f"folder:{tmp_path}").train, SIZE, limit, tmp_path / "cache")
     images.gather(range(4))
-    expected = {8.0: "3 of 4 files have more than one page or frame; the first is used"}
-    line = expected.get(limit, ".tif has more than one page or frame; of such files the first is used")
+    expected = {8.0: "3 of 4 files have several pages or frames; only the first page is used"}
+    line = expected.get(limit, ".tif has several pages or frames; of such files, only the first page is used")
     assert capsys.readouterr().out.count(line) == 1
 
 

@@ -222,7 +222,8 @@ def test_a_tar_that_lacks_most_labels_has_none(tmp_path):
     assert source.train.labels is None
     found, note = source.notes
     assert found == f"{len(source.pretrain)} images; no classes"
-    assert note == f"no image has a label, because only 1 of 2 have one; {tmp_path}/a.tar/2.png is the first without"
+    few = "1 of 2 images have a label, not more than half, so no label is used"
+    assert note == f"{few}; {tmp_path}/a.tar/2.png is the first without one"
 
 
 def test_images_without_a_label_are_in_pretrain_only(tmp_path):
