@@ -527,7 +527,7 @@ def test_integers_are_refused(tmp_path):
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
         tmp_path / "weights" / "model.safetensors",
     )
-    with pytest.raises(InputError, match="holds integers in norm.bias"):
+    with pytest.raises(InputError, match=r"holds integers in norm\.bias"):
         read_foreign(tmp_path / "weights")
 
 
