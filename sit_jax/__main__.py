@@ -1,6 +1,7 @@
 """The command `sit-jax COMMAND ...`: each row of COMMANDS is `python -m MODULE ...` by another name."""
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -29,6 +30,10 @@ EXAMPLES = """examples:
   sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --out=rebuilt.png"""
 
 
+# Options of `pretrain` whose value may be the next word.
+VALUED = r"--?(workdir|hours|coordinator|num_processes|process_id|config(\.[\w.]+)?)"
+
+
 def help_text() -> str:
     """Returns what `sit-jax` prints without a command."""
     rows = [f"  {name:<12} {what}" for name, (_, what) in COMMANDS.items()]
@@ -45,14 +50,28 @@ def help_text() -> str:
 
 
 def pretrain_words(words: list[str]) -> list[str]:
-    """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, they stay as they are."""
-    if not words or words[0].startswith("-"):
+    """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, they stay as they are.
+
+    PHOTOS may stand anywhere among the options.
+    """
+    options: list[list[str]] = []  # each with its value, if that is a word of its own
+    photos = ""
+    for word in words:
+        if word.startswith("-"):
+            options.append([word])
+        elif options and len(options[-1]) == 1 and re.fullmatch(VALUED, options[-1][0]):
+            options[-1].append(word)
+        elif not photos:
+            photos = word
+        else:
+            return words  # two folders: the command says what it does not understand
+    if not photos:
         return words
-    photos, *rest = words
-    at = next((i for i, word in enumerate(rest) if re.fullmatch("--?config(=.*)?", word)), len(rest))
-    after = at + 1 + (rest[at:] != [] and "=" not in rest[at])  # the value may be the next word
+    is_config = [bool(re.fullmatch("--?config(=.*)?", option[0])) for option in options]
+    configs = [option for option, found in zip(options, is_config, strict=True) if found] or [["--config=folder"]]
+    others = [option for option, found in zip(options, is_config, strict=True) if not found]
     # The configuration comes first: the keys change it.
-    return [*(rest[at:after] or ["--config=folder"]), f"--config.data.source={photos}", *rest[:at], *rest[after:]]
+    return [*itertools.chain(*configs), f"--config.data.source={photos}", *itertools.chain(*others)]
 
 
 def run(command: str, words: list[str]) -> NoReturn:
@@ -66,6 +85,9 @@ def run(command: str, words: list[str]) -> NoReturn:
 def main() -> int:
     """Runs the command that the command line names; returns the exit code if there is none."""
     name, *words = sys.argv[1:] or ["--help"]
+    if name == "pretrain" and not words:
+        print("error: the folder of images is missing; for example sit-jax pretrain PHOTOS", file=sys.stderr)
+        return 2
     if name in COMMANDS:
         run(name, words)
     with unbroken():

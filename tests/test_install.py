@@ -75,6 +75,7 @@ def test_help_is_one_screen_with_examples_first(name, capsys, monkeypatch):
         (["--help"], 0, "examples:\n  sit-jax pretrain PHOTOS", ""),
         (["--version"], 0, f"sit_jax {sit_jax.__version__}\n", ""),
         (["pretrian"], 2, "", "error: sit-jax pretrian: there is no such command; did you mean pretrain?\n"),
+        (["pretrain"], 2, "", "error: the folder of images is missing; for example sit-jax pretrain PHOTOS\n"),
         (["xyz"], 2, "", "error: sit-jax xyz: there is no such command; the commands are pretrain, evaluate, "),
     ],
 )
@@ -95,6 +96,13 @@ def test_the_command_without_a_row(words, code, out, error, monkeypatch, capsys)
         ("pretrain P --fit --config digits", "sit_jax.main", "--config digits --config.data.source=P --fit"),
         ("pretrain P --config.seed=1", "sit_jax.main", "--config=folder --config.data.source=P --config.seed=1"),
         ("pretrain --config=digits", "sit_jax.main", "--config=digits"),
+        ("pretrain --workdir w P", "sit_jax.main", "--config=folder --config.data.source=P --workdir w"),
+        (
+            "pretrain --fit P --config.seed 1",
+            "sit_jax.main",
+            "--config=folder --config.data.source=P --fit --config.seed 1",
+        ),
+        ("pretrain P Q", "sit_jax.main", "P Q"),
         ("embed --workdir=w", "sit_jax.embed", "--workdir=w"),
         ("prepare tfds:stl10", "sit_jax.data.prepare", "tfds:stl10"),
     ],

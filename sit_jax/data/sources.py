@@ -47,7 +47,8 @@ def open_source(name: str) -> Source:
     form, opener = OPENERS.get(scheme, ("", None))
     if opener is None or (":" in form) != bool(rest) or bool(colon) != bool(rest):
         forms = ", ".join(form for form, _ in OPENERS.values())
-        raise InputError(f"data source {name!r} is unknown; the forms are {forms}")
+        missing = "" if colon else "there is no such folder or file, and "
+        raise InputError(f"data source {name!r}: {missing}it is no known form; the forms are {forms}")
     return opener(rest)
 
 
