@@ -76,8 +76,24 @@ def test_the_limit_of_a_control_group_counts(tmp_path, monkeypatch, files, expec
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN", tmp_path / "nothing")
     assert memory._left_in_groups() == expected
     assert memory.available_bytes() <= min([*expected, 2**50])
+
+
+@pytest.mark.parametrize("root, line", [("", "0::/slurm/job/step"), ("memory/", "7:cpu,memory:/slurm/job/step")])
+def test_the_limit_of_a_job_counts_which_is_not_that_of_the_root(tmp_path, monkeypatch, root, line):
+    """Of the groups from the step up to the root, the job and the root have limits; other jobs do not count."""
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if root else ("memory.max", "memory.current")
+    for place, most in (("slurm/job", 500), ("slurm/other", 1), (".", 900)):
+        folder = tmp_path / root / place
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in zip((*names, "memory.stat"), (most, 100, ""), strict=True):
+            (folder / name).write_text(str(value))
+    (tmp_path / "own").write_text(f"3:pids:/elsewhere\n{line}\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN", tmp_path / "own")
+    assert memory._left_in_groups() == [400, 800]
 
 
 @pytest.fixture

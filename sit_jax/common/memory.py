@@ -1,5 +1,6 @@
 """Memory of this machine and this process, and the sizes in an out-of-memory message."""
 
+import contextlib
 import pathlib
 import re
 
@@ -8,8 +9,9 @@ import psutil
 
 GIB = 2**30
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
-# Limit and use of a control group, by version: the names of its files.
-LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+OWN = pathlib.Path("/proc/self/cgroup")  # says which groups this process is in; a container shows its own as the root
+# Limit and use of a control group, by version: where its groups begin, and the names of its files.
+LIMITS = (("", "memory.max", "memory.current"), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
 # The compiler's and the allocator's words for too little memory.
 SHORTAGE = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
@@ -22,16 +24,29 @@ def available_bytes() -> int:
 def _left_in_groups() -> list[int]:
     """Returns what is left of the limit of the control group; files that are cached count as free."""
     left = []
-    for limit, used in LIMITS:
-        try:
-            most, now = (int((CGROUPS / name).read_text()) for name in (limit, used))
-            text = (CGROUPS / limit).with_name("memory.stat").read_text()
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        # In version 1, the line with "total_" comes later and counts the groups below as well.
-        cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", text, re.M)
-        left.append(most - now + (int(cached[-1]) if cached else 0))
+    for root, limit, used in LIMITS:
+        for folder in _groups(root):
+            try:
+                most, now = (int((folder / name).read_text()) for name in (limit, used))
+                text = (folder / "memory.stat").read_text()
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+            # In version 1, the line with "total_" comes later and counts the groups below as well.
+            cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", text, re.M)
+            left.append(most - now + (int(cached[-1]) if cached else 0))
     return left
+
+
+def _groups(root: str) -> list[pathlib.Path]:
+    """Returns the folders of the groups of this process below the root of a version: Slurm and systemd limit them."""
+    top = CGROUPS / root
+    with contextlib.suppress(OSError):
+        for line in OWN.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if root in controllers.split(","):  # version 2 names no controllers
+                inner = top / place.lstrip("/")
+                return [inner, *(parent for parent in inner.parents if parent.is_relative_to(top))]
+    return [top]
 
 
 def resident_bytes() -> int:
