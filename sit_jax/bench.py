@@ -24,6 +24,7 @@ from sit_jax.timing import machine, tables
 from sit_jax.timing.clock import measure
 from sit_jax.timing.images import open_images
 from sit_jax.timing.step import Step
+from sit_jax.weights.start import follow
 
 
 def make_flags(argv: list[str]) -> flags.FlagValues:
@@ -45,6 +46,7 @@ def bench(config: ml_collections.ConfigDict, values: flags.FlagValues) -> dict[s
     """Measures a configuration and returns all figures as plain JSON values; see `sit_jax.timing.tables`."""
     if values.random_images is not None:
         config.data.source = "random"
+    config, _ = follow(config, None)
     checks.check_config(config, jax.device_count())
     if values.parts and config.microbatches > 1:
         raise InputError(

@@ -2,7 +2,7 @@
 
   sit-jax export --workdir=runs/mine --format=timm --out=exported
 
-  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo;
+  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo, authors for the authors' SiT;
   --format=safetensors for weights in our names;
   --classifier=WORKDIR/eval/finetune-....json exports a fine-tuned classifier.
 
@@ -31,6 +31,8 @@ from sit_jax.exports.formats import FORMATS, Format
 from sit_jax.exports.programs import image_shape
 from sit_jax.exports.weights import Weights, collect
 
+WITH_HEADS = ("safetensors", "authors")  # formats that also hold the heads of the tasks
+
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of the command."""
@@ -51,7 +53,7 @@ def command(argv: list[str]) -> bool:
     check_new(out)
     # Exact values: the device may compute the training in a shorter type.
     overrides = {"dtype": "float32"} | cli.overrides(values)
-    heads = values.format == "safetensors" and has_heads(workdir, values.step, values.weights)
+    heads = values.format in WITH_HEADS and has_heads(workdir, values.step, values.weights)
     restored = restore(workdir, values.step, values.weights, overrides, heads)
     weights = collect(restored, pathlib.Path(values.classifier) if values.classifier else None)
     check_fits(weights, row, values.format)
@@ -96,7 +98,8 @@ def check_fits(weights: Weights, row: Format, name: str) -> None:
 def loading_lines(weights: Weights, row: Format, out: pathlib.Path) -> str:
     """Returns the lines of Python that load the export."""
     side, _, channels = image_shape(weights)
-    return row.loading.format(folder=out, side=side, c=channels)
+    lines = [row.loading, *([row.classifying] if weights.class_names else [])]
+    return "\n".join(lines).format(folder=out, side=side, c=channels)
 
 
 def size(folder: pathlib.Path) -> str:

@@ -37,6 +37,7 @@ from sit_jax.config import checks, cli, machine, resolve
 from sit_jax.parallel.mesh import make_mesh
 from sit_jax.train.state import TrainState, abstract_state, make_training
 from sit_jax.train.step import abstract_batch, compile_steps
+from sit_jax.weights.start import follow
 
 TOPOLOGY = """v4, v5e, v5p or v6e with a shape, such as v5e:4x4; h100, h200, a100, l4 or rtx4090 with the GPUs of one
 host, such as h100:8, or with hosts x GPUs of each host, such as h100:4x8; or cpu:N.
@@ -78,6 +79,7 @@ def make_plan(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any
     if check_topology(topology) != CPU:  # programs for other machines cannot be read back from the cache
         jax.config.update("jax_enable_compilation_cache", False)
     target = open_target(topology, config.mesh.slices or 1)
+    config, _ = follow(config, None)
     config.data.source = config.data.source or "not read"
     checks.check_config(config, len(target.devices), target.devices[0])
     config = resolve.resolve(config, NUM_EXAMPLES, target.devices[0])

@@ -163,6 +163,7 @@ def test_a_fine_tuned_classifier(run, classifier, images, tmp_path):
     arrays, config = load_file(out / "model.safetensors"), json.loads((out / "config.json").read_text())
     assert arrays["head.weight"].shape == arrays["head_dist.weight"].shape == (CLASSES, WIDTH)
     assert config["num_classes"] == CLASSES and config["label_names"] == ["0", "1", "2"]
+    assert "logits = model(transform(image)[None])" in (out / "README.md").read_text()
     tokens = encode(arrays, 2.0 * images - 1, HEADS)
     pairs = [
         tokens[:, k] @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
@@ -186,6 +187,29 @@ def test_the_model_card_has_recipe_scores_and_the_loading_lines(run, tmp_path):
     values = [f"{100 * found['top1']:.1f}" for found in (report, report["baseline"], report["pixels"])]
     assert f"| {' | '.join(values)} |" in card
     assert run.config["data"]["fingerprint"] in card and "jax.export.deserialize" in card and "## Licence" in card
+
+
+def test_the_authors_layout_needs_the_paper_s_heads(run, data, tmp_path, capsys):
+    words = ["--format=authors", f"--out={tmp_path / 'x'}"]
+    assert export.main(["export", f"--workdir={run.workdir}", *words]) == 2
+    assert "needs the paper's heads" in capsys.readouterr().err
+    options = {"steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    paper = sit_jax.pretrain(f"npz:{data}", tmp_path / "paper", config="folder:paper,runlocal", **options)
+    foreign = read_foreign(exported(paper, tmp_path / "authors", "authors"))
+    whole = jax.device_get(restore(paper.workdir, None, "params", {}, with_heads=True).params)
+    assert foreign.layout == "SiT of its authors" and foreign.left == ()
+    jax.tree.map(np.testing.assert_array_equal, {"encoder": foreign.encoder, **foreign.heads}, whole)
+
+
+def test_a_training_starts_from_an_export(run, data, tmp_path):
+    """Encoder and heads, without a step in between: with a learning rate of 0 the weights stay."""
+    out = exported(run, tmp_path / "own", "safetensors")
+    options = {"steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    rates = {f"optim__{name}_learning_rate": 0.0 for name in ("base", "final", "warmup")} | {"optim__weight_decay": 0.0}
+    again = sit_jax.pretrain(f"npz:{data}", tmp_path / "run", "folder:runlocal", init=str(out), **options, **rates)
+    jax.tree.map(np.testing.assert_array_equal, again.encoder().params, run.encoder().params)
+    with pytest.raises(sit_jax.InputError, match="is a run; export it with --format=safetensors"):
+        sit_jax.pretrain(f"npz:{data}", tmp_path / "other", "folder:runlocal", init=str(run.workdir), **options)
 
 
 # By name: what is done to an export of ours, and a part of the line.
@@ -251,7 +275,10 @@ def test_wrong_arguments_are_one_line(run, tmp_path, capsys):
         (["--format=timm"], "--out is missing"),
         (["--format=timm", f"--out={tmp_path / 'x'}", f"--classifier={tmp_path / 'other.json'}"], "is no report of"),
         (["--format=timm", f"--out={tmp_path / 'x'}", "--classifier=nowhere.json"], "is no report of"),
-        (["--format=keras", f"--out={tmp_path / 'x'}"], "value should be one of <timm|hf|safetensors|onnx|stablehlo>"),
+        (
+            ["--format=keras", f"--out={tmp_path / 'x'}"],
+            "should be one of <timm|hf|safetensors|authors|onnx|stablehlo>",
+        ),
     ):
         assert export.main(["export", f"--workdir={run.workdir}", *arguments]) == 2
         assert expected in capsys.readouterr().err

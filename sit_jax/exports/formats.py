@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sit_jax.exports import hugging_face, own_folder, programs, timm_folder
+from sit_jax.exports import authors_folder, hugging_face, own_folder, programs, timm_folder
 from sit_jax.exports.weights import Weights
 
 
@@ -21,29 +21,38 @@ class Format(NamedTuple):
     loading: str
     needs_names: bool = True  # timm's names, which a stem of convolutions has not
     takes_classifier: bool = True
+    classifying: str = ""  # a line that gives the logits of a classifier
     images: str = "normalised by mean 0.5 and standard deviation 0.5"
 
 
 PLAIN = "as they are: the program normalises them"
 FORMATS = {
     "timm": Format(
-        "timm, PyTorch", timm_folder.write, timm_folder.run, ("torch", "timm", "torchvision"), timm_folder.LOADING
+        *("timm, PyTorch", timm_folder.write, timm_folder.run, ("torch", "timm", "torchvision"), timm_folder.LOADING),
+        classifying=timm_folder.CLASSIFYING,
     ),
     "hf": Format(
-        "Hugging Face transformers",
-        hugging_face.write,
-        hugging_face.run,
-        ("torch", "transformers"),
-        hugging_face.LOADING,
+        *("Hugging Face transformers", hugging_face.write, hugging_face.run, ("torch", "transformers")),
+        loading=hugging_face.LOADING,
+        classifying=hugging_face.CLASSIFYING,
     ),
     "safetensors": Format(
-        "our own names, with all heads", own_folder.write, own_folder.run, (), own_folder.LOADING, False, False
+        *("our own names, with all heads", own_folder.write, own_folder.run, (), own_folder.LOADING),
+        needs_names=False,
+        takes_classifier=False,
+    ),
+    "authors": Format(
+        *("the layout of the authors' SiT", authors_folder.write, authors_folder.run, (), authors_folder.LOADING),
+        takes_classifier=False,
     ),
     "onnx": Format(
-        *("ONNX", programs.write_onnx, programs.run_onnx, ("onnxruntime",), programs.LOADING_ONNX), images=PLAIN
+        *("ONNX", programs.write_onnx, programs.run_onnx, ("onnxruntime",), programs.LOADING_ONNX),
+        classifying=programs.CLASSIFYING_ONNX,
+        images=PLAIN,
     ),
     "stablehlo": Format(
         *("StableHLO of jax.export", programs.write_stablehlo, programs.run_stablehlo, (), programs.LOADING_STABLEHLO),
+        classifying=programs.CLASSIFYING_STABLEHLO,
         images=PLAIN,
     ),
 }

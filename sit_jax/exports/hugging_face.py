@@ -109,6 +109,9 @@ def run(weights: Weights, folder: pathlib.Path, images: np.ndarray) -> dict[str,
     return found
 
 
+CLASSIFYING = """from transformers import DeiTForImageClassificationWithTeacher
+classifier = DeiTForImageClassificationWithTeacher.from_pretrained("{folder}")
+logits = classifier(**processor(image, return_tensors="pt")).logits  # of id2label in config.json"""
 LOADING = """from transformers import AutoImageProcessor, AutoModel
 processor, model = AutoImageProcessor.from_pretrained("{folder}"), AutoModel.from_pretrained("{folder}")
 tokens = model(**processor(image, return_tensors="pt")).last_hidden_state  # rotation, contrastive, patches"""

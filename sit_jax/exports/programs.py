@@ -1,6 +1,7 @@
 """Whole programs with the weights inside: ONNX for onnxruntime, StableHLO for JAX and other runtimes of XLA."""
 
 import functools
+import json
 import logging
 import pathlib
 from collections.abc import Callable
@@ -42,6 +43,8 @@ def write_onnx(weights: Weights, folder: pathlib.Path) -> None:
     function = program(weights)
     model = jax2onnx.to_onnx(lambda images: function(images), inputs=[("n", *image_shape(weights))])
     rename(model, "images", NAMES)
+    if weights.class_names:
+        onnx.helper.set_model_props(model, {"classes": json.dumps(weights.class_names)})
     with replacing(folder / ONNX) as temporary:
         onnx.save(model, str(temporary))
 
@@ -91,6 +94,9 @@ def as_tokens(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"tokens": np.concatenate([both, patches], axis=1), **found}
 
 
+CLASSIFYING_ONNX = """(logits,) = session.run(["logits"], {{"images": images}})
+classes = session.get_modelmeta().custom_metadata_map["classes"]  # their names, as JSON"""
+CLASSIFYING_STABLEHLO = "logits = exported.call(images)[2]"
 LOADING_ONNX = """import onnxruntime
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
 # images: float32 [n, {side}, {side}, {c}] in [0, 1]

@@ -53,6 +53,7 @@ def run(weights: Weights, folder: pathlib.Path, images: np.ndarray) -> dict[str,
         return found | ({"logits": module(inputs).numpy()} if weights.class_names else {})
 
 
+CLASSIFYING = "logits = model(transform(image)[None])  # of label_names in config.json, in their order"
 LOADING = """import timm
 model = timm.create_model("local-dir:{folder}", pretrained=True)  # num_classes=0: the mean of both tokens
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"""

@@ -78,8 +78,8 @@ def read_safetensors(path: Path) -> Arrays:
         endings = ", ".join((".safetensors", *TORCH))
         raise InputError(f"{path}: is no file of weights by its name; the endings that are read are {endings}")
     try:
-        with safetensors.safe_open(path, framework="flax") as file:  # NumPy has no bfloat16
-            return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: is no safetensors file, or is cut off ({error}); copy it again") from error
     except OSError as error:

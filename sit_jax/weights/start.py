@@ -12,7 +12,8 @@ from sit_jax.common.console import table
 from sit_jax.common.errors import InputError
 from sit_jax.config.checks import check_model
 from sit_jax.model.vit import resize_position_embedding
-from sit_jax.weights.foreign import Foreign, read_foreign
+from sit_jax.weights.foreign import Foreign
+from sit_jax.weights.own import read_any
 
 FIXED = ("size", "patch_size", "norm_epsilon")  # keys of the section `model` that weights fix
 SHOWN = 4  # names of a kind in the table
@@ -40,7 +41,7 @@ def follow(config: ml_collections.ConfigDict, saved: dict | None) -> tuple[ml_co
         return config, None
     if config.model.channels != 3 or config.model.stem != "patches":
         raise InputError(f"--config.init={config.init}: needs data.channels=3 and model.stem=patches")
-    foreign = read_foreign(Path(config.init).expanduser())
+    foreign = read_any(Path(config.init).expanduser())
     config.init_hash = foreign.sha256
     config.model.update(dict(zip(FIXED, (foreign.size, foreign.patch_size, foreign.epsilon), strict=True)))
     check_model(config.model)
