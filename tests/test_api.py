@@ -167,6 +167,8 @@ def test_wrong_arguments_are_one_line(encoder, folder, tmp_path):
     with pytest.raises(sit_jax.InputError, match="the names are cifar10"):
         sit_jax.pretrain(folder, tmp_path / "run", config="nothing")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(sit_jax.InputError, match="workdir=s3://bucket/run: only images are read from remote stores"):
+        sit_jax.pretrain(np.zeros((8, 12, 12, 3), np.uint8), "s3://bucket/run")
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "L", "LA", "RGBA", "HSV", "CMYK", "1"])

@@ -38,8 +38,6 @@ ROWS = [
     ("evaluate --workdir=ROOT/file --protocol=knn", "ROOT/file: no run is there"),
     ("evaluate --workdir=ROOT/list --protocol=knn", "ROOT/list/config.json: is damaged (it is no configuration)"),
     ("evaluate --workdir=ROOT/text --protocol=knn", "ROOT/text/config.json: is damaged (Expecting value"),
-    ("embed --workdir=s3://bucket/run --images=x --out=f.npz", "--workdir=s3://bucket/run: only images are read from"),
-    ("plan --config=digits --topology=cpu:1 --out=gs://b/p.json", "--out=gs://b/p.json: only images are read from"),
     ("evaluate --workdir= --protocol=knn", "--workdir has an empty value"),
     ("embed --workdir=ROOT/file --images=ROOT/pictures --out=ROOT/new.npz", "no run is there"),
     ("reconstruct --workdir=ROOT/list --test=2 --out=ROOT/new.png", "is damaged"),
@@ -96,6 +94,14 @@ ROWS = [
     (f"{PLAN} --out=ROOT/none/new.json", "there is no such folder"),
     (f"{PLAN} --out=ROOT/empty", "is a folder"),
     (f"{BENCH} --out=/proc/new.json", "--out=/proc/new.json: cannot be written"),
+    # places in a remote store
+    ("main --workdir=s3://b/run --config=digits", "--workdir=s3://b/run: only images are read from remote stores"),
+    ("embed --workdir=s3://b/run --images=x --out=f.npz", "--workdir=s3://b/run: only images are read from"),
+    ("transfer --workdirs=ROOT/run,s3://b/run --protocol=knn --out=f.json", "--workdirs=s3://b/run: only images are"),
+    (f"{PLAN} --out=gs://b/p.json", "--out=gs://b/p.json: only images are read from"),
+    (f"{BENCH} --trace=s3://b/trace", "--trace=s3://b/trace: only images are read from"),
+    (f"{MAIN} --config.data.cache_dir=s3://b/c", "data.cache_dir=s3://b/c must be a folder of this machine"),
+    (f"{KNN} --config.data.cache_dir=s3://b/c", "data.cache_dir=s3://b/c must be a folder of this machine"),
     # configurations
     (f"{PLAN} --config.no_such_key=1", "--config.no_such_key: there is no such key; the keys are batch_size, "),
     (f"{PLAN} --config.modl.size=S", "--config.modl.size: there is no such key (did you mean model.size?); the keys"),

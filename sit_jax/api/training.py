@@ -12,7 +12,7 @@ import numpy as np
 from sit_jax.api.encoder import Encoder, load
 from sit_jax.api.images import quantised
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import replacing
+from sit_jax.common.files import check_local, replacing
 from sit_jax.config import machine, named
 from sit_jax.config.wrong import changed
 from sit_jax.train.hours import check_hours
@@ -59,6 +59,7 @@ def pretrain(
     `fit` are --hours and --fit. The same call resumes a run that was stopped. While it runs, an interrupt (Ctrl-C)
     saves a checkpoint, then raises KeyboardInterrupt. The process is not restarted. Raises InputError for wrong input.
     """
+    check_local("workdir", workdir)
     workdir = pathlib.Path(workdir).expanduser()
     array = None if isinstance(data, str | os.PathLike) else as_images(data)
     source = f"npz:{workdir / ARRAY}" if array is not None else os.fspath(data)  # type: ignore[arg-type]

@@ -22,12 +22,13 @@ from sit_jax.common.errors import (
     ShortageError,
     StoreError,
 )
-from sit_jax.common.files import user_cache
+from sit_jax.common.files import check_local, user_cache
 from sit_jax.common.memory import is_shortage
 from sit_jax.common.pipes import unbroken
 from sit_jax.common.stopping import BEGINS_AGAIN, RESUMES, leave, soon_ended
 from sit_jax.common.text import printable
 
+WRITTEN = ("workdir", "workdirs", "out", "trace", "data_dir")  # options that name places to write
 HELP_WIDTH = 98  # characters per line of --help
 
 
@@ -59,7 +60,7 @@ def parse(
     for stray in rest[bool(positional) :]:
         raise InputError(f"{stray!r} is not understood; options are written --name=value")
     check_required(values, required)
-    check_local(values)
+    check_written(values)
     return rest
 
 
@@ -73,13 +74,11 @@ def check_required(values: flags.FlagValues, required: tuple[str, ...]) -> None:
             raise InputError(f"--{name} has an empty value; give one, or leave the option out")
 
 
-def check_local(values: flags.FlagValues) -> None:
-    """Raises InputError if a work directory or an output lies in a remote store, where only images are read."""
-    for name in ("workdir", "out"):
-        if name in values and "://" in str(values[name].value or ""):
-            raise InputError(
-                f"--{name}={values[name].value}: only images are read from remote stores; give a folder of this machine"
-            )
+def check_written(values: flags.FlagValues) -> None:
+    """Raises InputError if an option of WRITTEN is an address in a remote store."""
+    for name in filter(values.__contains__, WRITTEN):
+        for value in as_items(values[name].value) or [values[name].value]:
+            check_local(f"--{name}", value)
 
 
 def as_items(value: Any) -> list:

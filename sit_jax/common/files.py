@@ -36,6 +36,12 @@ def write_json(path: Path, values: dict) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def check_local(name: str, value: object) -> None:
+    """Raises InputError if `value`, of the option `name`, is an address in a remote store: nothing is written there."""
+    if "://" in str(value):
+        raise InputError(f"{name}={value}: only images are read from remote stores; give a folder of this machine")
+
+
 def check_out(out: Path, suffix: str) -> None:
     """Raises InputError unless `out`, the value of --out, ends in `suffix` and can be written."""
     if out.suffix != suffix:

@@ -40,6 +40,7 @@ FROM_0 = Rule(lambda value: value >= 0, "0 or more")
 SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 BELOW_1 = Rule(lambda value: 0 <= value < 1, "from 0 to 1, and not 1")
 NUMBERS = Rule(lambda value: len(value) > 0 and min(value) > 0, "one or more numbers above 0")
+ON_DISK = Rule(lambda value: value is None or "://" not in value, "a folder of this machine")
 CROP = {"area": pair(1, open_start=True), "ratio": pair(math.inf, open_start=True), "flip": SHARE}
 
 PIXELS: dict[str, Rule] = {
@@ -77,6 +78,7 @@ TRAINING: dict[str, Rule] = {
     **{f"views.{name}": FROM_0 for name in ("brightness", "contrast", "saturation")},
     "views.hue": Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5, half a turn"),
     "data.memory_limit": FROM_0,
+    "data.cache_dir": ON_DISK,
     "data.image_size": Rule(lambda value: value is None or value >= 0, "0 or more"),
     "corrupt.share": SHARE,
     "loss.temperature": ABOVE_0,
@@ -94,6 +96,7 @@ TRAINING: dict[str, Rule] = {
     "optim.eps": ABOVE_0,
 }
 EVALUATION: dict[str, Rule] = {
+    "data.cache_dir": ON_DISK,
     "eval.knn_k": ABOVE_0,
     "eval.knn_temperature": ABOVE_0,
     "linear.batch_size": ABOVE_0,

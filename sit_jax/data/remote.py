@@ -1,7 +1,9 @@
 """Files of a remote store, such as gs://, s3:// and https://, through fsspec."""
 
 import concurrent.futures
+import contextlib
 import fnmatch
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -44,10 +46,7 @@ def describe(urls: Sequence[str]) -> tuple[list[dict | None], list[str]]:
 
     def one(url: str) -> dict | None:
         store, path = filesystem(url)
-        try:
-            return _opened(url, lambda: store.info(path))
-        except FileNotFoundError:
-            return None
+        return _opened(url, lambda: _info(store, path))
 
     with concurrent.futures.ThreadPoolExecutor(REQUESTS) as threads:
         told = list(threads.map(one, urls))
@@ -84,6 +83,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     kind = url.partition("://")[0]
     package = PACKAGES.get(kind, "")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it also raises
     try:
         import fsspec
 
@@ -95,12 +95,19 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise InputError(f"{url}: {kind}:// is no known store; use gs://, s3:// or https://") from error
 
 
+def _info(store: Any, path: str) -> dict | None:
+    """Returns what a store tells of a file; None if the file is missing."""
+    with contextlib.suppress(FileNotFoundError):
+        return store.info(path)
+    return None
+
+
 def _opened(url: str, ask: Callable[[], Result]) -> Result:
-    """Returns the answer of a store; raises InputError if it refuses, FileNotFoundError if there is no such file."""
+    """Returns the answer of a store; raises InputError if it refuses, or has no such bucket or folder."""
     try:
         return ask()
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: the store has no such bucket or folder; correct the address") from error
     except Exception as error:
         raise InputError(
             f"{url}: the store cannot be read ({_reason(error)}); check the address, the connection and your rights"

@@ -83,6 +83,8 @@ class Files:
         found, missing = (told, []) if told is not None else remote.describe(self.paths)
         _check_found(missing, len(self.paths))
         infos = [info or {} for info in found]
+        if folders := [path for path, info in zip(self.paths, infos, strict=True) if info.get("type") == "directory"]:
+            raise InputError(f"{folders[0]}: is a folder; give its files, for example by a pattern with *")
         if unknown := [path for path, info in zip(self.paths, infos, strict=True) if info.get("size") is None]:
             raise InputError(f"{unknown[0]}: the server does not tell its size; use another server, or copy the file")
         return [info["size"] for info in infos], [remote.version(info) for info in infos]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sit_jax.common.errors import InputError
+from sit_jax.common.files import check_local
 from sit_jax.data.records import Raw, Records, Source
 
 UNLABELLED_SPLITS = ("unlabelled", "unlabeled")
@@ -40,12 +41,16 @@ def open_tfds(name: str) -> Source:
 
 
 def find_builder(name: str, data_dir: str | None = None) -> Any:
-    """Returns the TFDS builder of `name`; needs no network. Raises InputError if there is no such data set."""
+    """Returns the TFDS builder of `name`; needs no network.
+
+    Raises InputError if there is no such data set, or if the folder is an address in a remote store.
+    """
     import tensorflow_datasets as tfds
 
+    # TFDS itself reads the variable only once, when it is imported.
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+    check_local("TFDS_DATA_DIR", data_dir)
     try:
-        # TFDS itself reads the variable only once, when it is imported.
-        data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise InputError(

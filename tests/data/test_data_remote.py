@@ -1,17 +1,21 @@
-"""Remote stores on the loopback: an HTTP server that knows ranges, and an S3 server where moto and s3fs are there."""
+"""Remote stores on the loopback: emulators of S3 and of Google Cloud Storage, and an HTTP server that knows ranges."""
 
 import http.server
 import os
 import re
 import sys
 import threading
+import types
+import urllib.request
 from pathlib import Path
 
+import emulators
 import fsspec
 import numpy as np
 import pytest
 import shards
 
+from sit_jax import main
 from sit_jax.common.errors import InputError, StoreError
 from sit_jax.data import Batches, load_images, open_source, remote, stored
 
@@ -64,26 +68,30 @@ def http_url(folder):
     server.server_close()
 
 
+def put(store, folder):
+    """Writes the served folder into a new bucket."""
+    store.mkdir("bucket")
+    store.put(f"{folder}/", "bucket/", recursive=True)
+
+
 @pytest.fixture(scope="module")
-def s3_url(folder):
-    pytest.importorskip("s3fs")  # pip install -r requirements-remote.txt "moto[s3]" flask flask-cors
-    ThreadedMotoServer = pytest.importorskip("moto.server").ThreadedMotoServer
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "a",
-            "AWS_SECRET_ACCESS_KEY": "b",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        }.items():
-            patch.setenv(name, value)
-        store = fsspec.filesystem("s3")
-        store.mkdir("bucket")
-        store.put(f"{folder}/", "bucket/", recursive=True)
+def s3_url(folder, free_port):
+    with emulators.store("s3", free_port()) as store:
+        put(store, folder)
         yield "s3://bucket"
-    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gs_url(folder, free_port):
+    with emulators.store("gs", free_port()) as store:
+        put(store, folder)
+        yield "gs://bucket"
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store_url(request):
+    """A bucket with the files of the served folder."""
+    return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture(autouse=True)
@@ -92,29 +100,38 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
 
 
-FORMS = [
-    "s3 tar:URL/shard-{0..1}.tar",
-    "s3 tar:URL/shard-*.tar",
-    "s3 parquet:URL/part-*.parquet",
-    "s3 folder:URL/pictures",
-    "s3 URL/pictures/",
-    "s3 glob:URL/pictures/*/*.png",
-    "s3 list:URL/list.txt",
-    "s3 URL/shard-0.tar,URL/shard-1.tar",
-    "http tar:URL/shard-{0..1}.tar",
-    "http parquet:URL/part-{0..1}.parquet",
-    "http folder:URL/pictures",
-    "http list:URL/list.txt",
+IN_STORES = [
+    "tar:URL/shard-{0..1}.tar",
+    "tar:URL/shard-*.tar",
+    "parquet:URL/part-*.parquet",
+    "folder:URL/pictures",
+    "URL/pictures/",
+    "glob:URL/pictures/*/*.png",
+    "list:URL/list.txt",
+    "URL/shard-0.tar,URL/shard-1.tar",
 ]
+OVER_HTTP = [
+    "tar:URL/shard-{0..1}.tar",
+    "parquet:URL/part-{0..1}.parquet",
+    "folder:URL/pictures",
+    "list:URL/list.txt",
+]
+FORMS = [(kind, form) for kind in ("s3", "gs") for form in IN_STORES] + [("http", form) for form in OVER_HTTP]
+
+
+def contents(records):
+    """The encoded bytes of all images."""
+    return [raw.read_bytes() if isinstance(raw, Path) else raw for raw in map(records.read, range(len(records)))]
 
 
 @pytest.mark.parametrize("limit", ["1", "0"], ids=["kept", "not kept"])
-@pytest.mark.parametrize("form", FORMS)
-def test_each_form_gives_the_batches_of_the_folder(folder, request, form, limit, monkeypatch):
+@pytest.mark.parametrize(("kind", "form"), FORMS)
+def test_each_form_gives_the_images_and_batches_of_the_folder(folder, request, kind, form, limit, monkeypatch):
     monkeypatch.setenv("SIT_JAX_CACHE_GB", limit)
-    kind, _, name = form.partition(" ")
-    found = open_source(name.replace("URL", request.getfixturevalue(f"{kind}_url")))
+    found = open_source(form.replace("URL", request.getfixturevalue(f"{kind}_url")))
     expected = open_source(f"folder:{folder}/pictures")
+    assert contents(found.train) == contents(expected.train)
+    assert np.array_equal(found.train.labels, expected.train.labels)
     for step in (0, 5):
         one, other = (
             Batches(load_images(source.train, 8, memory_limit_gb=0.0), 3, 1, labels=source.train.labels).batch_at(step)
@@ -123,30 +140,48 @@ def test_each_form_gives_the_batches_of_the_folder(folder, request, form, limit,
         assert np.array_equal(one["image"], other["image"]) and np.array_equal(one["label"], other["label"])
 
 
-def test_blocks_are_fetched_once(folder, s3_url, monkeypatch):
+def test_a_shard_is_written_into_a_store_and_read_from_there(store_url):
+    """Member by member, as a program that makes shards writes it."""
+    with fsspec.open(f"{store_url}/written/new.tar", "wb") as file:
+        shards.write_tar(None, [(name, shards.picture(name)) for name in NAMES], fileobj=file)
+    written = open_source(f"tar:{store_url}/written/new.tar")
+    assert contents(written.train) == [shards.picture(name) for name in NAMES]
+    assert written.class_names == ("cat", "dog") and written.train.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_blocks_are_fetched_once(store_url, monkeypatch):
     """Blocks smaller than the pictures: a picture is put together from several."""
     monkeypatch.setattr(stored, "BLOCK", 100)
     asked = []
     read = remote.read
     monkeypatch.setattr(remote, "read", lambda url, start, size: asked.append((url, start)) or read(url, start, size))
-    train = open_source(f"tar:{s3_url}/shard-*.tar").train
-    assert [train.read(i) for i in range(8)] == [shards.picture(name) for name in NAMES]
+    train = open_source(f"tar:{store_url}/shard-*.tar").train
+    assert contents(train) == [shards.picture(name) for name in NAMES]
     assert len(asked) == len(set(asked)) > 20
     asked.clear()
-    again = open_source(f"tar:{s3_url}/shard-*.tar").train
-    assert [again.read(i) for i in range(8)] == [shards.picture(name) for name in NAMES] and not asked
+    again = open_source(f"tar:{store_url}/shard-*.tar").train
+    assert contents(again) == [shards.picture(name) for name in NAMES] and not asked
 
 
-def test_a_changed_object_is_read_again(folder, s3_url):
-    first = open_source(f"tar:{s3_url}/shard-0.tar").train
-    store = fsspec.filesystem("s3")
-    store.put(f"{folder}/shard-1.tar", "bucket/changing.tar")
-    before = open_source(f"tar:{s3_url}/changing.tar").train
-    assert before.read(0) == shards.picture(NAMES[4])
-    store.put(f"{folder}/shard-0.tar", "bucket/changing.tar")
+def test_the_cache_of_blocks_is_bounded(folder, store_url, tmp_path, monkeypatch):
+    """Room for one shard: the second takes the place of the first, and of both together nothing is kept."""
+    size = (folder / "shard-0.tar").stat().st_size
+    monkeypatch.setenv("SIT_JAX_CACHE_GB", str(1.5 * size / 1e9))
+    for name, names in {"shard-0.tar": NAMES[:4], "shard-1.tar": NAMES[4:], "shard-*.tar": NAMES}.items():
+        assert contents(open_source(f"tar:{store_url}/{name}").train) == [shards.picture(name) for name in names]
+        blocks = [path for path in (tmp_path / "cache" / "sit_jax" / "blocks").rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in blocks) == size
+
+
+def test_a_changed_object_is_read_again(folder, store_url):
+    store, path = fsspec.core.url_to_fs(f"{store_url}/changing.tar")
+    store.put(f"{folder}/shard-1.tar", path)
+    before = open_source(f"tar:{store_url}/changing.tar").train
+    assert contents(before) == [shards.picture(name) for name in NAMES[4:]]
+    store.put(f"{folder}/shard-0.tar", path)
     store.invalidate_cache()
-    after = open_source(f"tar:{s3_url}/changing.tar").train
-    assert after.read(0) == first.read(0) and before.stamp(0) != after.stamp(0)
+    after = open_source(f"tar:{store_url}/changing.tar").train
+    assert contents(after) == [shards.picture(name) for name in NAMES[:4]] and before.stamp(0) != after.stamp(0)
 
 
 def test_a_store_that_fails_for_a_while(http_url, monkeypatch):
@@ -159,22 +194,95 @@ def test_a_store_that_fails_for_a_while(http_url, monkeypatch):
         train.read(0)
 
 
+def refusal(source, folder, capsys):
+    """The line with which a training on a source ends, before it has written anything."""
+    workdir = folder / "run"
+    argv = ["main", "--config=digits:runlocal", f"--config.data.source={source}", f"--workdir={workdir}"]
+    assert main.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not workdir.exists()
+    return line
+
+
 WRONG = {
-    "tar:URL/none-{0..30}.tar": "31 of 31 files are missing: .*none-19.tar and 11 more",
-    "tar:URL/none-*.tar": "there is no file",
+    "tar:URL/none-{0..20}.tar": "21 of 21 files are missing: .*none-19.tar and 1 more",
+    "tar:URL/none-*.tar": "there is no file .*none-.*; correct the pattern",
     "tar:URL/list.txt": "cannot be read as a tar file",
-    "list:URL/none.txt": "1 of 1 files are missing",
-    "folder:URL/none": "holds no images|cannot be read",
+    "tar:URL/pictures": "/pictures: is a folder; give its files",
+    "list:URL/none.txt": "1 of 1 files are missing: .*none.txt",
+    "folder:URL/none": "/none: holds no images",
     "arrayrecord:URL/a": "read from disk only",
-    "tar:nothing://a/b.tar": r"nothing:// is no known store; use gs://, s3:// or https://",
+    "tar:URL-none/a.tar": "1 of 1 files are missing: .*://bucket-none/a.tar",
+    # s3fs lists nothing, and gcsfs refuses.
+    "tar:URL-none/*.tar": r"://bucket-none/\*\.tar: (there is no file|the store has no such bucket)",
+    "folder:URL-none": "://bucket-none: the store has no such bucket or folder; correct the address",
+    "tar:nothing://a/b.tar": "nothing:// is no known store; use gs://, s3:// or https://",
 }
 
 
 @pytest.mark.parametrize("form", WRONG)
-def test_what_is_wrong_is_told_in_one_line(s3_url, form):
-    with pytest.raises(InputError, match=WRONG[form]) as error:
-        open_source(form.replace("URL", s3_url))
-    assert "\n" not in str(error.value)
+def test_what_is_wrong_is_told_in_one_line(store_url, form, tmp_path, capsys):
+    assert re.search(WRONG[form], refusal(form.replace("URL", store_url), tmp_path, capsys))
+
+
+@pytest.fixture
+def without_rights(s3_url):
+    """A server that knows no key."""
+    address = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    headers = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(address, b"0", headers)).close()
+    yield
+    urllib.request.urlopen(urllib.request.Request(address, b"inf", headers)).close()
+
+
+@pytest.fixture
+def without_keys(s3_url, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # where a machine of Amazon finds keys
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def without_server(s3_url, free_port, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+
+
+REFUSED = {
+    "without_rights": "Forbidden|The AWS Access Key Id you provided does not exist",
+    "without_keys": "Unable to locate credentials",
+    "without_server": "Could not connect to the endpoint URL",
+}
+
+
+@pytest.mark.parametrize("form", ["tar:URL/shard-0.tar", "tar:URL/*.tar", "folder:URL/pictures", "list:URL/list.txt"])
+@pytest.mark.parametrize("state", REFUSED)
+def test_a_store_that_refuses_is_told_in_one_line(s3_url, request, state, form, tmp_path, capsys):
+    request.getfixturevalue(state)
+    connections = fsspec.get_filesystem_class("s3")
+    connections.clear_instance_cache()
+    line = refusal(form.replace("URL", s3_url), tmp_path, capsys)
+    connections.clear_instance_cache()
+    reason = rf"\((?:{REFUSED[state]}).*\)"
+    assert re.search(rf"{s3_url}/\S+: the store cannot be read {reason}; check the address, the connection", line)
+
+
+def test_no_traceback_is_logged_of_a_store_that_does_not_answer(
+    gs_url, free_port, tmp_path, capsys, caplog, monkeypatch
+):
+    """What gcsfs raises, it also logs."""
+    import gcsfs
+
+    async def at_once(seconds):
+        pass
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=at_once))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    line = refusal(f"tar:{gs_url}/shard-0.tar", tmp_path, capsys)
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    assert "shard-0.tar: the store cannot be read (Cannot connect to host 127.0.0.1" in line
+    assert not caplog.records
 
 
 def test_a_server_without_ranges(http_url, monkeypatch):

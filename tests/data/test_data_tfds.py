@@ -169,6 +169,15 @@ def test_unknown_name_fails_in_one_line(tmp_path, monkeypatch, name):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_in_a_remote_store_is_refused_in_one_line(monkeypatch, capsys):
+    assert prepare.main(["prepare", "tfds:tiny_noise", "--data_dir=s3://bucket/tfds"]) == 2
+    refused = "only images are read from remote stores; give a folder of this machine"
+    assert capsys.readouterr().err == f"error: --data_dir=s3://bucket/tfds: {refused}\n"
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/tfds")
+    with pytest.raises(InputError, match=f"^TFDS_DATA_DIR=gs://bucket/tfds: {refused}$"):
+        open_source("tfds:tiny_noise")
+
+
 @pytest.fixture
 def as_tfrecord(data_dir, tmp_path, monkeypatch):
     """A data set that says it was prepared as TFRecord; writing one would take TensorFlow."""
