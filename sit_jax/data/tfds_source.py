@@ -50,6 +50,8 @@ def find_builder(name: str, data_dir: str | None = None) -> Any:
     # TFDS itself reads the variable only once, when it is imported.
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     check_local("TFDS_DATA_DIR", data_dir)
+    if name.startswith("huggingface:"):  # TFDS would ask its server
+        raise InputError(f"tfds:{name}: no such data set is prepared here; for data of `datasets`, use hf:FOLDER")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
