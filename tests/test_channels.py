@@ -150,7 +150,7 @@ WRONG = {
         {"data.channels": 4, "data.shown": (4, 1, 0)},
         r"data\.shown=\(4, 1, 0\) must be three channels from 0 to 3",
     ),
-    "alpha": ({"data.alpha": True}, r"data\.alpha keeps .* data\.channels is 3"),
+    "alpha": ({"data.alpha": True}, r"data\.alpha needs data\.channels=4 .*, not 3"),
 }
 
 

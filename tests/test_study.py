@@ -170,6 +170,7 @@ def test_subsets_are_chosen_by_the_hash_of_the_names(tmp_path):
     np.testing.assert_array_equal(chosen["labels"], [pixels[stem][1] for stem in sorted(expected)])
 
 
+@pytest.mark.slow
 def test_first_steps_of_the_published_digits_run(tmp_path, monkeypatch):
     monkeypatch.setattr(stop.StopSignal, "requested", lambda self, step: step == STOP_AT)
     config = digits.get_config()
