@@ -2,7 +2,8 @@
 
   sit-jax export --workdir=runs/mine --format=timm --out=exported
 
-  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo, authors for the authors' SiT;
+  --format=timm for timm, hf for Hugging Face transformers, onnx, stablehlo;
+  --format=authors for the authors' SiT;
   --format=safetensors for weights in our names;
   --classifier=WORKDIR/eval/finetune-....json exports a fine-tuned classifier.
 
