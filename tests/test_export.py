@@ -154,7 +154,7 @@ def test_onnx_runs_for_any_number_of_images(run, images, tmp_path, capsys):
 def test_without_the_converter_the_package_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
     assert export.main(["export", f"--workdir={run.workdir}", "--format=onnx", f"--out={tmp_path / 'out'}"]) == 2
-    assert "pip install jax2onnx onnxruntime" in capsys.readouterr().err
+    assert "pip install jax2onnx==0.13.0 onnxruntime" in capsys.readouterr().err
 
 
 def test_a_fine_tuned_classifier(run, classifier, images, tmp_path):

@@ -38,7 +38,7 @@ def write_onnx(weights: Weights, folder: pathlib.Path) -> None:
         import jax2onnx
         import onnx
     except ImportError as error:
-        raise InputError("--format=onnx needs its converter; pip install jax2onnx onnxruntime") from error
+        raise InputError("--format=onnx needs its converter; pip install jax2onnx==0.13.0 onnxruntime") from error
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of each shape without a type
     function = program(weights)
     model = jax2onnx.to_onnx(lambda images: function(images), inputs=[("n", *image_shape(weights))])
