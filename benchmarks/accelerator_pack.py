@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.accelerator_stages.machine import requirement_lines
 from benchmarks.mosaics import read_parts, write_parts
 from sit_jax.common.errors import InputError
 
@@ -69,8 +70,7 @@ def check_arrays(data: pathlib.Path) -> None:
 
 def download(folder: pathlib.Path) -> None:
     """Downloads the wheels of CARRIED in the versions that requirements.txt allows."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    admitted = {line.partition(">=")[0].lower(): line.partition("#")[0].strip() for line in lines}
+    admitted = {line.partition(">=")[0].lower(): line for line in requirement_lines(ROOT / "requirements.txt")}
     wanted = [admitted.get(name.lower(), name) for name in CARRIED]
     platforms = [f"--platform={name}_x86_64" for name in PLATFORMS]
     options = ["--no-deps", "--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp", *platforms]

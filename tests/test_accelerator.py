@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import accelerator
-from benchmarks.accelerator_stages import encoder, fast, learn, report, right, right_runs, stage, training, why
+from benchmarks.accelerator_stages import encoder, fast, learn, machine, report, right, right_runs, stage, training, why
 from sit_jax.common.errors import InputError
 from sit_jax.compiled import hlo
 
@@ -316,6 +316,15 @@ def test_configurations_that_cannot_be_loaded_are_input_errors(monkeypatch):
         training.load_config("configs/none.py")
     plan = stage.Stage("right", "m", 1.0, True, "l", "w", "o", "t", "d")
     assert stage.load(stage.dump(plan)) == plan
+
+
+def test_packages_that_the_requirements_do_not_allow_are_named(tmp_path, monkeypatch):
+    (tmp_path / "more.txt").write_text("numpy<1  # old\n\nno-such-package>=2\n")
+    (tmp_path / "requirements.txt").write_text("# comment\n-r more.txt\njax>=0.1\n")
+    monkeypatch.setattr(machine, "REQUIREMENTS", tmp_path / "requirements.txt")
+    assert machine.packages() == f"numpy {np.__version__}, not <1; no-such-package absent, not >=2"
+    monkeypatch.undo()
+    assert len(machine.requirement_lines(machine.REQUIREMENTS)) > 15
 
 
 @pytest.mark.slow

@@ -30,9 +30,8 @@ def add_machine(stage: Stage) -> None:
 
 def packages() -> str:
     """Returns the installed packages that requirements.txt does not allow."""
-    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
     found = []
-    for requirement in map(Requirement, filter(None, lines)):
+    for requirement in map(Requirement, requirement_lines(REQUIREMENTS)):
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -40,6 +39,17 @@ def packages() -> str:
         if version == "absent" or not requirement.specifier.contains(version, prereleases=True):
             found.append(f"{requirement.name} {version}, not {requirement.specifier}")
     return "; ".join(found) or "all as in requirements.txt"
+
+
+def requirement_lines(path: pathlib.Path) -> list[str]:
+    """Returns the requirements of a file and of the files that it includes by -r."""
+    lines = []
+    for line in (line.partition("#")[0].strip() for line in path.read_text().splitlines()):
+        if line.startswith("-r "):
+            lines += requirement_lines(path.parent / line.removeprefix("-r ").strip())
+        elif line:
+            lines.append(line)
+    return lines
 
 
 def card() -> dict[str, str] | str:
