@@ -21,12 +21,17 @@ LAZY = {
 }
 __all__ = ["Encoder", "InputError", "SiTFeatures", "__version__", "load", "pretrain"]
 
+# Commands that train, encode or decode many images.
+RESTARTED = (
+    *("bench", "clusters", "duplicates", "embed", "evaluate", "main"),
+    *("neighbours", "reconstruct", "report", "transfer"),
+)
 _command = allocator.running_command()
 if _command == "main":
     # From before the restart and the imports, which take seconds, until the end of `hosts.connect`: a SIGTERM waits. If
     # this process ended here, the other processes of its run would wait for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-if _command in ("bench", "embed", "evaluate", "main", "reconstruct", "transfer"):
+if _command in RESTARTED:
     allocator.restart_with_settings()
 
 

@@ -17,6 +17,7 @@ from absl import flags
 from sit_jax.common import commands
 from sit_jax.common.errors import DONE, FAILED, PREEMPTED
 from sit_jax.config import cli, machine
+from sit_jax.look.report import report_after_training
 from sit_jax.parallel import hosts
 from sit_jax.train.hours import check_hours
 from sit_jax.train.loop import Options, train
@@ -54,7 +55,10 @@ def command(argv: list[str]) -> bool:
     hosts.connect(values.coordinator, values.num_processes, values.process_id)
     workdir = pathlib.Path(values.workdir or cli.default_workdir(values))
     config = machine.settle(config, workdir, lambda argument: parse(machine.with_argument(argv, argument))[1])
-    return train(config, workdir, Options(values.fit, values.hours, values.verbose))
+    finished = train(config, workdir, Options(values.fit, values.hours, values.verbose))
+    if finished:
+        report_after_training(workdir, config.eval.page)
+    return finished
 
 
 def main(argv: list[str]) -> int:

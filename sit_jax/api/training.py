@@ -15,6 +15,7 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_local, replacing
 from sit_jax.config import machine, named
 from sit_jax.config.wrong import changed
+from sit_jax.look.report import report_after_training
 from sit_jax.train.hours import check_hours
 from sit_jax.train.loop import Options, train
 
@@ -72,8 +73,10 @@ def pretrain(
     make()  # raises before anything is written
     if array is not None:
         store(array, workdir)
-    if not train(machine.settle(make(), workdir, make), workdir, Options(fit, hours)):
+    settled = machine.settle(make(), workdir, make)
+    if not train(settled, workdir, Options(fit, hours)):
         raise KeyboardInterrupt(f"stopped and saved in {workdir}; the same call resumes")
+    report_after_training(workdir, settled.eval.page)
     return PretrainingRun(workdir)
 
 

@@ -65,8 +65,14 @@ CLEAR = "\x1b[K"  # from here to the end of the line
 live = LiveLine()
 
 
+MOST_WARNINGS = 100
+warnings: list[str] = []  # of this process, the first MOST_WARNINGS; a run keeps them in its `sessions.json`
+
+
 def warn(line: str) -> None:
     """Prints a warning to stderr; the run continues."""
+    if len(warnings) < MOST_WARNINGS:
+        warnings.append(line)
     live.clear()
     print(printable(f"warning: {line}", sys.stderr), file=sys.stderr, flush=True)
 

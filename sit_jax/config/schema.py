@@ -137,6 +137,7 @@ def defaults() -> ml_collections.ConfigDict:
     c.eval.knn_temperature = 0.07  # of the votes
     c.eval.num_train = 10_000  # most labelled training images for k-NN and the linear probe
     c.eval.num_test = 2_000  # most test images
+    c.eval.page = 2_000  # most images on the page that a training writes at its end (report.html); 0: no page
 
     # Linear classifiers on the frozen encoder (sit_jax.evaluate --protocol=linear).
     c.linear = ml_collections.ConfigDict()

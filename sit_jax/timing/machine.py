@@ -1,6 +1,5 @@
 """The machine: its description, its measured ceilings, and the memory used by this process."""
 
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -13,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from sit_jax.common.allocator import VARIABLES
+from sit_jax.common.host import cores, processor, versions
 from sit_jax.timing.clock import measure
 
 IMPORTED = time.perf_counter()
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def describe() -> dict[str, Any]:
@@ -29,23 +28,9 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "settings": {name: os.environ[name] for name in ("XLA_FLAGS", *VARIABLES) if name in os.environ},
     }
-
-
-def processor() -> str:
-    """Returns the name of the processor."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use; outside Linux, the number of all cores."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def ceilings(dtype: str, repeats: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from sit_jax.train.run import Trainable
 LEAST, MOST, SHARE = 3.0, 20.0, 0.03  # seconds of measured steps, and their share of the time asked for
 SAVED_BYTES_PER_SECOND = 1e8
 ENDING = 2.0  # seconds of the last save and of the end of the process
+PAGE = 25.0  # seconds of the page at the end: mostly compilation and the map
 
 
 class Silent:
@@ -78,7 +79,7 @@ def choose_steps(
             return {name: put_batch(rows, batches.local, config.batch_size, mesh) for name, rows in read}
 
         pace.step = time_steps(hours, state, trainable.train_step, next_batch)
-    passed = seconds_of_process() + compile_seconds + ENDING
+    passed = seconds_of_process() + compile_seconds + ENDING + (PAGE if config.eval.page else 0.0)
     steps = from_first(longest(pace, hours * 3600 - passed - pace.evaluation))
     if steps < 1:
         least = passed + 2 * pace.evaluation + pace.saving + pace.step

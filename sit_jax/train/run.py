@@ -20,6 +20,7 @@ from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.lock import Lock
 from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_finite, progress_line
 from sit_jax.train.pace import Pace, Stopwatch, estimate_line, seconds_of_process
+from sit_jax.train.sessions import Session
 from sit_jax.train.state import TrainState
 
 IN_FLIGHT = 2  # maximum steps that the host runs ahead of the device
@@ -59,6 +60,7 @@ class Run:
         self.state, self.start = restored or (trainable.init(), 0)
         self.already_evaluated = restored is not None and self.checkpoints.was_evaluated(self.start)
         self.writer = MetricsWriter(workdir, self.start, self.already_evaluated)
+        self.session = Session(workdir, self.start)
         self.clock, self.pace = Clock(), Pace(config, trainable.evaluation is not None)
         self.logged: dict[str, float] = {}  # the metrics of the last progress line
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last `check`
@@ -70,6 +72,8 @@ class Run:
             try:
                 finished = self._steps(stream, stop)
                 self.checkpoints.finish()
+                if self.start < self.config.steps:
+                    self.session.write(self.session.values["step"], ended=finished)
                 return finished
             except (MemoryError, RuntimeError) as error:
                 if not is_shortage(error) or several():
@@ -153,6 +157,7 @@ class Run:
         metrics = {f"train/{name}": value for name, value in (self.check(step) or {}).items()}
         metrics |= self.clock.measure(self.config.batch_size)
         self.writer.write(step, self.epoch(step), metrics)
+        self.session.write(step)
         if "time/images_per_second" in metrics:
             self.pace.step = self.config.batch_size / metrics["time/images_per_second"]
         self.logged = metrics
@@ -181,6 +186,7 @@ class Run:
         watch = self.drain()
         self.check(step)
         self.checkpoints.save(self.state, step, metrics)
+        self.session.write(step)
         self.pace.saving = watch.seconds()
         self._pause(watch)
 
