@@ -3,12 +3,13 @@
   sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --out=grid.png
   sit-jax reconstruct --workdir=runs/mine --images=PHOTOS --attention --out=maps.png
 
-Shows originals, corrupted images and reconstructions below each other. --images (a folder, a pattern in quotes such as
-'FOLDER/**/*.jpg', or a text file of paths) draws the first --limit=32 of its pictures; --train=8 --test=8 draw images
-of the run's data set, or of --data=SOURCE. Corruptions are as in training. --drop=0.7 sets the share covered with
-noise, --replace=0.3 the share covered with other images. --grayscale, --blur and --recolour set probabilities.
---attention draws the attention maps of the two tokens instead. What does not fit on a sheet of 1600 x 2000 pixels goes
-to further files: grid-2.png, grid-3.png, ...
+Shows originals, corrupted images, reconstructions and their differences below each other, with the true and the
+predicted rotation. --images (a folder, a pattern in quotes such as 'FOLDER/**/*.jpg', or a text file of paths) draws
+the first --limit=32 of its pictures; --train=8 --test=8 draw images of the run's data set, or of --data=SOURCE.
+Corruptions are as in training. --drop=0.7 sets the share covered with noise, --replace=0.3 the share covered with other
+images. --grayscale, --blur and --recolour set probabilities. --rotate turns each picture by a random quarter.
+--attention draws the attention maps of the two tokens instead, 224 pixels wide. --size=160 sets the pixels of a
+picture. What does not fit on a sheet of 1600 x 2000 pixels goes to further files: grid-2.png, grid-3.png, ...
 """
 
 import math
@@ -28,23 +29,27 @@ from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_out
 from sit_jax.common.keys import named_key
 from sit_jax.common.layout import layout_of
+from sit_jax.common.text import shown
 from sit_jax.config import cli
 from sit_jax.data import Records, image_options, open_source
 from sit_jax.data.given import open_given
 from sit_jax.data.load import StreamedImages
-from sit_jax.draw import pictures
-from sit_jax.draw.heatmaps import attention_picture
+from sit_jax.draw import pictures, sheet
+from sit_jax.draw.heatmaps import SIDE, attention_sheets
+from sit_jax.draw.pictures import SMALLEST_SIDE
+from sit_jax.draw.rebuilt import TURNED, rebuilt_rows, turns
 from sit_jax.draw.sheet import sheets
 from sit_jax.eval.adopted import place
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.data import use_source
-from sit_jax.eval.reconstruction import make_rebuild, reconstructions
+from sit_jax.eval.reconstruction import ROWS, make_rebuild, reconstructions
 from sit_jax.eval.restore import Restored, restore
 from sit_jax.model.sizes import TOKEN_NAMES
 from sit_jax.views import whole_images
 from sit_jax.views.corrupt import OPERATIONS
 
-MOST_WITH_ATTENTION = 8  # pictures; each takes two lines
+MOST_WITH_ATTENTION = 8  # pictures
+LARGEST_SIDE = 512
 
 
 class Group(NamedTuple):
@@ -71,6 +76,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         meaning = "Share of each image for" if "fraction" in row.section else "Probability of"
         text = f"{meaning} the corruption '{name}'. Default: as in training."
         flags.DEFINE_float(name, None, text, lower_bound=0, upper_bound=1, flag_values=values)
+    flags.DEFINE_boolean("rotate", False, "Turn each picture by 0, 90, 180 or 270 degrees.", flag_values=values)
+    text = "Pixels of a picture. Default: as many as fit."
+    flags.DEFINE_integer("size", None, text, lower_bound=SMALLEST_SIDE, upper_bound=LARGEST_SIDE, flag_values=values)
     flags.DEFINE_boolean("attention", False, "Draw attention maps instead.", flag_values=values)
     return values
 
@@ -87,10 +95,10 @@ def command(argv: list[str]) -> bool:
     restored = restore(workdir, values.step, values.weights, cli.overrides(values), with_heads)
     groups = make_groups(values, given, restored.config)
     if values.attention:
-        drawn = [draw_attention(groups, restored)]
+        drawn = draw_attention(groups, restored)
     else:
         set_corruption(restored.config.corrupt, values)
-        drawn = draw_reconstructions(groups, restored, values.seed)
+        drawn = draw_reconstructions(groups, restored, values)
     for number, picture in enumerate(drawn, start=1):
         path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
         pictures.save_png(path, picture)
@@ -110,6 +118,9 @@ def check(values: flags.FlagValues) -> None:
             raise InputError(f"--{name}=nan must be a number from 0 to 1")
     if values.attention and given:
         raise InputError(f"--{given[0]} and --attention exclude each other: attention maps show uncorrupted images")
+    if values.attention and (values.size or values.rotate):
+        name = "size" if values.size else "rotate"
+        raise InputError(f"--{name} and --attention exclude each other: attention maps are {SIDE} pixels wide, upright")
 
 
 def first_of(records: Records, limit: int) -> Records:
@@ -155,34 +166,39 @@ def set_corruption(config: ml_collections.ConfigDict, values: flags.FlagValues) 
             config[name].update({"fraction": (value, value)} if "fraction" in row.section else {"probability": value})
 
 
-def draw_reconstructions(groups: list[Group], restored: Restored, seed: int) -> list[np.ndarray]:
-    """Returns sheets [H, W, 3] uint8 of original, corrupted and rebuilt images by group; prints the errors."""
-    rebuild, parts = make_rebuild(restored.config), []
+def draw_reconstructions(groups: list[Group], restored: Restored, values: flags.FlagValues) -> list[np.ndarray]:
+    """Returns sheets [H, W, 3] uint8 of the images and what the model makes of them, by group; prints the errors."""
+    rebuild, parts = make_rebuild(restored.config, values.rotate), []
     for title, images in groups:
-        rows = reconstructions(rebuild, restored.params, images, named_key(jax.random.key(seed), title))
-        error = np.abs(rows["reconstructed"] - rows["original"]).mean()
+        key = named_key(jax.random.key(values.seed), title)
+        found = reconstructions(rebuild, restored.params, images, key)
+        error = np.abs(found["reconstructed"] - found["original"]).mean()
         caption = f"{title} ({len(images)}): mean absolute error {error:.4f} of values from -1 to 1"
         say(caption)
-        parts.append((caption, {name: pictures.to_rgb(row, restored.config.data.shown) for name, row in rows.items()}))
-    return sheets(parts)
+        original, corrupted, rebuilt = (found[name] for name in ROWS)
+        rows = rebuilt_rows(original, corrupted, rebuilt, restored.config.data.shown)
+        names = [shown(pathlib.PurePath(str(name)).name) for name in images.records.names]
+        headings = {"": names, TURNED: turns(found["rotation"], found["predicted"])}
+        parts.append(sheet.Group(caption, rows, headings))
+    return sheets(parts, values.size)
 
 
-def draw_attention(groups: list[Group], restored: Restored) -> np.ndarray:
-    """Returns a picture [H, W, 3] uint8 of the attention maps on the first images of the groups."""
+def draw_attention(groups: list[Group], restored: Restored) -> list[np.ndarray]:
+    """Returns sheets [H, W, 3] uint8 of the attention maps on the first images of the groups."""
     config, count = restored.config, sum(len(group.images) for group in groups)
     if count > MOST_WITH_ATTENTION:
         say(f"{count} pictures; the first {MOST_WITH_ATTENTION} are shown")
-    images, maps = [], []
+    photographs, maps = [], []
     names: list[str] = []
     for _, group in groups:
         rows = range(min(len(group), MOST_WITH_ATTENTION - len(names)))
         if rows:
-            decoded = group.gather(rows)
-            images.append(whole_images(jnp.asarray(decoded), config.model.image_size))
-            maps.append(attention_maps(restored.params, decoded, config))
-            names += group.records.names[: len(rows)]
-    shown = pictures.to_rgb(np.concatenate(images), config.data.shown)
-    return attention_picture(shown, np.concatenate(maps), names, TOKEN_NAMES)
+            large = StreamedImages(group.records, SIDE, layout=group.layout).gather(rows)
+            photographs.append(np.asarray(whole_images(jnp.asarray(large), SIDE)))
+            maps.append(attention_maps(restored.params, group.gather(rows), config))
+            names += [str(name) for name in group.records.names[: len(rows)]]
+    seen = pictures.to_rgb(np.concatenate(photographs), config.data.shown)
+    return attention_sheets(seen, np.concatenate(maps), names, TOKEN_NAMES)
 
 
 def main(argv: list[str]) -> int:

@@ -24,7 +24,7 @@ from sit_jax.data.given import open_given
 from sit_jax.eval import adopted
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SMALL = {"steps": 3, "batch_size": 4, "eval_every": 3, "checkpoint_every": 3, "log_every": 1}
+SMALL = {"eval__page": 0, "steps": 3, "batch_size": 4, "eval_every": 3, "checkpoint_every": 3, "log_every": 1}
 
 
 def pictures(folder, count=6):

@@ -62,7 +62,12 @@ def run(bands, tmp_path_factory):
     """The work directory of two steps on the TIFF files, with evaluations, as a user trains."""
     workdir = tmp_path_factory.mktemp("run")
     options = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    options += [f"--config.data.source=folder:{bands}", "--config.data.channels=4", f"--workdir={workdir}"]
+    options += [
+        "--config.eval.page=0",
+        f"--config.data.source=folder:{bands}",
+        "--config.data.channels=4",
+        f"--workdir={workdir}",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["main", "--config=configs/digits.py:runlocal", *options])
         assert main.main(sys.argv) == 0
@@ -137,7 +142,7 @@ def test_step_and_evaluation_of_any_channels(row, tmp_path):
     image = jax.ShapeDtypeStruct(batch.shape, batch.dtype)
     stepped, metrics = jax.eval_shape(make_train_step(training, config), state, {"image": image})
     assert metrics["loss"].shape == () and stepped.params["model"]["reconstruction"]["bias"].shape == (layout.channels,)
-    _, views, rebuilt = jax.eval_shape(make_eval_step(training, config), state.params, image, jnp.int32(0))
+    _, views, rebuilt, _ = jax.eval_shape(make_eval_step(training, config), state.params, image, jnp.int32(0))
     assert views.clean.shape == views.corrupted.shape == rebuilt.shape == (16, 8, 8, layout.channels)
 
 

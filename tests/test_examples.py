@@ -12,7 +12,7 @@ from PIL import Image
 import sit_jax
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-OPTIONS = {"steps": 2, "eval_every": 2, "checkpoint_every": 2, "log_every": 1}
+OPTIONS = {"eval__page": 0, "steps": 2, "eval_every": 2, "checkpoint_every": 2, "log_every": 1}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    options = {"steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    options = {"eval__page": 0, "steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
     return sit_jax.pretrain(f"npz:{data}", tmp_path_factory.mktemp("run"), config="folder:runlocal", **options)
 
 
@@ -193,7 +193,7 @@ def test_the_authors_layout_needs_the_paper_s_heads(run, data, tmp_path, capsys)
     words = ["--format=authors", f"--out={tmp_path / 'x'}"]
     assert export.main(["export", f"--workdir={run.workdir}", *words]) == 2
     assert "needs the paper's heads" in capsys.readouterr().err
-    options = {"steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    options = {"eval__page": 0, "steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
     paper = sit_jax.pretrain(f"npz:{data}", tmp_path / "paper", config="folder:paper,runlocal", **options)
     foreign = read_foreign(exported(paper, tmp_path / "authors", "authors"))
     whole = jax.device_get(restore(paper.workdir, None, "params", {}, with_heads=True).params)
@@ -204,7 +204,7 @@ def test_the_authors_layout_needs_the_paper_s_heads(run, data, tmp_path, capsys)
 def test_a_training_starts_from_an_export(run, data, tmp_path):
     """Encoder and heads, without a step in between: with a learning rate of 0 the weights stay."""
     out = exported(run, tmp_path / "own", "safetensors")
-    options = {"steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
+    options = {"eval__page": 0, "steps": 1, "batch_size": 8, "eval_every": 1, "checkpoint_every": 1, "log_every": 1}
     rates = {f"optim__{name}_learning_rate": 0.0 for name in ("base", "final", "warmup")} | {"optim__weight_decay": 0.0}
     again = sit_jax.pretrain(f"npz:{data}", tmp_path / "run", "folder:runlocal", init=str(out), **options, **rates)
     jax.tree.map(np.testing.assert_array_equal, again.encoder().params, run.encoder().params)

@@ -22,6 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from configs import digits
 from sit_jax.common.errors import InputError
 from sit_jax.config.resolve import resolve
+from sit_jax.draw.pictures import LINE, text_width
+from sit_jax.draw.rebuilt import TURNED
 from sit_jax.train import loop
 from sit_jax.train.checkpoint import Checkpoints
 from sit_jax.train.metrics import MetricsWriter
@@ -30,6 +32,7 @@ from sit_jax.train.state import abstract_state, make_training
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHORT = {
+    "eval.page": 0,
     "steps": 20,
     "log_every": 3,
     "eval_every": 8,
@@ -111,7 +114,7 @@ def test_what_a_run_writes(undisturbed):
         assert row.keys() - {"step", "epoch"} >= (EVAL_KEYS if "eval/loss" in row else TRAIN_KEYS)
         np.testing.assert_allclose(row["epoch"], row["step"] * 32 / 1437, atol=1e-4)
     assert {path.name for path in (undisturbed / "reconstructions").iterdir()} == {"0.png", "8.png", "16.png", "20.png"}
-    assert Image.open(undisturbed / "reconstructions" / "20.png").size == (12 * 68, 3 * 68)
+    assert Image.open(undisturbed / "reconstructions" / "20.png").size == (text_width(TURNED) + 8 * 100, 4 * 100 + LINE)
     config = json.loads((undisturbed / "config.json").read_text())
     assert (config["steps"], config["data"]["num_examples"], config["dtype"]) == (20, 1437, "float32")
     assert any(path.name.startswith("events") for path in undisturbed.iterdir())

@@ -110,7 +110,7 @@ sys.exit(main(["main", *sys.argv[1:]]))
 def trained(tmp_path_factory, quick_compilation):
     """A training of two steps where TensorFlow cannot be imported: the finished process and the work directory."""
     workdir = tmp_path_factory.mktemp("trained")
-    arguments = [CONFIG, "--config.steps=2", f"--workdir={workdir}"]
+    arguments = [CONFIG, "--config.steps=2", "--config.eval.page=0", f"--workdir={workdir}"]
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200), workdir
 
@@ -152,3 +152,7 @@ def test_folder_command_of_the_readme(run_module, folders, tmp_path):
     assert config["corrupt"]["drop"]["fraction"] == [0.5, 0.7]
     assert config["model"]["remat"]
     assert (tmp_path / "run" / "reconstructions" / "2.png").exists()
+    assert (
+        f"page: {tmp_path / 'run' / 'report.html'}" in done.stdout
+        and "Attention" in (tmp_path / "run" / "report.html").read_text()
+    )

@@ -15,7 +15,9 @@ from sit_jax.common import commands
 from sit_jax.common.keys import row_keys
 from sit_jax.config import resolve
 from sit_jax.data import open_source
+from sit_jax.draw.heatmaps import SIDE
 from sit_jax.draw.pictures import GAP, LINE, labelled_grid, text_width
+from sit_jax.draw.rebuilt import DIFFERENCE, TURNED
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.reconstruction import ROWS, make_rebuild
 from sit_jax.model.build import make_graphdefs
@@ -26,8 +28,8 @@ from sit_jax.train.state import init_state, make_training
 from sit_jax.views import whole_images
 from sit_jax.views.corrupt import Donors, replace
 
-TILE = 64 + 2 * GAP  # a model of 16 px is shown at 64
-LABELS = max(map(text_width, ROWS))
+TILE = 96 + 2 * GAP  # a model of 16 px is shown at 96
+LABELS = max(map(text_width, [*ROWS, TURNED, DIFFERENCE]))
 INTACT = ["--drop=0", "--replace=0", "--grayscale=0", "--blur=0", "--recolour=0"]
 
 
@@ -83,13 +85,13 @@ def draw(workdir, out, *options):
 
 
 def tiles(picture, count):
-    """The pixels of the three rows, [3, count, 64, 64, 3], of a picture with one group of one line."""
-    return cut(picture[LINE:, LABELS:], 3, count)
+    """The pixels of the three rows, [3, count, 96, 96, 3], of a picture with one group of one line."""
+    return cut(picture[3 * LINE :, LABELS:], 3, count)
 
 
-def cut(picture, rows, columns):
-    """The images [rows, columns, 64, 64, 3], starting at the upper left corner."""
-    images = picture[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, 3)
+def cut(picture, rows, columns, tile=TILE):
+    """The images [rows, columns, side, side, 3], starting at the upper left corner."""
+    images = picture[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile, 3)
     return images.swapaxes(1, 2)[:, :, GAP:-GAP, GAP:-GAP]
 
 
@@ -116,7 +118,7 @@ def test_a_folder_is_drawn_up_to_a_limit(workdir, images, tmp_path, capsys):
 def test_what_does_not_fit_goes_to_further_files(workdir, images, tmp_path, capsys):
     (tmp_path / "list.txt").write_text(f"{images / 'a.png'}\n" * 130)
     draw(workdir, tmp_path / "out.png", f"--images={tmp_path / 'list.txt'}", "--limit=130", *INTACT)
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-2.png", "out.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-2.png", "out-3.png", "out.png"]
     assert f"{tmp_path / 'out-2.png'}: " in capsys.readouterr().out
     assert max(Image.open(path).size[1] for path in tmp_path.glob("*.png")) <= 2000
 
@@ -135,7 +137,7 @@ def test_without_corruption_the_second_row_equals_the_first(workdir, images, tmp
     original, corrupted, rebuilt = tiles(picture, 5)
     np.testing.assert_array_equal(corrupted, original)
     upright = Image.open(images / "a.png").resize((16, 16), Image.Resampling.BICUBIC, box=(5, 0, 25, 20))
-    np.testing.assert_allclose(original[0, ::4, ::4], np.asarray(upright).astype(int), atol=1)
+    np.testing.assert_allclose(original[0, ::6, ::6], np.asarray(upright).astype(int), atol=1)
     found = re.search(r"pictures \(5\): mean absolute error ([\d.]+)", capsys.readouterr().out)
     # The picture is clipped and rounded; the untrained model stays near the middle of the range.
     np.testing.assert_allclose(float(found[1]), np.abs(rebuilt - original).mean() / 127.5, atol=5e-3)
@@ -169,11 +171,28 @@ def test_flags_go_before_the_corruption_of_the_run(config):
 def test_rebuilt_rows_are_the_output_of_the_model(config, state):
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     params = state.params["model"]
-    clean, corrupted, rebuilt = make_rebuild(config)(params, images, jax.random.key(0))
+    found = make_rebuild(config)(params, images, jax.random.key(0))
+    clean, corrupted, rebuilt = (found[name] for name in ROWS)
+    assert not found["rotation"].any()
     np.testing.assert_array_equal(clean, whole_images(jnp.asarray(images), 16))
-    patches = nnx.merge(make_graphdefs(config)["model"], params)(corrupted)["patches"]
-    expected = np.asarray(patches).reshape(5, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(5, 16, 16, 3)
+    out = nnx.merge(make_graphdefs(config)["model"], params)(corrupted)
+    np.testing.assert_array_equal(found["predicted"], np.argmax(out["rotation"], axis=1))
+    expected = np.asarray(out["patches"]).reshape(5, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(5, 16, 16, 3)
     np.testing.assert_allclose(rebuilt, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rotated_rows_are_quarter_turns_and_all_occur(config, state):
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    found = make_rebuild(config, rotated=True)(state.params["model"], images, jax.random.key(0))
+    assert set(np.asarray(found["rotation"]).tolist()) == {0, 1, 2, 3}
+    upright = np.asarray(whole_images(jnp.asarray(images), 16))
+    for image, quarters, rotated in zip(upright, np.asarray(found["rotation"]), found["original"], strict=True):
+        np.testing.assert_array_equal(np.rot90(image, int(quarters)), rotated)
+
+
+def test_the_size_of_the_pictures_can_be_chosen(workdir, images, tmp_path):
+    picture = draw(workdir, tmp_path / "out.png", f"--images={images}", "--limit=2", "--size=200", "--rotate")
+    assert picture.shape == (3 * LINE + 4 * (200 + 2 * GAP), LABELS + 2 * (200 + 2 * GAP), 3)
 
 
 def test_long_rows_wrap():
@@ -197,6 +216,8 @@ def test_long_rows_wrap():
         (["--test=2", "--out=IMAGES/a.png/x.png"], "cannot be written"),
         (["--images=IMAGES/*.png", "--data=digits"], "--data needs"),
         (["--test=2", "--attention", "--drop=0.5"], "--drop and --attention"),
+        (["--test=2", "--attention", "--size=200"], "--size and --attention"),
+        (["--test=2", "--size=20"], "--size=20"),
     ],
 )
 def test_wrong_input_is_found_before_any_work(workdir, images, tmp_path, monkeypatch, capsys, options, expected):
@@ -267,12 +288,13 @@ def test_attention_maps_equal_the_formula(config, state):
     assert (found.sum(axis=(-1, -2)) < 1).all()
 
 
-def test_attention_picture(workdir, images, tmp_path, capsys):
-    picture = draw(workdir, tmp_path / "out.png", "--attention", f"--images={images}/**/*.*", "--test=2")
-    block = 2 * LINE + 2 * TILE  # name, headings, one line for each token
-    assert picture.shape[0] == LINE + 7 * (block + 8 * GAP)
+def test_attention_sheets(workdir, images, tmp_path, capsys):
+    picture = draw(workdir, tmp_path / "out.png", "--attention", f"--images={images / 'a.png'}", "--test=1")
+    tile = SIDE + 2 * GAP
+    block = 2 * LINE + 2 * tile  # name, headings, one line for each token
+    assert picture.shape[0] == LINE + 2 * (block + 8 * GAP)
     left = text_width("contrastive token")
-    shown = cut(picture[LINE + 8 * GAP + 2 * LINE :, left:], 2, 4)  # picture, all heads, head 1, head 2
+    shown = cut(picture[LINE + 8 * GAP + 2 * LINE :, left:], 2, 4, tile)  # picture, mean, head 1, head 2
     np.testing.assert_array_equal(shown[0, 0], shown[1, 0])
     assert (shown[:, 1:] != shown[:, :1]).any(axis=(2, 3, 4)).all()
     assert "are shown" not in capsys.readouterr().out
@@ -281,4 +303,5 @@ def test_attention_picture(workdir, images, tmp_path, capsys):
 def test_attention_is_drawn_for_the_first_eight(workdir, images, tmp_path, capsys):
     draw(workdir, tmp_path / "some.png", "--attention", f"--images={images}/**/*.*", "--train=6")
     assert "11 pictures; the first 8 are shown" in capsys.readouterr().out
-    assert Image.open(tmp_path / "some.png").size[1] == LINE + 8 * (2 * LINE + 2 * TILE + 8 * GAP)
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == ["some-2.png", "some.png"] or names == ["some-2.png", "some-3.png", "some.png"]

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "sit_jax"
 # From the top; a room imports only lower rooms and itself. The files of the top floor are the commands.
 ROOMS = (
-    *("commands", "exports", "api", "eval", "timing", "compiled", "train", "weights", "probes", "config"),
+    *("commands", "exports", "api", "look", "eval", "timing", "compiled", "train", "weights", "probes", "config"),
     *("model", "data", "views", "parallel", "draw", "common"),
 )
 FILES = sorted(ROOT.rglob("*.py"))

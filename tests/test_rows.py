@@ -26,7 +26,13 @@ from sit_jax.views.corrupt import OPERATIONS, Corruption, corrupt
 
 TINY = (
     "--config=configs/digits.py:runlocal",
-    *("--config.steps=2", "--config.log_every=1", "--config.batch_size=64", "--config.optim.warmup_steps=1"),
+    *(
+        "--config.steps=2",
+        "--config.eval.page=0",
+        "--config.log_every=1",
+        "--config.batch_size=64",
+        "--config.optim.warmup_steps=1",
+    ),
     *("--config.eval.num_test=16", "--config.eval.num_train=32", "--config.model.image_size=8"),
 )
 

@@ -130,13 +130,16 @@ def test_the_evaluation_of_chunks_is_that_of_the_batch():
         training = make_training(config)
         params = init_state(config, training, mesh).params
         results.append(jax.jit(make_eval_step(training, config))(params, images, 3))
-    (metrics, views, rebuilt), (chunked, first_views, first_rebuilt) = results
+    (metrics, views, rebuilt, predicted), (chunked, first_views, first_rebuilt, first_predicted) = results
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
     jax.tree.map(close, chunked, metrics)
     np.testing.assert_array_equal(first_views.rotation, views.rotation[:16])
     jax.tree.map(np.testing.assert_array_equal, first_views.masks, {n: m[:16] for n, m in views.masks.items()})
     np.testing.assert_allclose(first_views.corrupted, views.corrupted[:16], atol=1e-6)  # two programs may round apart
     np.testing.assert_allclose(first_rebuilt, rebuilt[:16], atol=1e-5)
+    np.testing.assert_array_equal(first_predicted, predicted[:16])
+    accuracy = float(np.mean(np.asarray(predicted) == np.asarray(views.rotation)))
+    assert accuracy == pytest.approx(float(metrics["rotation_accuracy"]))
 
 
 def test_negatives_of_one_shard_only_would_be_noticed(monkeypatch):

@@ -97,7 +97,8 @@ class Encoder:
         """Corrupts images as in the training and rebuilds them.
 
         Returns `original`, `corrupted` and `reconstructed`, each float32 [n, s, s, c] in [-1, 1]; reconstructions can
-        exceed this range. Raises InputError for an encoder without a reconstruction head.
+        exceed this range. The images are upright: `rotation` is 0, and `predicted` the predicted quarter turns, int
+        [n]. Raises InputError for an encoder without a reconstruction head.
         """
         restored = self._with_heads
         key = named_key(jax.random.key(seed), "reconstruct")

@@ -40,12 +40,12 @@ def draw(title: str, lines: Sequence[Line]) -> list[np.ndarray]:
 def draw_line(line: Line) -> np.ndarray:
     """Draws a line of pictures with its title and captions, [H, WIDTH, 3] uint8."""
     columns = (WIDTH + GAP) // (SIDE + GAP)
-    parts = [pictures.text(cut(line.title, WIDTH), WIDTH)]
+    parts = [pictures.text(pictures.fitting(line.title, WIDTH), WIDTH)]
     for start in range(0, len(line.tiles), columns):
         tiles = [enlarged(tile) for tile in line.tiles[start : start + columns]]
         captions = line.captions[start : start + columns] or [""] * len(tiles)
         cells = [
-            np.concatenate([tile, pictures.text(cut(caption, SIDE), SIDE)]) if line.captions else tile
+            np.concatenate([tile, pictures.text(pictures.fitting(caption, SIDE), SIDE)]) if line.captions else tile
             for tile, caption in zip(tiles, captions, strict=True)
         ]
         parts.append(side_by_side(cells))
@@ -64,15 +64,6 @@ def enlarged(tile: np.ndarray) -> np.ndarray:
     """Returns a picture with SIDE pixels on each side; small pictures keep visible pixels."""
     how = Image.Resampling.NEAREST if len(tile) <= SIDE // 2 else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(tile).resize((SIDE, SIDE), how))
-
-
-def cut(text: str, width: int) -> str:
-    """Returns a text that fits in `width` pixels: the start and the end, with three dots between them."""
-    kept = text
-    while len(kept) > 5 and pictures.text_width(kept) > width:
-        half = (len(kept) - 4) // 2
-        kept = f"{text[:half]}...{text[len(text) - half :]}"
-    return kept
 
 
 def save(out: pathlib.Path, sheets: Sequence[np.ndarray]) -> list[pathlib.Path]:

@@ -2,14 +2,14 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sit_jax.common.files import replacing
 
-SMALLEST_SIDE = 64  # pixels of an image, at least
+SMALLEST_SIDE = 96  # pixels of an image, at least
 COLUMNS = 12  # images in a line, at most
 WIDTH = 1600  # pixels of a line with several images, with its label, at most
 GAP = 2
@@ -43,25 +43,26 @@ def grid(*rows: np.ndarray) -> np.ndarray:
     return images.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
 
 
-def labelled_grid(rows: dict[str, np.ndarray], headings: Sequence[str] = (), most: int = COLUMNS) -> np.ndarray:
+def labelled_grid(
+    rows: dict[str, np.ndarray], headings: Mapping[str, Sequence[str]] | None = None, most: int = COLUMNS
+) -> np.ndarray:
     """Arranges rows of images [n, s, s, 3] in [-1, 1] with the label of each row on its left, [H, W, 3] uint8.
 
-    `headings` [n], if given, are above the columns. A line has `most` columns at most and is WIDTH pixels wide at most.
-    If rows are longer, the remaining columns follow in the next line, which shows all rows again.
+    `headings` are lines of texts [n] above the columns, by their labels. A line has `most` columns at most and is WIDTH
+    pixels wide at most. If rows are longer, the remaining columns follow in the next line, which shows all rows again.
     """
     count, side = next(iter(rows.values())).shape[:2]
     side = shown_side(side)
-    width = max(map(text_width, rows))
+    width = max(map(text_width, [*rows, *(headings or {})]))
     lines = math.ceil(count / max(1, min(most, (WIDTH - width) // side)))
     labels = np.concatenate([text(label, width, side) for label in rows])
     pictures = []
     for columns in np.array_split(np.arange(count), lines):
         images = grid(*(row[columns] for row in rows.values()))
         pictures.append(np.concatenate([labels, images], axis=1))
-        if headings:
-            above = [text(headings[column], side, centred=True) for column in columns]
-            above = [text("", width), *above]
-            pictures[-1] = np.concatenate([np.concatenate(above, axis=1), pictures[-1]])
+        for label, texts in reversed(list((headings or {}).items())):
+            above = [text(fitting(texts[column], side), side, centred=True) for column in columns]
+            pictures[-1] = np.concatenate([np.concatenate([text(label, width), *above], axis=1), pictures[-1]])
     return stack(pictures, gap=4 * GAP)
 
 
@@ -86,6 +87,15 @@ def text(line: str, width: int | None = None, height: int = LINE, centred: bool 
 def text_width(line: str) -> int:
     """Returns the width of a line of text in pixels, with margins."""
     return math.ceil(font().getlength(line)) + 4 * GAP
+
+
+def fitting(line: str, width: int) -> str:
+    """Returns a line of text that fits in `width` pixels: its start and its end, with three dots between them."""
+    kept = line
+    while len(kept) > 5 and text_width(kept) > width:
+        half = (len(kept) - 4) // 2
+        kept = f"{line[:half]}...{line[len(line) - half :]}"
+    return kept
 
 
 def font() -> ImageFont.FreeTypeFont:

@@ -9,14 +9,12 @@ from PIL import Image
 from sit_jax.common.layout import layout_of
 from sit_jax.data import Records
 from sit_jax.data.load import StreamedImages
-from sit_jax.draw.heatmaps import HEAT, OPACITY
+from sit_jax.draw.heatmaps import SIDE, heat
 from sit_jax.draw.pictures import to_uint8
 from sit_jax.eval.attention_maps import attention_maps
 from sit_jax.eval.restore import Restored
 from sit_jax.look.collection import for_people
 from sit_jax.probes.features import make_encode
-
-SIDE = 224  # pixels of a picture
 
 
 class Shown(NamedTuple):
@@ -59,12 +57,8 @@ def nearest_pixels(picture: np.ndarray) -> np.ndarray:
 
 
 def overlay(photograph: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Lays weights [side, side], scaled to their maximum, as colours over a grey copy of a photograph."""
-    scaled = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
-    smooth = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    colours = np.stack([np.interp(smooth, np.linspace(0, 1, len(HEAT)), channel) for channel in HEAT.T], axis=-1)
-    grey = photograph.mean(axis=-1, keepdims=True) / 127.5 - 1
-    return to_uint8(OPACITY * colours + (1 - OPACITY) * grey)
+    """Lays an attention map over a photograph [SIDE, SIDE, 3] uint8."""
+    return to_uint8(heat(photograph / 127.5 - 1, weights))
 
 
 def component_colours(patches: np.ndarray) -> np.ndarray:

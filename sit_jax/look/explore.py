@@ -68,7 +68,7 @@ def explore(collection: Collection, mesh: Mesh, method: str, seed: int, shown: i
         "copies": copy_values(copies, pictures, count),
         "look_alikes": look_alike_values(collection.features, rows, copies, pictures, mesh),
         "outliers": outlier_values(outlier_scores(collection.features, mesh), pictures),
-        "examples": list(range(min(EXAMPLES, len(rows)))),
+        "examples": np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).round().astype(int)).tolist(),
     }
     order = np.array(pictures.rows)
     return values | {
@@ -79,13 +79,21 @@ def explore(collection: Collection, mesh: Mesh, method: str, seed: int, shown: i
 
 
 def groupings(collection: Collection, clusters: kmeans.Clusters) -> list[Group]:
-    """Returns the colourings that there are: clusters, then folders and labels."""
+    """Returns the colourings: clusters, folders unless they are the labels, and labels."""
     found = [Group("cluster", tuple(f"cluster {i + 1}" for i in range(clusters.number)), clusters.of)]
-    if collection.folder_of is not None and len(collection.folders) < len(collection):
+    if collection.folder_of is not None and not folders_are_labels(collection):
         found.append(Group("folder", collection.folders, collection.folder_of))
     if collection.label_of is not None:
         found.append(Group("label", collection.classes, collection.label_of))
     return found
+
+
+def folders_are_labels(collection: Collection) -> bool:
+    """Tells whether all images of a folder have the same label, as in class folders."""
+    if collection.folder_of is None or collection.label_of is None:
+        return False
+    both = np.stack([collection.folder_of, collection.label_of])
+    return len(np.unique(both, axis=1).T) == len(np.unique(collection.folder_of))
 
 
 def map_values(places: np.ndarray, method: str, groups: list[Group], rows: np.ndarray) -> dict:

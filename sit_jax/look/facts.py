@@ -100,13 +100,17 @@ def session_rows(facts: Facts, last: dict) -> list[tuple[str, str]]:
     """Returns the machine, time and cost of the sessions; nothing for runs of former versions."""
     if not facts.sessions:
         return [("Machine and time", "not recorded by this run")]
+    cores = "core" if last["cores"] == 1 else "cores"
     kind = last["processor"] if last["platform"] == "cpu" else last["device"]
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.sessions[0]["started"]))
     wall = sum(row["seen"] - row["started"] for row in facts.sessions)
     resumed = [row["from_step"] for row in facts.sessions[1:]]
     rows = [
-        ("Machine", f"{last['devices']} x {last['platform']} ({kind}, {last['cores']} cores)"),
+        (
+            "Machine",
+            f"{last['devices']} x {last['platform']} ({kind}, {last['cores']} {cores})",
+        ),
         ("Versions", f"Python {last['python']}, {versions}"),
         ("Started", f"{started}, trained for {format_seconds(wall)}"),
         ("Cost", f"{device_seconds(facts) / 3600:.2f} device hours"),

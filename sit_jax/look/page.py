@@ -11,9 +11,10 @@ import numpy as np
 from sit_jax import __version__
 from sit_jax.common.files import replacing
 from sit_jax.common.text import shown
+from sit_jax.draw.heatmaps import SIDE
 from sit_jax.look import charts, facts, tables
 from sit_jax.look.atlas import data_uri, webp
-from sit_jax.look.attention import SIDE, Shown
+from sit_jax.look.attention import Shown
 from sit_jax.look.facts import Facts
 
 ASSETS = pathlib.Path(__file__).parent / "assets"

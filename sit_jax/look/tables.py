@@ -26,7 +26,8 @@ def scores(title: str, found: list[dict]) -> dict:
     rows, notes = [], []
     for report in found:
         for row in report["results"]:
-            labels = row["labels"] if isinstance(row["labels"], str) else f"{row['labels']:g}"
+            labels = row["labels"] if isinstance(row["labels"], str) else f"{row['labels']:.3g}"
+            labels = "all" if labels == "1" else labels
             cells = [reports.with_interval(row[name]) if name in row else "-" for name in reports.ENCODERS]
             name = f"{report['protocol']} on {shown(reports.short_name(report['data']))}"
             rows.append(

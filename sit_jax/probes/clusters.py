@@ -38,7 +38,7 @@ def cluster(compressed: np.ndarray, count: int) -> Clusters:
     """Clusters `compressed` features [n, F] by k-means into `count` clusters at most; equal images give fewer."""
     from sklearn.cluster import MiniBatchKMeans
 
-    count = min(count, len(np.unique(compressed, axis=0)))
+    count = min(count, len(np.unique(compressed.round(5), axis=0)))  # equal images differ by rounding
     model = MiniBatchKMeans(count, n_init=5, batch_size=2048, random_state=0).fit(compressed)
     labels = model.labels_.astype(np.int64)
     sizes = np.bincount(labels, minlength=count)

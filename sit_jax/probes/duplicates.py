@@ -15,8 +15,8 @@ from sit_jax.probes.knn import normalise
 
 SIDE = 16  # pixels; smaller details change with the size and the compression
 COPY = 0.93  # correlation; docs/look.md has measurements
-DETAILS = 0.85  # correlation without the means of BLOCK x BLOCK pixels
-BLOCK = 4
+DETAILS = 0.78  # correlation of what the mean of the AROUND x AROUND pixels around each pixel leaves
+AROUND = 5
 COMPONENTS = 12  # of the search; fewer give more candidates, and more make the trees slower
 FITTED = 20_000  # pictures, at most, that determine the components
 CHECKED = 100_000  # candidates at a time
@@ -87,14 +87,17 @@ def vectors(small: np.ndarray) -> np.ndarray:
 
     With their mean colours, all small things before a blue sky would be alike.
     """
-    return without_means(small, small.shape[1])
+    details = small.astype(np.float32) - small.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    return normalise(details.reshape(len(small), -1))
 
 
-def without_means(small: np.ndarray, side: int) -> np.ndarray:
-    """Returns pictures [n, h, w, 3] as vectors of unit length, float32 [n, F], less the means of side x side pixels."""
-    count, size = small.shape[:2]
-    blocks = small.astype(np.float32).reshape(count, size // side, side, size // side, side, 3)
-    return normalise((blocks - blocks.mean(axis=(2, 4), keepdims=True)).reshape(count, -1))
+def detail_vectors(small: np.ndarray) -> np.ndarray:
+    """Returns the details of pictures [n, h, w, 3] as vectors of unit length, float32 [n, F]; a shade has none."""
+    from scipy.ndimage import uniform_filter
+
+    pictures, edge = small.astype(np.float32), AROUND // 2
+    details = pictures - uniform_filter(pictures, (0, AROUND, AROUND, 0))
+    return normalise(details[:, edge:-edge, edge:-edge].reshape(len(small), -1))
 
 
 def candidates(first: np.ndarray, second: np.ndarray, same: bool) -> np.ndarray:
@@ -115,9 +118,8 @@ def candidates(first: np.ndarray, second: np.ndarray, same: bool) -> np.ndarray:
 
 def checked(first: np.ndarray, second: np.ndarray, pairs: np.ndarray, mirrored: bool) -> Copies:
     """Returns the candidates `pairs` that are copies: rows of the pictures `first` and of the pictures `second`."""
-    for side, least in ((first.shape[1], COPY), (BLOCK, DETAILS)):
-        found = correlations(without_means(first, side), without_means(second, side), pairs)
-        pairs = pairs[found >= least]
+    for of, least in ((vectors, COPY), (detail_vectors, DETAILS)):
+        pairs = pairs[correlations(of(first), of(second), pairs) >= least]
     rows, others = pairs.T
     correlation = correlations(vectors(first), vectors(second), pairs)
     return Copies(rows, others, np.minimum(correlation, 1), np.full(len(pairs), mirrored))

@@ -68,6 +68,8 @@ class Run:
     def train(self) -> bool:
         """Runs to the end or to a stop signal, saves, and returns whether it reached the end."""
         stream = self.batches.iterate(self.start)
+        if self.start < self.config.steps:
+            self.session.write(self.start)
         with StopSignal() as stop:
             try:
                 finished = self._steps(stream, stop)

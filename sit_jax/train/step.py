@@ -130,23 +130,24 @@ def update(state: TrainState, grads: dict, training: Training, config: ml_collec
 
 def make_eval_step(
     training: Training, config: ml_collections.ConfigDict
-) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array]]:
-    """Returns `eval_step(params, images, index) -> (metrics, views, rebuilt)` on whole images [B, H, W, c].
+) -> Callable[[dict, jax.Array, jax.Array], tuple[Metrics, Views, jax.Array, jax.Array]]:
+    """Returns `eval_step(params, images, index)` on whole images [B, H, W, c].
+
+    It returns (metrics, views, rebuilt views, predicted rotations int32 [V]).
 
     `metrics["distances"]` come from `losses.distances`. Rotations and corruptions depend on (config.seed, index) only,
-    so every evaluation measures the same. With gradient accumulation, only the first chunk gives views and rebuilt
-    views.
+    so every evaluation measures the same. With gradient accumulation, only the first chunk gives views.
     """
 
-    def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array]:
+    def eval_step(params: dict, images: jax.Array, index: jax.Array) -> tuple[Metrics, Views, jax.Array, jax.Array]:
         key = jax.random.fold_in(named_key(jax.random.key(config.seed), "eval"), index)
 
-        def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array]]:
+        def run(chunk: Chunk) -> tuple[tuple[Outputs, dict], tuple[Views, jax.Array, jax.Array]]:
             views = make_test_views(key, chunk.images, config, chunk.rows)
             outputs, out = forward(params, training, views, None, config)
             rebuilt = unpatchify(out["patches"], config.model.patch_size)
             distances = losses.distances(views.clean, views.corrupted, rebuilt, views.masks, config.loss.corrupted_only)
-            return (outputs, distances), (views, rebuilt)
+            return (outputs, distances), (views, rebuilt, out["rotation"].argmax(axis=1))
 
         chunks = stack_chunks(images, config)
         first, shown = run(jax.tree.map(lambda x: x[0], chunks))
@@ -182,6 +183,6 @@ def compile_steps(
     eval_step = jax.jit(
         make_eval_step(training, config),
         in_shardings=(shardings.params, batch, whole),
-        out_shardings=(whole, batch, batch),
+        out_shardings=(whole, batch, batch, batch),
     )
     return train_step, eval_step

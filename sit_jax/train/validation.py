@@ -1,7 +1,7 @@
 """Evaluation during training: the three tasks on test images, instruments, and probes on frozen features."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,8 @@ from sit_jax.common.console import warn
 from sit_jax.common.errors import InputError
 from sit_jax.data import Images, Source, image_options, load_images
 from sit_jax.data.split import stand_in
-from sit_jax.draw.pictures import grid, to_rgb
+from sit_jax.draw.pictures import labelled_grid
+from sit_jax.draw.rebuilt import TURNED, rebuilt_rows, turns
 from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.probes.features import Encode, extract, make_encode, put_rows
 from sit_jax.probes.instruments import make_measure, of_features, warnings
@@ -23,9 +24,8 @@ from sit_jax.probes.monitors import kmeans_nmi
 from sit_jax.probes.scores import score
 from sit_jax.train.metrics import MetricsWriter
 from sit_jax.train.state import TrainState
-from sit_jax.views import Views
 
-COLUMNS = 12  # images in the reconstruction picture
+COLUMNS = 8  # images in the reconstruction picture
 
 
 class Voters(NamedTuple):
@@ -123,17 +123,19 @@ class Evaluation:
         results = []
         for index, start in enumerate(range(0, len(rows), size)):
             batch = put_rows(images[rows[start : start + size]], self.mesh)
-            metrics, views, rebuilt = self.eval_step(params, batch, np.int32(index))
+            metrics, *seen = self.eval_step(params, batch, np.int32(index))
             results.append(metrics)
             if index == 0:
-                shown = corrupted_first(views, rebuilt, self.config.views.count)
+                shown = corrupted_first(seen, self.config.views.count)
         fetched = jax.device_get(results)
         metrics = {f"eval/{name}": float(np.mean([row[name] for row in fetched])) for name in task_metrics()}
         for name in fetched[0]["distances"]:
             distances, pixels = np.sum([row["distances"][name] for row in fetched], axis=0)
             if pixels:
                 metrics[f"eval/{name}"] = float(distances / pixels)
-        return metrics, grid(*(to_rgb(row, self.config.data.shown) for row in shown))
+        clean, corrupted, rebuilt, rotation, predicted = shown
+        drawn = rebuilt_rows(clean, corrupted, rebuilt, self.config.data.shown)
+        return metrics, labelled_grid(drawn, {TURNED: turns(rotation, predicted)}, COLUMNS)
 
     def features(self, model_params: dict, images: np.ndarray) -> np.ndarray:
         """Returns the two tokens of whole images from the frozen encoder, [n, 2, D]."""
@@ -161,15 +163,17 @@ def task_metrics() -> list[str]:
     return ["loss", *TASKS, *(name for task in TASKS.values() for name in task.metrics)]
 
 
-def corrupted_first(views: Views, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
-    """Returns clean, corrupted and rebuilt views, each [n, s, s, c], with corrupted views first.
+def corrupted_first(seen: Sequence, count: int) -> list[np.ndarray]:
+    """Returns clean, corrupted and rebuilt views, each [n, s, s, c], and true and predicted rotations [n].
 
-    It takes the first of `count` views per image, from at most COLUMNS images on this host.
+    `seen` holds the views, the rebuilt views and the predicted rotations of an evaluation step. This takes the first of
+    `count` views per image, from at most COLUMNS images on this host, corrupted views first.
     """
-    clean, corrupted, rebuilt_rows = (
-        np.concatenate([np.asarray(shard.data)[::count] for shard in images.addressable_shards])
-        for images in (views.clean, views.corrupted, rebuilt)
-    )
-    changed = np.any(clean != corrupted, axis=(1, 2, 3))
+    views, rebuilt, predicted = seen
+    found = [
+        np.concatenate([np.asarray(shard.data)[::count] for shard in array.addressable_shards])
+        for array in (views.clean, views.corrupted, rebuilt, views.rotation, predicted)
+    ]
+    changed = np.any(found[0] != found[1], axis=(1, 2, 3))
     shown = np.argsort(~changed, kind="stable")[:COLUMNS]
-    return [images[shown] for images in (clean, corrupted, rebuilt_rows)]
+    return [row[shown] for row in found]

@@ -101,11 +101,12 @@ function figure(i, caption, kind) {
 }
 
 // ---- nearest neighbours
+const short = (name) => name.split("/").pop();
 let query = 0;
 function showNeighbours(i, move) {
   query = i;
   const near = data.neighbours[byId("token").value];
-  const figures = near.tiles[i].map((j, k) => figure(j, `${near.similarity[i][k]} ${data.names[j]}`));
+  const figures = near.tiles[i].map((j, k) => figure(j, `${near.similarity[i][k].toFixed(3)} ${short(data.names[j])}`));
   byId("near").replaceChildren(figure(i, data.names[i], "query"), ...figures);
   byId("near").querySelector(".query .tile").setAttribute("aria-current", "true");
   if (!figures.length) byId("near").append("There is no other image.");
@@ -130,10 +131,12 @@ function makeMap() {
   const pen = canvas.getContext("2d");
   const places = data.map.places;
   let zoom = 1, left = 0, top = 0, marked = -1; // the map's corner is at (-left, -top) * zoom * size
-  const size = () => Math.min(canvas.clientWidth, canvas.clientHeight) - 40;
+  const span = (axis) => Math.max(0.05, ...places.map((place) => 2 * Math.abs(place[axis] - 0.5)));
+  const [width, height] = [span(0), span(1)];
+  const size = () => Math.min((canvas.clientWidth - 40) / width, (canvas.clientHeight - 40) / height);
   const middle = () => [(canvas.clientWidth - size()) / 2, (canvas.clientHeight - size()) / 2];
   const at = (i) => [middle()[0] + (places[i][0] - left) * size() * zoom, middle()[1] + (places[i][1] - top) * size() * zoom];
-  const side = () => Math.max(5, Math.min(atlas.side, (size() * zoom) / Math.sqrt(places.length) / 1.4));
+  const side = () => Math.max(5, Math.min(64, (size() * zoom * Math.sqrt(width * height)) / Math.sqrt(places.length) / 1.3));
 
   function draw() {
     const ratio = devicePixelRatio || 1;
@@ -147,13 +150,14 @@ function makeMap() {
       const [x, y] = at(i);
       if (x < -s || y < -s || x > canvas.clientWidth + s || y > canvas.clientHeight + s) return;
       pen.fillStyle = colourOf(order.get(group.of[i]) ?? -1);
-      if (s < 12) {
+      if (s < 9) {
         pen.beginPath();
         pen.arc(x, y, s / 2, 0, 7);
         pen.fill();
         return;
       }
-      pen.fillRect(x - s / 2 - 2, y - s / 2 - 2, s + 4, s + 4);
+      const frame = s < 24 ? 1 : 2;
+      pen.fillRect(x - s / 2 - frame, y - s / 2 - frame, s + 2 * frame, s + 2 * frame);
       const column = i % atlas.columns, row = Math.floor(i / atlas.columns);
       pen.drawImage(sheet, column * atlas.side, row * atlas.side, atlas.side, atlas.side, x - s / 2, y - s / 2, s, s);
     });
@@ -230,8 +234,9 @@ function makeMap() {
   addEventListener("resize", draw);
   return { draw, mark: (i) => { marked = i; draw(); } };
 }
-// The largest groups have colours, in the order of their size.
+// The largest groups have colours, in the order of their size; clusters are numbered by it.
 function groupOrder(group) {
+  if (group.title === "cluster") return new Map(group.names.map((_, i) => [i, i]));
   const sizes = new Map();
   group.of.forEach((one) => { if (one >= 0) sizes.set(one, (sizes.get(one) || 0) + 1); });
   return new Map([...sizes].sort((a, b) => b[1] - a[1]).map(([one], place) => [one, place]));
