@@ -36,7 +36,7 @@ EXAMPLES = """examples:
 
 
 # Options of `pretrain` whose value may be the next word.
-VALUED = r"--?(workdir|hours|coordinator|num_processes|process_id|config(\.[\w.]+)?)"
+VALUED = r"--?(workdir|hours|log|coordinator|num_processes|process_id|config(\.[\w.]+)?)"
 
 
 def help_text() -> str:

@@ -21,6 +21,7 @@ from sit_jax.look.report import report_after_training
 from sit_jax.parallel import hosts
 from sit_jax.train.hours import check_hours
 from sit_jax.train.loop import Options, train
+from sit_jax.train.writers import WRITERS, check_log
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -38,6 +39,7 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     hours = "Hours from the start to the end of the run; sets the number of steps."
     flags.DEFINE_boolean("fit", False, fit, flag_values=values)
     flags.DEFINE_float("hours", None, hours, flag_values=values)
+    flags.DEFINE_list("log", [], f"More writers of metrics: {', '.join(WRITERS)}.", flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Print the parameters.", short_name="v", flag_values=values)
     return values
 
@@ -52,10 +54,11 @@ def command(argv: list[str]) -> bool:
     """Trains; returns whether the run reached its end."""
     values, config = parse(argv)
     check_hours(values.hours, cli.overrides(values))
+    check_log(values.log)
     hosts.connect(values.coordinator, values.num_processes, values.process_id)
     workdir = pathlib.Path(values.workdir or cli.default_workdir(values))
     config = machine.settle(config, workdir, lambda argument: parse(machine.with_argument(argv, argument))[1])
-    finished = train(config, workdir, Options(values.fit, values.hours, values.verbose))
+    finished = train(config, workdir, Options(values.fit, values.hours, values.verbose, tuple(values.log)))
     if finished:
         report_after_training(workdir, config.eval.page)
     return finished

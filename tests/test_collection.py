@@ -159,8 +159,10 @@ def test_clusters_of_equal_or_few_images():
     assert [clusters.default_count(count) for count in (1, 2, 10, 100, 10**6)] == [1, 1, 2, 7, clusters.MOST]
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("method", ["tsne", "pca", pytest.param("umap", marks=pytest.mark.slow)])
 def test_a_map_keeps_groups_together(method):
+    if method == "umap":
+        pytest.importorskip("umap")
     rng = np.random.default_rng(0)
     of = np.repeat([0, 1, 2], 30)
     places = projection.project((np.eye(3)[of] * 5 + rng.normal(size=(90, 3)) * 0.1).astype(np.float32), method)

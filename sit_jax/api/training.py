@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -50,15 +51,17 @@ def pretrain(
     *,
     hours: float | None = None,
     fit: bool = False,
+    log: Sequence[str] = (),
     **overrides: Any,
 ) -> PretrainingRun:
     """Pre-trains an encoder without labels, and returns the finished run.
 
     `data` is a folder, a SOURCE (docs/data.md), or an array [n, H, W] or [n, H, W, c] of unsigned integers or of floats
     in [0, 1], which is stored in the work directory. `config` is the name or path of a configuration, with arguments
-    after a colon. `overrides` change its keys, with `__` for the dot: `optim__base_learning_rate=1e-3`. `hours` and
-    `fit` are --hours and --fit. The same call resumes a run that was stopped. While it runs, an interrupt (Ctrl-C)
-    saves a checkpoint, then raises KeyboardInterrupt. The process is not restarted. Raises InputError for wrong input.
+    after a colon. `overrides` change its keys, with `__` for the dot: `optim__base_learning_rate=1e-3`. `hours`, `fit`
+    and `log`, a list of names, are --hours, --fit and --log. The same call resumes a run that was stopped. While it
+    runs, an interrupt (Ctrl-C) saves a checkpoint, then raises KeyboardInterrupt. The process is not restarted. Raises
+    InputError for wrong input.
     """
     check_local("workdir", workdir)
     workdir = pathlib.Path(workdir).expanduser()
@@ -74,7 +77,7 @@ def pretrain(
     if array is not None:
         store(array, workdir)
     settled = machine.settle(make(), workdir, make)
-    if not train(settled, workdir, Options(fit, hours)):
+    if not train(settled, workdir, Options(fit, hours, log=tuple(log))):
         raise KeyboardInterrupt(f"stopped and saved in {workdir}; the same call resumes")
     report_after_training(workdir, settled.eval.page)
     return PretrainingRun(workdir)

@@ -85,6 +85,14 @@ def to_json(config: ml_collections.ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
+def flat(config: dict, prefix: str = "") -> dict[str, object]:
+    """Returns a nested configuration with dotted keys."""
+    found: dict[str, object] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
     """Lists `key: old -> new` for each differing key of two JSON configurations, except the RESUMABLE keys."""
     lines = []

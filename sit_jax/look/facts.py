@@ -8,7 +8,7 @@ import time
 from sit_jax.common.console import format_seconds
 from sit_jax.common.errors import InputError
 from sit_jax.common.text import shown
-from sit_jax.config.saved import read_saved
+from sit_jax.config.saved import flat, read_saved
 from sit_jax.train.metrics import parse_line
 from sit_jax.train.sessions import read_sessions
 
@@ -124,14 +124,6 @@ def run_warnings(facts: Facts) -> list[str]:
     """Returns the warnings of all sessions, each once."""
     found = [line for row in facts.sessions for line in row.get("warnings", [])]
     return [shown(line) for line in dict.fromkeys(found)]
-
-
-def flat(config: dict, prefix: str = "") -> dict[str, object]:
-    """Returns a nested configuration with dotted keys."""
-    found: dict[str, object] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def differences(runs: list[Facts]) -> list[tuple[str, list[str]]]:

@@ -28,6 +28,7 @@ from sit_jax.train.state import TrainState, abstract_state, init_state, make_tra
 from sit_jax.train.step import compile_steps
 from sit_jax.train.summary import summary
 from sit_jax.train.validation import EvalData, Evaluation, check_labels, load_eval_data
+from sit_jax.train.writers import check_log, open_writers
 from sit_jax.weights.foreign import Foreign
 from sit_jax.weights.start import follow, put, start
 
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     fit: bool = False  # more microbatches, or streaming, if the memory is too small
     hours: float | None = None  # sets the length, start-up included
     verbose: bool = False  # print the table of parameters
+    log: tuple[str, ...] = ()  # names of WRITERS
 
 
 DEFAULT = Options()
@@ -51,6 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Opt
     small, and before the first step if an image is unreadable. Raises NonFiniteError if a loss is no longer finite; the
     last good checkpoint is kept. Raises ShortageError if memory runs out later.
     """
+    check_log(options.log)
     check_config(config, jax.device_count())
     with locked(workdir) as lock:
         return _train(config, workdir, options, lock)
@@ -85,7 +88,8 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, options: Op
                 config = with_steps(config, choose_steps(hours, config, trainable, batches, mesh, compiled.seconds))
                 trainable = trainable._replace(train_step=compile_step(config, mesh).step)
         write_config(workdir, config)
-        run = Run(config, workdir, mesh, batches, trainable, lock)
+        others = open_writers(options.log, workdir, config)
+        run = Run(config, workdir, mesh, batches, trainable, lock, others)
         if run.start >= config.steps:
             say("this run is finished; nothing is left to do")
         elif run.start:

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -18,19 +18,21 @@ from sit_jax.common.memory import gib, used_bytes
 from sit_jax.draw.pictures import save_png
 from sit_jax.model.tasks import TASKS
 from sit_jax.train.board import Board
+from sit_jax.train.writers import Safe
 
 PROBED = ("rank_me", "knn_top1", "linear_top1")  # shown on screen next to the task metrics
 
 
 class MetricsWriter:
-    """Writes scalars as lines of `metrics.jsonl` and as TensorBoard events; on the first host only.
+    """Writes scalars as lines of `metrics.jsonl`, as TensorBoard events and to other writers; on the first host only.
 
     Lines after `start_step` come from a killed run and will be repeated, so they are removed. The evaluation of
     `start_step` is removed too, unless it was `already_evaluated`. If lines cannot be written, as on a full disk, they
     are written with the next lines; the first failure is logged.
     """
 
-    def __init__(self, workdir: pathlib.Path, start_step: int, already_evaluated: bool):
+    def __init__(self, workdir: pathlib.Path, start_step: int, already_evaluated: bool, others: Sequence[Safe] = ()):
+        self.others = others  # of --log; none on other hosts
         self.path = workdir / "metrics.jsonl"
         self.enabled = jax.process_index() == 0
         if not self.enabled:
@@ -58,12 +60,16 @@ class MetricsWriter:
         self.waiting += line.encode()
         self._try(self._flush)
         self._try(lambda: self.board.write(step, metrics))
+        for other in self.others:
+            other.call("write", step, metrics)
 
     def write_image(self, step: int, name: str, path: pathlib.Path, image: np.ndarray) -> None:
         """Writes a picture [H, W, 3] uint8 to `path` and to TensorBoard under `name`."""
         if self.enabled:
             self._try(lambda: save_png(path, image))
             self._try(lambda: self.board.write(step, {}, {name: image}))
+            for other in self.others:
+                other.call("write_image", step, name, image)
 
     def _flush(self) -> None:
         """Writes the waiting lines; the next call overwrites lines that a full disk cut short."""
@@ -82,9 +88,11 @@ class MetricsWriter:
                 warn(f"metrics and pictures cannot be written ({error.strerror or error}); the training continues")
             self.failing = True
 
-    def close(self) -> None:
-        """Writes the waiting lines, and closes both files."""
+    def close(self, ended: bool = True) -> None:
+        """Writes the waiting lines, and closes both files and the other writers; `ended`: without an error."""
         if self.enabled:
+            for other in self.others:
+                other.call("close", ended)
             self._try(self._flush)
             if self.waiting:
                 warn(f"{len(self.waiting.splitlines())} lines of {self.path} could not be written and are lost")

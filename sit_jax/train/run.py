@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from sit_jax.train.metrics import Clock, MetricsWriter, evaluation_line, fetch_f
 from sit_jax.train.pace import Pace, Stopwatch, estimate_line, seconds_of_process
 from sit_jax.train.sessions import Session
 from sit_jax.train.state import TrainState
+from sit_jax.train.writers import Safe
 
 IN_FLIGHT = 2  # maximum steps that the host runs ahead of the device
 HOST_REMEDY = (  # if Python itself finds no memory, which no option of the step changes
@@ -52,6 +53,7 @@ class Run:
         batches: Batches,
         trainable: Trainable,
         lock: Lock,
+        others: Sequence[Safe] = (),
     ):
         self.config, self.batches, self.trainable, self.mesh = config, batches, trainable, mesh
         self.lock = lock
@@ -59,7 +61,7 @@ class Run:
         restored = self.checkpoints.restore_latest(trainable.abstract)
         self.state, self.start = restored or (trainable.init(), 0)
         self.already_evaluated = restored is not None and self.checkpoints.was_evaluated(self.start)
-        self.writer = MetricsWriter(workdir, self.start, self.already_evaluated)
+        self.writer = MetricsWriter(workdir, self.start, self.already_evaluated, others)
         self.session = Session(workdir, self.start)
         self.clock, self.pace = Clock(), Pace(config, trainable.evaluation is not None)
         self.logged: dict[str, float] = {}  # the metrics of the last progress line
@@ -70,12 +72,14 @@ class Run:
         stream = self.batches.iterate(self.start)
         if self.start < self.config.steps:
             self.session.write(self.start)
+        ended = False
         with StopSignal() as stop:
             try:
                 finished = self._steps(stream, stop)
                 self.checkpoints.finish()
                 if self.start < self.config.steps:
                     self.session.write(self.session.values["step"], ended=finished)
+                ended = True
                 return finished
             except (MemoryError, RuntimeError) as error:
                 if not is_shortage(error) or several():
@@ -88,7 +92,7 @@ class Run:
                     self.checkpoints.close()
                 raise
             finally:
-                self.writer.close()
+                self.writer.close(ended)
                 stream.close()
 
     def _steps(self, stream: Iterator[dict[str, np.ndarray]], stop: StopSignal) -> bool:
