@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
-from benchmarks import compare, equality
+from benchmarks import compare, copies, equality
 from benchmarks.ours import Ours
 from configs.digits import get_config
 from sit_jax import views
@@ -121,3 +122,21 @@ def test_corruptions_are_as_ours_in_the_mean(resolved, images):
         np.testing.assert_allclose(a.std(axis=(0, 1, 2)), b.std(axis=(0, 1, 2)), atol=0.04)
         # Blur, crop and jitter change this statistic within an image.
         np.testing.assert_allclose(a.std(axis=(1, 2)).mean(axis=0), b.std(axis=(1, 2)).mean(axis=0), atol=0.04)
+
+
+def test_planted_copies_are_counted():
+    rng = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
+        for _ in range(12)
+    ]
+    changed, truth = copies.plant(pictures, 10, seed=0)
+    assert len(changed) == 22 and sorted(truth.values()) == sorted([*copies.CHANGES] * 2)
+    found = copies.found_here(changed)
+    without_crops = {pair for pair, change in truth.items() if not change.startswith("cropped")}
+    assert without_crops <= found <= truth.keys()
+    row = copies.scores("x", {*without_crops, (0, 1)}, truth)
+    assert row == ["x", "100%", "100%", "100%", "100%", "0%", "88.9%", "1"]
+    hashed = copies.found_by_hashes(changed, 4, mirrored=False)
+    mirrored = {pair for pair, change in truth.items() if change == "mirrored"}
+    assert not hashed & mirrored and mirrored <= copies.found_by_hashes(changed, 4, mirrored=True)

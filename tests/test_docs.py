@@ -21,7 +21,7 @@ TRAINING = (
     "README.md",
     *(f"docs/{name}.md" for name in ("channels", "data", "install", "usage", "paper", "views", "weights")),
 )
-EVALUATION = ("README.md", "docs/usage.md", "docs/install.md", "docs/evaluation.md", "docs/weights.md")
+EVALUATION = ("README.md", "docs/look.md", "docs/usage.md", "docs/install.md", "docs/evaluation.md", "docs/weights.md")
 
 
 def text_of(*pages):
@@ -75,16 +75,31 @@ def test_commands_that_train_are_understood(command, monkeypatch):
     assert resolve(config, 10_000).steps > 100
 
 
-@pytest.mark.parametrize("command", commands("evaluate|transfer|reconstruct|embed", *EVALUATION))
+@pytest.mark.parametrize(
+    "command", commands("evaluate|transfer|reconstruct|embed|report|neighbours|clusters", *EVALUATION)
+)
 def test_commands_on_trained_weights_are_understood(command, tmp_path, capsys):
     """Each gets as far as the work directory or the file, which is not there; other tests run these on real ones."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.jpg").write_bytes((ROOT / "docs" / "digits.png").read_bytes())
-    command = command.replace("PATH", str(tmp_path / "pictures")).replace("runs/", f"{tmp_path}/")
+    for name, place in {"PATH": "pictures", "PHOTOS": "pictures", "wanted.jpg": "pictures/one.jpg"}.items():
+        command = command.replace(name, str(tmp_path / place))
+    command = re.sub("--out=(?!runs)", f"--out={tmp_path}/", command).replace("runs/", f"{tmp_path}/")
     module, *words = shlex.split(command)
     assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
     expected = "there is no such file or folder of weights" if "--encoder" in command else "no run is there"
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", commands("duplicates|watch", *EVALUATION))
+def test_commands_on_folders_are_understood(command, tmp_path, capsys):
+    """Each looks for pictures or runs, and there are none."""
+    (tmp_path / "photos").mkdir()
+    for name in ("PATH", "PHOTOS"):
+        command = command.replace(name, str(tmp_path / "photos"))
+    module, *words = shlex.split(re.sub(r"\bruns\b", str(tmp_path), command))
+    assert importlib.import_module(f"sit_jax.{module}").main([module, *words]) == 2
+    assert re.search("holds no images|holds no run yet", capsys.readouterr().err)
 
 
 def test_settings_that_the_pages_suggest_exist():

@@ -24,7 +24,11 @@ CHARTS = (
         Chart(task.label, "lower is better", tuple((f"{split}/{name}", split, style) for split, style in TRAIN_EVAL))
         for name, task in TASKS.items()
     ),
-    Chart("rotation accuracy", "higher is better", tuple((f"{s}/rotation_accuracy", s, d) for s, d in TRAIN_EVAL)),
+    Chart(
+        "rotation accuracy",
+        "a constant answer scores 1 - views.turned",
+        tuple((f"{split}/rotation_accuracy", split, style) for split, style in TRAIN_EVAL),
+    ),
     Chart("contrastive progress", "0 is chance, 1 the floor", (("eval/contrastive_progress", "eval", "solid"),)),
     Chart(
         "accuracy of frozen features",

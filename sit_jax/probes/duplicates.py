@@ -20,6 +20,7 @@ AROUND = 5
 COMPONENTS = 12  # of the search; fewer give more candidates, and more make the trees slower
 FITTED = 20_000  # pictures, at most, that determine the components
 CHECKED = 100_000  # candidates at a time
+Both = tuple[np.ndarray, np.ndarray]
 FLAT = 1e-3  # standard deviation of values from 0 to 1, below which a picture is of one colour
 
 
@@ -72,12 +73,12 @@ def find_different(small: np.ndarray) -> Copies:
     sample = np.random.default_rng(0).permutation(len(rows))[: FITTED // 2]
     count = min(COMPONENTS, len(sample), plain.shape[1])
     components = PCA(count, random_state=0).fit(np.concatenate([plain[sample], mirrored[sample]]))
+    projected = components.transform(plain)
     parts = [
-        checked(
-            small[rows], other, candidates(components.transform(plain), components.transform(vectors), same), not same
-        )
-        for other, vectors, same in ((small[rows], plain, True), (mirror, mirrored, False))
+        checked(candidates(projected, projected, same=True), (plain, plain), (small[rows], small[rows])),
+        checked(candidates(projected, components.transform(mirrored)), (plain, mirrored), (small[rows], mirror)),
     ]
+    parts[1] = parts[1]._replace(mirrored=~parts[1].mirrored)
     found = [Copies(rows[part.first], rows[part.second], *part[2:]) for part in parts]
     return join([*found, same_colours(small, np.flatnonzero(flat))])
 
@@ -100,7 +101,7 @@ def detail_vectors(small: np.ndarray) -> np.ndarray:
     return normalise(details[:, edge:-edge, edge:-edge].reshape(len(small), -1))
 
 
-def candidates(first: np.ndarray, second: np.ndarray, same: bool) -> np.ndarray:
+def candidates(first: np.ndarray, second: np.ndarray, same: bool = False) -> np.ndarray:
     """Returns the pairs of rows, int64 [m, 2], whose projections are near enough for copies.
 
     A projection shortens distances, so no copy is missed. `same` tells that both are the same pictures.
@@ -116,20 +117,23 @@ def candidates(first: np.ndarray, second: np.ndarray, same: bool) -> np.ndarray:
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def checked(first: np.ndarray, second: np.ndarray, pairs: np.ndarray, mirrored: bool) -> Copies:
-    """Returns the candidates `pairs` that are copies: rows of the pictures `first` and of the pictures `second`."""
-    for of, least in ((vectors, COPY), (detail_vectors, DETAILS)):
-        pairs = pairs[correlations(of(first), of(second), pairs) >= least]
-    rows, others = pairs.T
-    correlation = correlations(vectors(first), vectors(second), pairs)
-    return Copies(rows, others, np.minimum(correlation, 1), np.full(len(pairs), mirrored))
+def checked(pairs: np.ndarray, of: Both, pictures: Both) -> Copies:
+    """Returns the candidates `pairs` that are copies, as not mirrored: rows of the first and of the second of `of`.
 
-
-def correlations(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Returns the products of vectors [n, F] at the rows `pairs`, float32 [m]."""
-    parts = [pairs[start : start + CHECKED] for start in range(0, len(pairs), CHECKED)]
-    products = [np.einsum("nf,nf->n", first[part[:, 0]], second[part[:, 1]]) for part in parts]
-    return np.concatenate(products) if parts else np.zeros(0, np.float32)
+    `of` are the vectors of all `pictures`.
+    """
+    none = np.zeros(0, np.int64)
+    found = [Copies(none, none, *certain(0))]
+    for start in range(0, len(pairs), CHECKED):
+        first, second = pairs[start : start + CHECKED].T
+        correlation = np.einsum("nf,nf->n", of[0][first], of[1][second])
+        near = correlation >= COPY
+        first, second, correlation = first[near], second[near], correlation[near]
+        details = (detail_vectors(picture[rows]) for picture, rows in zip(pictures, (first, second), strict=True))
+        kept = np.einsum("nf,nf->n", *details) >= DETAILS
+        found.append(Copies(first[kept], second[kept], np.minimum(correlation[kept], 1), np.zeros(kept.sum(), bool)))
+    first, second, correlation, mirrored = (np.concatenate(values) for values in zip(*found, strict=True))
+    return Copies(first, second, correlation, mirrored)
 
 
 def same_colours(small: np.ndarray, rows: np.ndarray) -> Copies:
