@@ -3,8 +3,8 @@
 python benchmarks/copies.py FOLDER [--planted=300] [--seed=0]
 
 Of `planted` pictures of FOLDER, chosen by the seed, each gets one changed copy, in turns by CHANGES. Recall is the
-share of the planted pairs that are found, by change. Precision counts all other pairs of the collection as wrong, also true
-copies that FOLDER has, and all pairs of a group of copies beyond the planted ones. Needs imagehash.
+share of the planted pairs that are found, by change. Precision counts all other pairs of the collection as wrong,
+also true copies that FOLDER has, and all pairs of a group of copies beyond the planted ones. Needs imagehash.
 """
 
 import argparse

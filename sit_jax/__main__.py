@@ -8,7 +8,9 @@ import sys
 from typing import NoReturn
 
 from sit_jax import __version__
+from sit_jax.common.errors import WRONG_INPUT, InputError
 from sit_jax.common.pipes import unbroken
+from sit_jax.common.text import STARTED_BY
 
 # By command: its module, and what it does.
 COMMANDS = {
@@ -57,7 +59,7 @@ def help_text() -> str:
 def pretrain_words(words: list[str]) -> list[str]:
     """Returns the options of `sit_jax.main` for `pretrain PHOTOS [options]`; without PHOTOS, they stay as they are.
 
-    PHOTOS may stand anywhere among the options.
+    PHOTOS may stand anywhere among the options. Raises InputError for two folders, or a folder and another source.
     """
     options: list[list[str]] = []  # each with its value, if that is a word of its own
     photos = ""
@@ -69,9 +71,14 @@ def pretrain_words(words: list[str]) -> list[str]:
         elif not photos:
             photos = word
         else:
-            return words  # two folders: the command says what it does not understand
+            raise InputError(
+                f"pretrain takes one SOURCE, and {photos!r} and {word!r} are two; for several folders: folder:A,B"
+            )
     if not photos:
         return words
+    for option in options:
+        if re.match("--?config.data.source(=|$)", option[0]):
+            raise InputError(f"{photos!r} and {option[0]} both name the images; keep one of them")
     is_config = [bool(re.fullmatch("--?config(=.*)?", option[0])) for option in options]
     configs = [option for option, found in zip(options, is_config, strict=True) if found] or [["--config=folder"]]
     others = [option for option, found in zip(options, is_config, strict=True) if not found]
@@ -84,6 +91,7 @@ def run(command: str, words: list[str]) -> NoReturn:
     words = pretrain_words(words) if command == "pretrain" else words
     # Where the package in use lies in this folder, as in a clone, Python finds it only from here.
     flags = [] if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) == os.getcwd() else ["-P"]
+    os.environ[STARTED_BY] = "sit-jax"
     os.execv(sys.executable, [sys.executable, *flags, "-m", COMMANDS[command][0], *words])
 
 
@@ -94,7 +102,11 @@ def main() -> int:
         print("error: the folder of images is missing; for example sit-jax pretrain PHOTOS", file=sys.stderr)
         return 2
     if name in COMMANDS:
-        run(name, words)
+        try:
+            run(name, words)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return WRONG_INPUT
     with unbroken():
         return answer(name)
 

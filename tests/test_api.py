@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.base import clone
@@ -107,9 +108,9 @@ def test_patches_attention_and_reconstructions(encoder, folder):
     assert attention.shape == (6, 2, 2, 8, 8)
     assert 0 < attention.sum(axis=(-1, -2)).max() < 1
     rows = encoder.reconstruct(folder)
-    assert {name: row.shape for name, row in rows.items()} == dict.fromkeys(
-        ("original", "corrupted", "reconstructed"), (6, 32, 32, 3)
-    )
+    pictures = dict.fromkeys(("original", "corrupted", "reconstructed"), (6, 32, 32, 3))
+    assert {name: row.shape for name, row in rows.items()} == pictures | {"rotation": (6,), "predicted": (6,)}
+    assert not rows["rotation"].any() and set(rows["predicted"].tolist()) <= {0, 1, 2, 3}
     assert np.abs(rows["original"]).max() <= 1 and np.abs(rows["corrupted"] - rows["original"]).max() > 0.1
 
 
@@ -218,6 +219,8 @@ WRONG_TRAININGS = {
     "a value of another type": ({"seed": "one"}, "int"),
     "a configuration without its function": ({"config": "tests/vit_numpy.py"}, "has no function get_config"),
     "hours of 0": ({"hours": 0}, "must be above 0"),
+    "hours as text": ({"hours": "2"}, "hours='2' must be a number"),
+    "no public weights": ({"config": "folder:continue"}, "add --config.init=FILE"),
 }
 
 
@@ -315,3 +318,32 @@ def test_importing_the_package_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("0.")
+
+
+@pytest.mark.parametrize(
+    "values,expected",
+    [
+        ((-1.0, 1.0), "give \\(images \\+ 1\\) / 2"),
+        ((0.0, 200.0), "astype\\('uint8'\\)"),
+        ((0.0, 60000.0), "astype\\('uint16'\\)"),
+        ((-500.0, 9.0), "scale them by the range"),
+        ((0.0, np.nan), "no numbers"),
+    ],
+)
+def test_floats_of_another_range_get_a_remedy_that_fits(encoder, values, expected):
+    images = np.zeros((1, 8, 8, 3))
+    images[0, 0, 0, :2] = values
+    with pytest.raises(sit_jax.InputError, match=expected):
+        encoder(images)
+
+
+def test_an_encoder_says_what_it_is(encoder, run):
+    assert repr(encoder) == f"Encoder(mu/4 at 32 px, step 3, {str(run.workdir)!r})"
+    with pytest.raises(sit_jax.InputError, match="give a work directory"):
+        sit_jax.load(None)
+
+
+def test_loading_logs_nothing(run):
+    code = f"import sit_jax; sit_jax.load({str(run.workdir)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "WARNING" not in done.stderr

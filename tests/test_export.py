@@ -151,6 +151,14 @@ def test_onnx_runs_for_any_number_of_images(run, images, tmp_path, capsys):
         assert relative(patches, expected[:count, 2:]) < 1e-5
 
 
+def test_the_files_may_be_read_by_all_whom_the_umask_allows(run, tmp_path):
+    out = tmp_path / "out"
+    assert export.main(["export", f"--workdir={run.workdir}", "--format=safetensors", f"--out={out}"]) == 0
+    (tmp_path / "other").touch()
+    allowed = (tmp_path / "other").stat().st_mode
+    assert [path.stat().st_mode for path in sorted(out.iterdir())] == [allowed] * len(list(out.iterdir()))
+
+
 def test_without_the_converter_the_package_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
     assert export.main(["export", f"--workdir={run.workdir}", "--format=onnx", f"--out={tmp_path / 'out'}"]) == 2

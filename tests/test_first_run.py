@@ -255,14 +255,14 @@ def measured_hours(monkeypatch, hours):
 
 
 def test_the_sum_of_hours_by_hand(monkeypatch):
-    """360 s - 15.9 - 4 - 2 (the end) - 10 (the first evaluation) = 328.1 s: 253 of steps, 6 x 11, and 9 saves."""
-    assert hours_module.ENDING == 2
-    assert measured_hours(monkeypatch, 0.1) == 506
+    """360 s - 15.9 - 4 - 2 (the end) - 25 (the page) - 10 (an evaluation) = 303.1 s: 240 of steps, 5 x 11, 8 saves."""
+    assert hours_module.ENDING == 2 and hours_module.PAGE == 25
+    assert measured_hours(monkeypatch, 0.1) == 480
 
 
 def test_hours_that_are_too_short_by_hand(monkeypatch):
-    """15.9 s + 4 + 2, two evaluations of 10 s, a save and a step: 43.4 s."""
-    with pytest.raises(InputError, match=r"evaluations and a step take 43 s; give --hours=0\.03 or more"):
+    """15.9 s + 4 + 2 + 25, two evaluations of 10 s, a save and a step: 68.4 s."""
+    with pytest.raises(InputError, match=r"evaluations and a step take 68 s; give --hours=0\.03 or more"):
         measured_hours(monkeypatch, 0.01)
 
 

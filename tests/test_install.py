@@ -102,7 +102,6 @@ def test_the_command_without_a_row(words, code, out, error, monkeypatch, capsys)
             "sit_jax.main",
             "--config=folder --config.data.source=P --fit --config.seed 1",
         ),
-        ("pretrain P Q", "sit_jax.main", "P Q"),
         ("embed --workdir=w", "sit_jax.embed", "--workdir=w"),
         ("prepare tfds:stl10", "sit_jax.data.prepare", "tfds:stl10"),
     ],
@@ -220,3 +219,17 @@ def test_a_wheel_builds_to_the_same_bytes_and_trains_in_an_empty_environment(tmp
     lines = "import sit_jax.config.named as named; print(named.FOLDER)"
     assert call(bin_ / "python", "-c", lines, cwd=away) == f"{ROOT / 'configs'}\n"
     assert call(bin_ / "sit-jax", "--version", cwd=away) == f"sit_jax {sit_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words,expected",
+    [
+        ("P Q", "pretrain takes one SOURCE, and 'P' and 'Q' are two; for several folders: folder:A,B"),
+        ("P --config.data.source=Q", "'P' and --config.data.source=Q both name the images; keep one of them"),
+    ],
+)
+def test_two_sources_are_one_line(words, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sit-jax", "pretrain", *words.split()])
+    monkeypatch.setattr(os, "execv", None)
+    assert command.main() == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"

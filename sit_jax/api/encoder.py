@@ -14,6 +14,7 @@ from sit_jax.api.images import as_records
 from sit_jax.common.errors import InputError
 from sit_jax.common.keys import named_key
 from sit_jax.common.layout import layout_of
+from sit_jax.common.quiet import quiet
 from sit_jax.data import Records
 from sit_jax.data.load import StreamedImages
 from sit_jax.eval.adopted import workdir_of
@@ -41,8 +42,12 @@ def load(
     """
     if weights not in ("params", "ema"):
         raise InputError(f"weights={weights!r} must be 'params' or 'ema'")
+    if not isinstance(where, str | os.PathLike):
+        raise InputError(f"load({where!r}): give a work directory, or a file or folder of weights")
     workdir = workdir_of(pathlib.Path(where).expanduser().resolve())  # whatever the current folder is later
-    return Encoder(workdir, restore(workdir, step, weights, dict(overrides or {})), dict(overrides or {}))
+    with quiet():
+        restored = restore(workdir, step, weights, dict(overrides or {}))
+    return Encoder(workdir, restored, dict(overrides or {}))
 
 
 class Encoder:
@@ -54,6 +59,11 @@ class Encoder:
     def __init__(self, workdir: pathlib.Path, restored: Restored, overrides: dict[str, object], batch_size: int = 256):
         self.workdir, self.batch_size = workdir, batch_size
         self._restored, self._overrides = restored, overrides
+
+    def __repr__(self) -> str:
+        model, step = self.config.model, self._restored.step
+        size = f"{model.size}/{model.patch_size} at {model.image_size} px"
+        return f"Encoder({size}, step {step}, {str(self.workdir)!r})"
 
     @property
     def config(self) -> ml_collections.ConfigDict:
@@ -127,7 +137,9 @@ class Encoder:
 
     @functools.cached_property
     def _with_heads(self) -> Restored:
-        return restore(self.workdir, self._restored.step, self._restored.weights, self._overrides, with_heads=True)
+        found = self._restored
+        with quiet():
+            return restore(self.workdir, found.step, found.weights, self._overrides, with_heads=True)
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def as_records(images: Any, layout: Layout) -> Records:
     if not isinstance(images, list | tuple):
         images = np.asarray(images)
         if images.dtype == object or images.ndim != 4:
-            hint = "; for a single image, give images[None]" if images.ndim == 3 else ""
+            hint = "; for one image, give images[None]; for n grey ones, images[..., None]" if images.ndim == 3 else ""
             raise InputError(f"an array of {images.dtype} {list(images.shape)} is not understood; {FORMS}{hint}")
     if not len(images):
         raise InputError(f"there is no image; {FORMS}")
@@ -80,11 +80,22 @@ def checked(array: np.ndarray, name: str, layout: Layout) -> np.ndarray:
     return quantised(array, name, layout.dtype)
 
 
+def remedy(low: float, high: float) -> str:
+    """Returns what makes values from `low` to `high` values in [0, 1], if that is plain to see."""
+    if -1 <= low < 0 and high <= 1:
+        return "if they are in [-1, 1], give (images + 1) / 2"
+    if low >= 0 and high <= 255:
+        return "if they are in [0, 255], give images.astype('uint8')"
+    if low >= 0 and high <= 65535:
+        return "if they are in [0, 65535], give images.astype('uint16')"
+    return "scale them by the range that the camera or the data set has"
+
+
 def quantised(array: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
     """Returns floats in [0, 1] as unsigned integers; raises InputError for other values."""
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # also if one is NaN
-        raise InputError(
-            f"{name} has values from {low:g} to {high:g}; floats must be in [0, 1]: divide by their largest value"
-        )
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{name} has values that are no numbers (NaN or infinite); floats must be in [0, 1]")
+    if low < 0 or high > 1:
+        raise InputError(f"{name} has values from {low:g} to {high:g}; floats must be in [0, 1]: {remedy(low, high)}")
     return np.round(array * np.iinfo(dtype).max).astype(dtype)

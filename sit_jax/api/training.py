@@ -14,6 +14,7 @@ from sit_jax.api.encoder import Encoder, load
 from sit_jax.api.images import quantised
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_local, replacing
+from sit_jax.common.quiet import quiet
 from sit_jax.config import machine, named
 from sit_jax.config.wrong import changed
 from sit_jax.look.report import report_after_training
@@ -68,7 +69,7 @@ def pretrain(
     array = None if isinstance(data, str | os.PathLike) else as_images(data)
     source = f"npz:{workdir / ARRAY}" if array is not None else os.fspath(data)  # type: ignore[arg-type]
     keys = {name.replace("__", "."): value for name, value in overrides.items()} | {"data.source": source}
-    check_hours(hours if hours is None else float(hours), keys)
+    check_hours(as_hours(hours), keys)
 
     def make(argument: str = "") -> ml_collections.ConfigDict:
         return changed(named.load_config(os.fspath(config), argument), keys)
@@ -77,10 +78,18 @@ def pretrain(
     if array is not None:
         store(array, workdir)
     settled = machine.settle(make(), workdir, make)
-    if not train(settled, workdir, Options(fit, hours, log=tuple(log))):
-        raise KeyboardInterrupt(f"stopped and saved in {workdir}; the same call resumes")
-    report_after_training(workdir, settled.eval.page)
+    with quiet():
+        if not train(settled, workdir, Options(fit, hours, log=tuple(log))):
+            raise KeyboardInterrupt(f"stopped and saved in {workdir}; the same call resumes")
+        report_after_training(workdir, settled.eval.page)
     return PretrainingRun(workdir)
+
+
+def as_hours(hours: object) -> float | None:
+    """Returns `hours` as a number; raises InputError if it is none."""
+    if hours is None or isinstance(hours, int | float):
+        return hours
+    raise InputError(f"hours={hours!r} must be a number above 0, such as hours=2")
 
 
 def as_images(data: object) -> np.ndarray:

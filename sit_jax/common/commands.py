@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from sit_jax.common.console import table
 from sit_jax.common.errors import (
@@ -25,6 +25,7 @@ from sit_jax.common.errors import (
 from sit_jax.common.files import check_local, user_cache
 from sit_jax.common.memory import is_shortage
 from sit_jax.common.pipes import unbroken
+from sit_jax.common.quiet import quiet
 from sit_jax.common.stopping import BEGINS_AGAIN, RESUMES, leave, soon_ended
 from sit_jax.common.text import printable
 
@@ -170,9 +171,8 @@ def run(command: Callable[[list[str]], bool], argv: list[str], resumes: bool = T
     `command` takes the command line and returns whether it finished. `resumes` tells whether the same command continues
     stopped work; otherwise, it begins again.
     """
-    logging.set_verbosity(logging.FATAL)  # orbax logs harmless warnings, and errors that it also raises
     ending = f"stopped by a signal; {RESUMES if resumes else BEGINS_AGAIN}"
-    with unbroken(), soon_ended(ending):
+    with quiet(), unbroken(), soon_ended(ending):
         return _run(command, argv, ending)
 
 

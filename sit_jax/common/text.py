@@ -1,7 +1,16 @@
 """Text for people: names of files and classes may hold any bytes, screens and pictures may not."""
 
+import os
 import sys
 from typing import TextIO
+
+STARTED_BY = "SIT_JAX_STARTED_BY"  # an environment variable: the name of the script that started this process
+
+
+def command_name(name: str) -> str:
+    """Returns how people start a command: `sit-jax NAME` if this process was, else `python -m sit_jax.NAME`."""
+    script = os.environ.get(STARTED_BY)
+    return f"{script} {name}" if script else f"python -m sit_jax.{name}"
 
 
 def shown(name: str) -> str:

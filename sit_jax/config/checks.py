@@ -5,6 +5,7 @@ import ml_collections
 
 from sit_jax.common.errors import InputError
 from sit_jax.config import computation
+from sit_jax.config.presets import NO_FILE
 from sit_jax.config.rules import EVALUATION, TRAINING, check_finite, check_values, corruption_rules
 from sit_jax.model.tasks import TASKS, tasks_on
 from sit_jax.views.corrupt import group_size
@@ -18,6 +19,8 @@ def check_config(config: ml_collections.ConfigDict, num_devices: int, device: ja
     check_values(config, TRAINING | corruption_rules())
     check_values(config, {name: EVALUATION[name] for name in ("eval.knn_k", "eval.knn_temperature")})
     check_finite(config)
+    if config.init == NO_FILE:
+        raise InputError(":continue starts from public weights; add --config.init=FILE (docs/weights.md)")
     if not config.data.source:
         raise InputError("data.source is not set; set it, for example --config.data.source=folder:PATH")
     check_shown(config.data)

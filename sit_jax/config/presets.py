@@ -10,6 +10,7 @@ from sit_jax.config.domains import use_views
 from sit_jax.config.schema import defaults
 from sit_jax.views.corrupt import OPERATIONS
 
+NO_FILE = "(missing)"  # of `init`, until --config.init=FILE names one
 RESUMING = {"continue": False}  # a word of Python, so not as a keyword
 PAPER_TASKS = ("reconstruction", "rotation", "contrastive")
 
@@ -115,7 +116,7 @@ def continue_training(c: ml_collections.ConfigDict) -> None:
     A tenth of the learning rate moves the weights little. The warm-up, a quarter of the run, lets the new heads settle
     before the encoder moves. The average of the weights smooths a run that is too short to decay far.
     """
-    c.epochs = 20.0
+    c.epochs, c.init = 20.0, NO_FILE
     c.optim.update(base_learning_rate=1e-4, final_learning_rate=1e-6, warmup_epochs=5.0, ema=0.999)
 
 

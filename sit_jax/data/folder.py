@@ -59,6 +59,10 @@ def open_folder(path: str) -> Source:
     """
     root = Path(os.path.expanduser(path))
     if not os.path.isdir(root):
+        if root.is_file():
+            raise InputError(
+                f"{shown(path)}: is a file; give a folder, list:FILE.txt, or a pattern such as glob:'*.jpg'"
+            )
         raise InputError(f"{shown(path)}: there is no such folder; give a folder of images")
     found = find(root)
     if not found.names:

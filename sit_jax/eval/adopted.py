@@ -22,7 +22,6 @@ from sit_jax.weights.files import read_about, read_weights
 from sit_jax.weights.foreign import Foreign, read_foreign
 from sit_jax.weights.own import KEY, tree_of
 
-RUNS = pathlib.Path("runs") / "encoders"  # where commands put the reports of adopted weights
 STEP = 0  # of the checkpoint of adopted weights
 
 
@@ -38,11 +37,16 @@ def workdir_of(where: pathlib.Path) -> pathlib.Path:
         return where
     if where.is_dir() and "optim" in read_about(where):
         raise InputError(f"{where}: holds no checkpoint yet; wait until the training saves one")
-    return adopt(where, user_cache() / "encoders")
+    return adopt(where, encoders())
+
+
+def encoders() -> pathlib.Path:
+    """Returns the folder of adopted weights and of their reports."""
+    return user_cache() / "encoders"
 
 
 def place(workdir: str | None, encoder: str | None) -> pathlib.Path:
-    """Returns the work directory that --workdir names, or one in runs/encoders with a copy of what --encoder names.
+    """Returns the work directory that --workdir names, or one with a copy of what --encoder names (see `workdir_of`).
 
     Raises InputError unless exactly one of them is given.
     """
@@ -50,7 +54,7 @@ def place(workdir: str | None, encoder: str | None) -> pathlib.Path:
         raise InputError("--workdir and --encoder exclude each other; keep one of them")
     if not workdir and not encoder:
         raise InputError("--workdir is missing (or --encoder, weights of another project); --help lists all options")
-    return adopt(pathlib.Path(encoder), RUNS) if encoder else pathlib.Path(workdir or "")
+    return adopt(pathlib.Path(encoder), encoders()) if encoder else pathlib.Path(workdir or "")
 
 
 def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

@@ -16,7 +16,10 @@ WEIGHTS = "model.safetensors"
 def write_arrays(folder: pathlib.Path, arrays: Arrays) -> None:
     """Writes `model.safetensors`; the header says, as PyTorch expects, that the arrays are its own."""
     with replacing(folder / WEIGHTS) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask allows; the library writes a file for its owner alone
         save_file(arrays, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
 
 
 def write_json(folder: pathlib.Path, name: str, content: dict) -> None:

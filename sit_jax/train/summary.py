@@ -6,14 +6,16 @@ import shlex
 import ml_collections
 
 from sit_jax.common.console import format_seconds
+from sit_jax.common.text import command_name
 from sit_jax.data.remote import is_remote
 from sit_jax.data.sources import parse_source
 from sit_jax.train.metrics import parse_line
 from sit_jax.train.pace import seconds_of_process
 
+RECONSTRUCTION, COPY = "eval/reconstruction", "eval/copy"
 # Shown if the evaluations have them: the metric, its name here, and whether it is a share shown in per cent.
 LEARNED = (
-    ("eval/reconstruction", "reconstruction error", False),
+    (RECONSTRUCTION, "reconstruction error", False),
     ("eval/rotation_accuracy", "rotation accuracy", True),
     ("eval/contrastive_progress", "contrastive progress", True),
     ("eval/knn_top1", "k-NN", True),
@@ -28,7 +30,7 @@ def summary(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     if len(rows) > 1:
         lines.append(f"on unseen images, step {rows[0]['step']} -> {rows[-1]['step']}: {learned(rows[0], rows[-1])}")
     lines += [f"pictures: {workdir / 'reconstructions'}", "next:"]
-    return "\n".join([*lines, *(f"  python -m sit_jax.{command}" for command in next_commands(config, workdir, rows))])
+    return "\n".join([*lines, *(f"  {command_name(command)}" for command in next_commands(config, workdir, rows))])
 
 
 def evaluations(path: pathlib.Path) -> list[dict]:
@@ -46,7 +48,8 @@ def learned(first: dict, last: dict) -> str:
     for key, name, is_share in LEARNED:
         if key in first and key in last:
             shown = [f"{row[key]:.0%}" if is_share else f"{row[key]:.3g}" for row in (first, last)]
-            texts.append(f"{name} {' -> '.join(shown)}")
+            copied = f" (of the corrupted input: {last[COPY]:.3g})" if key == RECONSTRUCTION and COPY in last else ""
+            texts.append(f"{name} {' -> '.join(shown)}{copied}")
     return ", ".join(texts)
 
 
