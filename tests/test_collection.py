@@ -104,6 +104,11 @@ def test_few_pictures_have_no_copies(count):
     assert duplicates.groups(duplicates.find_copies(pictures), count) == []
 
 
+def test_candidates_without_copies():
+    rng = np.random.default_rng(0)
+    assert not pairs(duplicates.find_copies(rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)))
+
+
 def test_neighbours_equal_brute_force():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 24)).astype(np.float32)

@@ -5,6 +5,7 @@ of these versions one of at least DETAILS, as they are or with one of them mirro
 the same horizon would be copies.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -88,8 +89,7 @@ def vectors(small: np.ndarray) -> np.ndarray:
 
     With their mean colours, all small things before a blue sky would be alike.
     """
-    details = small.astype(np.float32) - small.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
-    return normalise(details.reshape(len(small), -1))
+    return as_rows(small.astype(np.float32) - small.mean(axis=(1, 2), keepdims=True, dtype=np.float32))
 
 
 def detail_vectors(small: np.ndarray) -> np.ndarray:
@@ -98,7 +98,12 @@ def detail_vectors(small: np.ndarray) -> np.ndarray:
 
     pictures, edge = small.astype(np.float32), AROUND // 2
     details = pictures - uniform_filter(pictures, (0, AROUND, AROUND, 0))
-    return normalise(details[:, edge:-edge, edge:-edge].reshape(len(small), -1))
+    return as_rows(details[:, edge:-edge, edge:-edge])
+
+
+def as_rows(pictures: np.ndarray) -> np.ndarray:
+    """Returns pictures [n, h, w, 3], n 0 or more, as rows of unit length [n, F]."""
+    return normalise(pictures.reshape(len(pictures), math.prod(pictures.shape[1:])))
 
 
 def candidates(first: np.ndarray, second: np.ndarray, same: bool = False) -> np.ndarray:
