@@ -8,6 +8,7 @@ reconstructions, what differs and what came out. Open it in a browser: it reload
 between two looks. Ctrl-C ends it; --once writes the page once.
 """
 
+import os
 import pathlib
 import sys
 import time
@@ -18,7 +19,7 @@ from sit_jax.common import commands
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
 from sit_jax.common.files import check_writable
-from sit_jax.look.facts import read_facts
+from sit_jax.look.facts import read_all
 from sit_jax.look.page import page, write_page
 
 NAME = "watch.html"
@@ -34,8 +35,16 @@ def define_flags() -> flags.FlagValues:
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the work directories at any depth below a folder, or the folder itself, in the order of their names."""
-    return sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "metrics.jsonl").is_file())
+    """Returns the work directories at any depth below a folder, or the folder itself, in the order of their names.
+
+    What lies in a work directory is left out: checkpoints are many files, and evaluations hold trainings of their own.
+    """
+    found = []
+    for path, folders, files in os.walk(folder):
+        if "config.json" in files:
+            folders.clear()
+            found += [pathlib.Path(path)] if "metrics.jsonl" in files else []
+    return sorted(found)
 
 
 def changes(runs: list[pathlib.Path]) -> list[tuple[str, int]]:
@@ -57,7 +66,7 @@ def command(argv: list[str]) -> bool:
         if not runs:
             raise InputError(f"{folder}: holds no run yet; start one with --workdir={folder / 'NAME'}")
         if (now := changes(runs)) != seen:
-            write_page(out, page([read_facts(run) for run in runs], refresh=0 if values.once else values.every))
+            write_page(out, page(read_all(runs), refresh=0 if values.once else values.every))
             say(f"{out}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
             seen = now
         if values.once:

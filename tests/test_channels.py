@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from configs import digits
-from sit_jax import embed, main, plan, reconstruct
+from sit_jax import embed, main, plan, reconstruct, report
 from sit_jax.common.errors import InputError
 from sit_jax.common.layout import RGB, Layout, layout_of
 from sit_jax.compiled.costs import model_flops
@@ -20,7 +20,8 @@ from sit_jax.config.resolve import resolve
 from sit_jax.config.saved import read_saved
 from sit_jax.data import image_options, load_images, open_source
 from sit_jax.draw.pictures import to_rgb
-from sit_jax.eval.restore import load_config
+from sit_jax.eval.restore import load_config, restore
+from sit_jax.look.collection import encode_collection, open_records, tiles
 from sit_jax.model.layers import patch_init
 from sit_jax.model.patches import patchify, unpatchify
 from sit_jax.parallel.mesh import make_mesh
@@ -246,3 +247,14 @@ def test_plan_and_bench_take_the_layout():
     random = RandomImages(3, 8, layout_of(config.data)).gather([0, 2])
     assert random.shape == (2, 8, 8, 5) and random.dtype == np.uint16 and random.max() > 255
     assert np.array_equal(RandomImages(3, 8).array, RandomImages(3, 8, RGB).array)
+
+
+def test_the_page_of_a_run_shows_the_chosen_channels(run, bands):
+    assert report.main(["report", f"--workdir={run}"]) == 0
+    assert '<section id="map"' in (run / "report.html").read_text()
+    restored = restore(run, None, "params", {"data.shown": (3, 1, 0)})
+    found = encode_collection(*open_records(None, restored), restored)
+    decoded = found.images.gather([0])
+    assert decoded.shape[-1] == 4
+    expected = decoded[..., [3, 1, 0]].astype(float) * (255 / np.iinfo(decoded.dtype).max)
+    np.testing.assert_allclose(tiles(found, [0], decoded.shape[1]), expected, atol=0.51)

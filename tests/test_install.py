@@ -202,7 +202,10 @@ def test_a_wheel_builds_to_the_same_bytes_and_trains_in_an_empty_environment(tmp
     assert (site / "sit_jax" / "py.typed").is_file()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (32, 40, 40, 3), np.uint8)):
         Image.fromarray(pixels).save(away / "photos" / f"{i}.png")
-    call(bin_ / "sit-jax", *shlex.split(f"pretrain photos --config=folder:runlocal {SHORT}"), cwd=away)
+    said = call(bin_ / "sit-jax", *shlex.split(f"pretrain photos --config=folder:runlocal {SHORT}"), cwd=away)
+    assert "  sit-jax embed --workdir=runs/mine" in said and "page: runs/mine/report.html" in said
+    assert '<section id="map"' in (away / "runs" / "mine" / "report.html").read_text()
+    call(bin_ / "sit-jax", *shlex.split("duplicates --images=photos --out=copies.png"), cwd=away)
     call(bin_ / "sit-jax", *shlex.split("embed --workdir=runs/mine --images=photos --out=f.npz"), cwd=away)
     features = np.load(away / "f.npz")["features"]
     assert len(features) == 32 and np.isfinite(features).all()

@@ -17,7 +17,7 @@ from sit_jax.common import console
 from sit_jax.eval.restore import restore
 from sit_jax.look import charts, facts, page
 from sit_jax.look.collection import encode_collection, open_records, tiles
-from sit_jax.look.explore import PAIRS, explore
+from sit_jax.look.explore import PAIRS, Group, explore, purity_line
 from sit_jax.look.report import report_after_training
 from sit_jax.train.sessions import read_sessions
 
@@ -104,6 +104,14 @@ def test_neighbours_of_the_page_equal_the_features(html, run, folder):
             assert len(near) == 10
             np.testing.assert_allclose(np.sort(row)[::-1][:10], values, atol=1.1e-3)
             np.testing.assert_allclose(row[near], values, atol=1.1e-3)
+
+
+def test_the_purity_of_a_cluster_stands_beside_the_share_in_all_images():
+    of = np.array([0] * 6 + [1] * 2 + [-1] * 4)
+    group = Group("label", ("cat", "dog"), of)
+    assert purity_line(group, np.array([0, 1, 2, 6])) == "75% label cat (75% of all)"
+    assert purity_line(group, np.array([6, 7, 8])) == "100% label dog (25% of all)"
+    assert purity_line(group, np.array([9, 10])) == ""
 
 
 def test_the_planted_copy_is_on_the_page(html):
@@ -333,3 +341,23 @@ def test_watch_writes_a_page_that_reloads_and_ends_at_ctrl_c(run, capsys):
         process.send_signal(2)
         assert process.wait(timeout=30) == 75
     assert data_of((folder / "watch.html").read_text())["refresh"] == 1
+
+
+def test_watch_finds_runs_and_not_what_is_in_them(tmp_path):
+    for name in ("a/mine", "b/mine", "b/mine/eval/finetune", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").touch()
+        if name != "c":  # has not begun
+            (tmp_path / name / "metrics.jsonl").touch()
+    assert watch.find_runs(tmp_path) == [tmp_path / "a" / "mine", tmp_path / "b" / "mine"]
+    assert watch.find_runs(tmp_path / "a" / "mine") == [tmp_path / "a" / "mine"]
+
+
+def test_runs_of_the_same_name_get_their_folders(run, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "mine").mkdir(parents=True)
+        for file in ("config.json", "metrics.jsonl"):
+            (tmp_path / name / "mine" / file).write_bytes((run.workdir / file).read_bytes())
+    runs = facts.read_all([tmp_path / "a" / "mine", tmp_path / "b" / "mine", run.workdir])
+    assert [one.name for one in runs[:2]] == ["a/mine", "b/mine"]
+    assert "<title>4 runs</title>" in page.page([*runs, runs[0]])

@@ -85,6 +85,7 @@ TRAINING: dict[str, Rule] = {
     "loss.weighting": one_of("gradient", "closed_form"),
     "eval.knn": one_of("auto", "on", "off"),
     "eval.num_test": ABOVE_0,
+    "eval.page": FROM_0,
     "eval.num_train": ABOVE_0,
     "optim.base_learning_rate": FROM_0,
     "optim.weight_decay": FROM_0,

@@ -135,13 +135,14 @@ def cluster_values(clusters: kmeans.Clusters, known: list[Group], pictures: Tile
 
 
 def purity_line(group: Group, members: np.ndarray) -> str:
-    """Returns what most of the members are, and the share; empty if none has a group."""
+    """Returns what most of the members are, with their share and that in all images; empty if none has a group."""
     of = group.of[members]
     of = of[of >= 0]
     if not len(of):
         return ""
     name, share = kmeans.purity(of)
-    return f"{share:.0%} {group.title} {group.names[name]}"
+    everywhere = (group.of == name).sum() / (group.of >= 0).sum()
+    return f"{share:.0%} {group.title} {group.names[name]} ({everywhere:.0%} of all)"
 
 
 def copy_values(copies: duplicates.Copies, pictures: Tiles, count: int) -> dict:

@@ -54,6 +54,18 @@ def read_facts(workdir: pathlib.Path) -> Facts:
     )
 
 
+def read_all(workdirs: list[pathlib.Path]) -> list[Facts]:
+    """Reads several runs; those of the same name get names with their folders."""
+    runs = [read_facts(workdir) for workdir in workdirs]
+    names = [run.name for run in runs]
+    return [
+        dataclasses.replace(run, name=shown("/".join(run.workdir.resolve().parts[-2:])))
+        if names.count(run.name) > 1
+        else run
+        for run in runs
+    ]
+
+
 def read_reports(workdir: pathlib.Path) -> list[dict]:
     """Returns the reports of evaluations, by file name; damaged files are left out."""
     found = []

@@ -18,7 +18,8 @@ from sit_jax.look.attention import Shown
 from sit_jax.look.facts import Facts
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
-STEPS = 12  # reconstruction pictures of a run, at most
+STEPS = 12  # reconstruction pictures on a page, at most, and at least two of each run
+TITLED = 3  # runs, at most, that the title names
 NAME = "report.html"
 SECTIONS = (
     *(("compare", "comparison"), ("runs", "the run"), ("warnings", "warnings"), ("curves", "curves")),
@@ -47,16 +48,17 @@ def page(
     """
     import jinja2
 
-    drawn = charts.charts(runs)
+    drawn, most = charts.charts(runs), max(2, STEPS // len(runs))
     values: dict[str, Any] = {
-        "title": ", ".join(run.name for run in runs),
+        "title": ", ".join(run.name for run in runs) if len(runs) <= TITLED else f"{len(runs)} runs",
         "subtitle": "; ".join(f"{run.name}: {run.state()}" if len(runs) > 1 else run.state() for run in runs),
         "version": __version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
         "refresh": refresh,
         "names": [run.name for run in runs],
         "runs": [
-            {"name": run.name, "overview": facts.overview(run), "reconstructions": reconstructions(run)} for run in runs
+            {"name": run.name, "overview": facts.overview(run), "reconstructions": reconstructions(run, most)}
+            for run in runs
         ],
         "compared": compared(runs) if len(runs) > 1 else None,
         "warnings": warning_lines(runs),
@@ -110,15 +112,15 @@ def compared(runs: list[Facts]) -> dict:
     }
 
 
-def reconstructions(run: Facts) -> list[dict]:
-    """Returns the reconstruction pictures of a run, STEPS at most, each with its step, as WebP."""
+def reconstructions(run: Facts, most: int) -> list[dict]:
+    """Returns the reconstruction pictures of a run, `most` at most, each with its step, as WebP."""
     from PIL import Image
 
     found = []
     paths = {int(path.stem): path for path in (run.workdir / "reconstructions").glob("*.png") if path.stem.isdigit()}
     steps = sorted(paths)
-    if len(steps) > STEPS:
-        steps = [steps[round(i * (len(steps) - 1) / (STEPS - 1))] for i in range(STEPS)]
+    if len(steps) > most:
+        steps = [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
     for step in steps:
         try:
             picture = np.asarray(Image.open(paths[step]).convert("RGB"))

@@ -8,7 +8,7 @@ from sit_jax.eval.restore import Restored, restore
 from sit_jax.look.attention import draw_attention
 from sit_jax.look.collection import Collection, encode_collection, open_records
 from sit_jax.look.explore import explore
-from sit_jax.look.facts import read_facts
+from sit_jax.look.facts import read_all, read_facts
 from sit_jax.look.page import NAME, page, write_page
 from sit_jax.parallel.hosts import several
 
@@ -38,6 +38,7 @@ def write_report(
             raise
         write_page(out, page([facts], notes=[f"The panels of images are missing. {error}"]))
         return
+    say(f"comparing {len(collection):,} images: neighbours, copies, a map")
     values = explore(collection, restored.mesh, method, seed)
     write_page(out, page([facts], values, attention_of(restored, collection)))
 
@@ -59,6 +60,7 @@ def report_after_training(workdir: pathlib.Path, images: int) -> None:
     if not images or several() or (out.is_file() and out.stat().st_mtime >= metrics.stat().st_mtime):
         return
     try:
+        say("writing the page of the run; --config.eval.page=0 leaves it out")
         write_report(workdir, out, most=images)
         say(f"page: {out}")
     except Exception as error:  # memory runs out, the disk is full, ...
@@ -68,4 +70,4 @@ def report_after_training(workdir: pathlib.Path, images: int) -> None:
 def write_comparison(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
     """Writes one page for several runs: their curves, what differs, what came out."""
     note = "The panels of images are on the page of each run alone."
-    write_page(out, page([read_facts(workdir) for workdir in workdirs], notes=[note]))
+    write_page(out, page(read_all(workdirs), notes=[note]))

@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 // Okabe and Ito: eight colours that colour-blind people tell apart; grey is for all further groups.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a800", "#7a5195"];
 const OTHER = "#8a8a94";
+const colourOfRun = (i) => COLOURS[i % COLOURS.length];
 const colourOf = (i) => (i >= 0 && i < COLOURS.length ? COLOURS[i] : OTHER);
 const DASHES = { solid: [], dashed: [8, 4], dotted: [2, 3] };
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -37,7 +38,7 @@ function drawCharts() {
       scales: { x: { time: false } },
       axes: [axis, { ...axis, size, values }],
       series: [{ label: "epoch" }, ...chart.series.map((one, i) => ({
-        label: one.label, stroke: colourOf(several ? one.run : i), dash: DASHES[one.style], width: 2, spanGaps: true,
+        label: one.label, stroke: colourOfRun(several ? one.run : i), dash: DASHES[one.style], width: 2, spanGaps: true,
         points: { show: one.y.filter((value) => value !== null).length < 12 },
         value: (u, value) => (value === null || value === undefined ? "-" : String(+value.toPrecision(4))),
       }))],
