@@ -20,7 +20,7 @@ import sit_jax
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--workdir", default="runs/digits-example")
 parser.add_argument("--train", action="store_true", help="train the encoder first")
-parser.add_argument("--steps", type=int, default=100)
+parser.add_argument("--steps", type=int, default=300)
 arguments = parser.parse_args()
 if arguments.train:
     sit_jax.pretrain("digits", arguments.workdir, config="digits:runlocal")

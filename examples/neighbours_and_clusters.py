@@ -3,6 +3,7 @@
     python examples/neighbours_and_clusters.py --workdir=runs/mine --images=PHOTOS --out=runs
 
 `--workdir` is a run, or weights of another project; without one, a small encoder is trained on the images first.
+`sit-jax neighbours` and `sit-jax clusters` draw more; this shows how to do it with features in Python.
 """
 
 # %%
@@ -23,13 +24,16 @@ parser.add_argument("--clusters", default=8, type=int)
 arguments = parser.parse_args()
 SIDE = 96  # of a thumbnail in pixels
 
-# %% The encoder: a trained one, or a first try on these images.
+# %% The pictures, then the encoder: a trained one, or a first try on these images.
+kinds = Image.registered_extensions()
+paths = sorted(path for path in pathlib.Path(arguments.images).rglob("*") if path.suffix.lower() in kinds)
+if len(paths) < 2:
+    raise SystemExit(f"{arguments.images}: give a folder with two pictures or more")
 encoder = (
     sit_jax.load(arguments.workdir)
     if arguments.workdir
     else sit_jax.pretrain(arguments.images, arguments.out / "encoder", config="folder:runlocal", batch_size=4).encoder()
 )
-paths = sorted(path for path in pathlib.Path(arguments.images).rglob("*") if path.suffix.lower() in (".jpg", ".png"))
 features = encoder(paths)  # [n, F]
 
 # %% Each row: a picture, then its eight nearest neighbours.

@@ -173,8 +173,18 @@ def _recognised(folders: list[str], train: Split) -> str:
     """Returns what was recognised: `2 splits, 10 classes (Train, Test)`."""
     classes = len(train.class_names)
     parts = [f"{len(folders)} split{'s' * (len(folders) != 1)}"] if folders else []
-    parts += [f"{classes:,} classes" if classes else "no classes"]
+    parts += [f"{classes:,} classes" if classes else f"no classes{_why_none(train)}"]
     return ", ".join(parts) + (f" ({', '.join(map(shown, folders))})" if folders else "")
+
+
+def _why_none(train: Split) -> str:
+    """Returns why there are no classes, if each folder holds its images in one more folder of the same name."""
+    depth = train.folder.count("/") + 1 if train.folder else 0
+    below = {tuple(name.split("/")[depth:-1]) for name in train.names}
+    inner = {folders[1:] for folders in below}
+    if len(below) < 2 or len(inner) > 1 or inner == {()}:
+        return ""
+    return f", because the images lie in PATH/class/{shown('/'.join(inner.pop()))}; move them to PATH/class"
 
 
 def _strays(split: Split) -> list[str]:

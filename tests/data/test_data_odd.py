@@ -565,3 +565,21 @@ def test_hash_of_the_content_does_not_need_the_cache(tmp_path):
     source = put_archive(tmp_path / "x", 50, count=3)
     (tmp_path / "file").write_text("")
     assert fingerprint(source, 4, tmp_path / "file" / "cache") == fingerprint(source, 4, tmp_path / "cache")
+
+
+INNER = "no classes, because the images lie in PATH/class/images; move them to PATH/class"
+
+
+@pytest.mark.parametrize(
+    "names,expected",
+    [
+        (("cats/images/a.png", "dogs/images/b.png"), INNER),
+        (("2023/01/a.png", "2023/02/b.png", "2024/01/c.png"), "no classes"),
+        (("a.png", "b.png"), "no classes"),
+    ],
+)
+def test_why_a_folder_has_no_classes(tmp_path, names, expected):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert open_source(f"folder:{tmp_path}").notes == (f"{len(names)} images", expected)
