@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -328,18 +329,21 @@ def test_wrong_input_is_one_line(run, folder, tmp_path, capsys, command, expecte
     assert not list(tmp_path.iterdir())
 
 
-def test_watch_writes_a_page_that_reloads_and_ends_at_ctrl_c(run, capsys):
+def test_watch_writes_a_page_that_reloads_and_ends_at_a_signal(run, capsys):
     folder = run.workdir.parent
     assert watch.main(["watch", str(folder), "--once"]) == 0
     assert f"{folder / 'watch.html'}: 1 run\n" in capsys.readouterr().out
     assert data_of((folder / "watch.html").read_text())["refresh"] == 0
     command = [sys.executable, "-m", "sit_jax.watch", str(folder), "--every=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert "watch.html: 1 run" in process.stdout.readline()
-        (run.workdir / "metrics.jsonl").touch()
-        assert "watch.html: 1 run" in process.stdout.readline()
-        process.send_signal(2)
-        assert process.wait(timeout=30) == 75
+        try:
+            assert "watch.html: 1 run" in process.stdout.readline()
+            (run.workdir / "metrics.jsonl").touch()
+            assert "watch.html: 1 run" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 75
+        finally:
+            process.kill()
     assert data_of((folder / "watch.html").read_text())["refresh"] == 1
 
 
