@@ -53,6 +53,17 @@ def run(folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def extended(folder, tmp_path_factory):
+    """A run of two steps that was extended to four, with a warning in between."""
+    workdir = tmp_path_factory.mktemp("run") / "other"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "warnings", [])
+        sit_jax.pretrain(folder, workdir, config="folder:runlocal", **QUICK | {"steps": 2, "seed": 5})
+        console.warn(f"{EVIL} is odd")
+        return sit_jax.pretrain(folder, workdir, config="folder:runlocal", **QUICK | {"steps": 4, "seed": 5})
+
+
+@pytest.fixture(scope="module")
 def html(run):
     out = run.workdir / "report.html"
     assert report.main(["report", f"--workdir={run.workdir}"]) == 0
@@ -176,10 +187,9 @@ def test_a_run_without_checkpoint_or_images_has_a_page_that_says_so(run, tmp_pat
     assert "not recorded by this run" in out.read_text() and "not started" in out.read_text()
 
 
-def test_two_runs_on_one_page(run, folder, tmp_path):
-    other = sit_jax.pretrain(folder, tmp_path / "other", config="folder:runlocal", **QUICK | {"seed": 5})
+def test_two_runs_on_one_page(run, extended, tmp_path):
     out = tmp_path / "both.html"
-    assert report.main(["report", f"--workdir={run.workdir},{other.workdir}", f"--out={out}"]) == 0
+    assert report.main(["report", f"--workdir={run.workdir},{extended.workdir}", f"--out={out}"]) == 0
     html, data = out.read_text(), data_of(out.read_text())
     assert re.search(r"<th scope=\"row\">seed</th><td>0</td><td>5</td>", html)
     assert {one["run"] for chart in data["charts"] for one in chart["series"]} == {0, 1}
@@ -206,20 +216,15 @@ def test_long_curves_are_thinned_and_keep_their_ends():
     assert len(thin) == charts.POINTS and thin[0] == points[0] and thin[-1] == points[-1]
 
 
-def test_sessions_record_the_machine_the_time_and_warnings(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(console, "warnings", [])
-    started = time.time()
-    workdir = tmp_path / "run"
-    sit_jax.pretrain(folder, workdir, config="folder:runlocal", **QUICK | {"steps": 2})
-    console.warn(f"{EVIL} is odd")
-    sit_jax.pretrain(folder, workdir, config="folder:runlocal", **QUICK | {"steps": 4})  # extended
-    first, second = read_sessions(workdir)
+def test_sessions_record_the_machine_the_time_and_warnings(extended):
+    first, second = read_sessions(extended.workdir)
     assert first["from_step"] == 0 and first["step"] == 2 and first["ended"]
     assert second["from_step"] == 2 and second["step"] == 4
     assert f"{EVIL} is odd" in second["warnings"] and f"{EVIL} is odd" not in first["warnings"]
-    assert started - 1 <= first["started"] <= first["seen"] <= second["seen"] <= time.time() + 1
+    assert time.time() - 3600 < first["started"] <= first["seen"] <= second["started"] + 1
+    assert second["started"] <= second["seen"] <= time.time() + 1
     assert first["versions"]["jax"] and first["platform"] == "cpu" and first["devices"] >= 1
-    html = page.page([facts.read_facts(workdir)])
+    html = page.page([facts.read_facts(extended.workdir)])
     assert "at step 2" in html and "&lt;script&gt;alert(1)&lt;&amp;&gt; is odd" in html
 
 
