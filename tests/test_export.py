@@ -197,6 +197,7 @@ def test_the_model_card_has_recipe_scores_and_the_loading_lines(run, tmp_path):
     assert run.config["data"]["fingerprint"] in card and "jax.export.deserialize" in card and "## Licence" in card
 
 
+@pytest.mark.slow
 def test_the_authors_layout_needs_the_paper_s_heads(run, data, tmp_path, capsys):
     words = ["--format=authors", f"--out={tmp_path / 'x'}"]
     assert export.main(["export", f"--workdir={run.workdir}", *words]) == 2

@@ -239,6 +239,7 @@ def test_memory_that_runs_out_names_the_checkpoint_and_the_remedy(tmp_path, monk
     assert re.search(rf"; the checkpoint of step 2 is kept; .*{remedy}", text)
 
 
+@pytest.mark.slow
 def test_hours_sets_the_length_and_a_resume_keeps_it(tmp_path, monkeypatch, capsys):
     """The clock of the process stands still, so only the steps measured here and the evaluation count."""
     monkeypatch.setattr(hours, "seconds_of_process", lambda: 0.0)

@@ -140,6 +140,7 @@ def test_checkpoints_kept_are_the_latest_and_the_best(undisturbed):
     assert steps == {18, 20, best}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_three_times_equals_one_that_never_was(undisturbed, tmp_path):
     """Each signal meets the run that resumed after the one before; the end is equal only if all of them resumed."""
     signals = [(signal.SIGKILL, -signal.SIGKILL, 9), (signal.SIGTERM, 75, 9), (signal.SIGINT, 75, 12)]

@@ -75,6 +75,7 @@ def start(free_port):
         worker.wait()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_end_together_and_go_on_as_one(start, tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
     two = start(run, None, processes=2, devices=1)

@@ -34,6 +34,7 @@ def run(tmp_path_factory):
     return done
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_metrics_and_pictures_in_one_run(run):
     from mlflow import MlflowClient
 
@@ -49,6 +50,7 @@ def test_mlflow_has_the_metrics_and_pictures_in_one_run(run):
     assert len(list((run.workdir / "mlflow").rglob("reconstructions*.png"))) == 3
 
 
+@pytest.mark.slow
 def test_wandb_has_the_metrics_and_pictures_in_one_run(run):
     ids = json.loads((run.workdir / "log.json").read_text())
     folders = sorted((run.workdir / "wandb").glob(f"offline-run-*-{ids['wandb']}"))

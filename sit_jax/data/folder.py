@@ -59,7 +59,7 @@ def open_folder(path: str) -> Source:
     """
     root = Path(os.path.expanduser(path))
     if not os.path.isdir(root):
-        if root.is_file():
+        if os.path.isfile(root):
             raise InputError(
                 f"{shown(path)}: is a file; give a folder, list:FILE.txt, or a pattern such as glob:'*.jpg'"
             )
