@@ -12,6 +12,8 @@ from absl import flags
 
 from sit_jax.common.errors import InputError
 from sit_jax.config import named
+from sit_jax.config.rules import lookup
+from sit_jax.config.schema import defaults
 
 # By type of a key: its name in a message, and what raises if a text is no such value.
 TYPES: dict[type, tuple[str, Any]] = {
@@ -68,16 +70,33 @@ def load(path: str, arguments: str) -> ml_collections.ConfigDict:
 
 
 def changed(config: ml_collections.ConfigDict, keys: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns a configuration with other values by dotted key; raises InputError for a wrong key or type."""
+    """Returns a configuration with other values by dotted key; raises InputError for a wrong key or type.
+
+    None is a value of the keys that the schema leaves open.
+    """
     config = ml_collections.ConfigDict(config)
     check_known(config, keys)
     if section := next((key for key, value in keys.items() if isinstance(value, dict)), ""):
         raise InputError(f"{section}: is a section; give its keys one by one, with their dots")
-    try:
-        config.update_from_flattened_dict(keys)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+    schema = defaults()
+    for key, value in keys.items():
+        wrong = InputError(f"{key}={value!r}: the value must be {described(config, key)}")
+        if value is None and not wrong_key(schema, key) and lookup(schema, key) is not None:
+            raise wrong
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise wrong from error
     return config
+
+
+def described(config: ml_collections.ConfigDict, key: str) -> str:
+    """Returns what values a key takes, with its present value: `a whole number, such as 256`."""
+    *sections, name = key.split(".")
+    for part in sections:
+        config = config[part]
+    kind, value = config.get_type(name), config[name]
+    return TYPES.get(kind, (f"of type {kind.__name__}", None))[0] + ("" if value is None else f", such as {value!r}")
 
 
 def check_known(config: ml_collections.ConfigDict, keys: Iterable[str]) -> None:
