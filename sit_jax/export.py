@@ -10,19 +10,15 @@
 Runs the export on 16 images, compares it with the model, and writes a model card (README.md) beside it.
 """
 
-import contextlib
 import pathlib
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 
 from absl import flags
 
 from sit_jax.common import commands
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import check_writable
+from sit_jax.common.files import check_writable, new_folder
 from sit_jax.config import cli
 from sit_jax.eval.adopted import place
 from sit_jax.eval.restore import has_heads, restore
@@ -74,18 +70,6 @@ def check_new(out: pathlib.Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out={out} holds files already; give the name of a new folder")
     check_writable(out.absolute().parent / f".{out.name}.try", f"--out={out}: cannot be written ({{}}); choose another")
-
-
-@contextlib.contextmanager
-def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that becomes `out` at the end; after an error, it is removed."""
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_fits(weights: Weights, row: Format, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import jax
 import numpy as np
@@ -151,12 +152,23 @@ def test_onnx_runs_for_any_number_of_images(run, images, tmp_path, capsys):
         assert relative(patches, expected[:count, 2:]) < 1e-5
 
 
-def test_the_files_may_be_read_by_all_whom_the_umask_allows(run, tmp_path):
+def test_files_and_folders_have_the_mode_that_the_umask_allows(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    assert export.main(["export", f"--workdir={run.workdir}", "--format=safetensors", f"--out={out}"]) == 0
-    (tmp_path / "other").touch()
-    allowed = (tmp_path / "other").stat().st_mode
-    assert [path.stat().st_mode for path in sorted(out.iterdir())] == [allowed] * len(list(out.iterdir()))
+    before = os.umask(0o027)
+    try:
+        assert export.main(["export", f"--workdir={run.workdir}", "--format=safetensors", f"--out={out}"]) == 0
+        adopted = sit_jax.load(out).workdir
+    finally:
+        os.umask(before)
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (out, adopted)] == ["0o750"] * 2
+    files = [*out.iterdir(), adopted / "config.json"]
+    assert [oct(path.stat().st_mode & 0o777) for path in files] == ["0o640"] * len(files)
+
+
+def test_an_export_keeps_the_step_of_its_checkpoint(run, tmp_path):
+    out = exported(run, tmp_path / "own", "safetensors")
+    assert "step 1," in repr(sit_jax.load(out)) and "step 1," in repr(run.encoder())
 
 
 def test_without_the_converter_the_package_is_named(run, tmp_path, monkeypatch, capsys):
@@ -303,7 +315,7 @@ def large(size, patch_size, image_size):
 
     model = make_model(config, jax.random.key(0))
     params = jax.tree.map(lambda x: x * 2, nnx.to_pure_dict(nnx.state(model.encoder, nnx.Param)))
-    weights = Weights(config, {"encoder": params}, arrays_of(params, config), ())
+    weights = Weights(config, {"encoder": params}, arrays_of(params, config), (), 0)
     rng = np.random.default_rng(0)
     for name in ("head", "head_dist"):
         weights.arrays[f"{name}.weight"] = rng.normal(0, 0.1, (10, params["tokens"].shape[1])).astype(np.float32)

@@ -111,6 +111,12 @@ def test_an_adopted_encoder_is_made_once_and_again_if_the_files_beside_it_change
     assert adopt(path, tmp_path / "encoders") != first
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written \\(Not a directory\\); set XDG_CACHE_HOME=FOLDER"):
+        adopt(write(tmp_path / "weights", vit(), MU), tmp_path / "file" / "encoders")
+
+
 def test_what_needs_heads_says_so_for_an_encoder_alone(tmp_path):
     workdir = adopt(write(tmp_path / "weights", vit(), MU), tmp_path / "encoders")
     restored = restore(workdir, None, "params", {})

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +11,14 @@ import orbax.checkpoint as ocp
 
 from sit_jax.common.console import say
 from sit_jax.common.errors import InputError
-from sit_jax.common.files import user_cache, write_json
+from sit_jax.common.files import new_folder, user_cache, write_json
+from sit_jax.common.quiet import quiet
 from sit_jax.config.saved import to_json
 from sit_jax.config.schema import defaults
 from sit_jax.parallel.checksums import checksums
 from sit_jax.weights.files import read_about, read_weights
 from sit_jax.weights.foreign import Foreign, read_foreign
-from sit_jax.weights.own import KEY, tree_of
-
-STEP = 0  # of the checkpoint of adopted weights
+from sit_jax.weights.own import KEY, STEP, tree_of
 
 
 def workdir_of(where: pathlib.Path) -> pathlib.Path:
@@ -63,7 +59,7 @@ def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     Its name has a hash of the weights and of what the files beside them say.
     """
     if KEY in (about := read_about(path)):
-        return adopt_own(path, about[KEY], folder)
+        return adopt_own(path, about, folder)
     foreign = read_foreign(path)
     digest = hashlib.sha256(f"{foreign.sha256} {foreign.title()} {foreign.epsilon}".encode()).hexdigest()
     workdir = folder / f"{path.resolve().stem}-{digest[:8]}"
@@ -73,13 +69,18 @@ def adopt(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     return workdir
 
 
-def adopt_own(path: pathlib.Path, config: dict, folder: pathlib.Path) -> pathlib.Path:
-    """Copies an export of this project (--format=safetensors) into a work directory in `folder`; returns it."""
+def adopt_own(path: pathlib.Path, about: dict, folder: pathlib.Path) -> pathlib.Path:
+    """Copies an export of this project (--format=safetensors) into a work directory in `folder`; returns it.
+
+    `about` is what its config.json says. It keeps the step of the checkpoint that was exported.
+    """
+    config, step = about[KEY], about.get(STEP)
+    step = step if isinstance(step, int) and step > 0 else 0
     read = read_weights(path)
-    digest = hashlib.sha256(f"{read.hash()} {json.dumps(config, sort_keys=True)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{read.hash()} {step} {json.dumps(config, sort_keys=True)}".encode()).hexdigest()
     workdir = folder / f"{path.resolve().stem}-{digest[:8]}"
     if not workdir.is_dir():
-        save(tree_of(read.arrays), config, workdir)
+        save(tree_of(read.arrays), config, workdir, step)
     return workdir
 
 
@@ -93,19 +94,18 @@ def config_of(foreign: Foreign, path: pathlib.Path) -> ml_collections.ConfigDict
     return config
 
 
-def save(model: dict, config: dict, workdir: pathlib.Path) -> None:
-    """Writes a work directory with a checkpoint that `read_params` reads; it appears when it is complete."""
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=workdir.parent, prefix=f".{workdir.name}-"))
+def save(model: dict, config: dict, workdir: pathlib.Path, step: int = 0) -> None:
+    """Writes a work directory with a checkpoint that `read_params` reads; it appears when it is complete.
+
+    Raises InputError if it cannot be written.
+    """
     tree = {"params": {"model": jax.tree.map(jnp.asarray, model)}}
     arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(checksums(tree)))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(os.path.abspath(temporary / "checkpoints" / str(STEP)), args=arguments)
-    write_json(temporary / "config.json", config)
-    temporary.chmod(0o755)
     try:
-        temporary.rename(workdir)
-    except OSError:  # another process was first
-        shutil.rmtree(temporary)
-        if not workdir.is_dir():
-            raise
+        with new_folder(workdir) as temporary, quiet():
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                checkpointer.save(temporary / "checkpoints" / str(step), args=arguments)
+            write_json(temporary / "config.json", config)
+    except OSError as error:
+        if not workdir.is_dir():  # otherwise another process was first
+            raise InputError(f"{workdir}: cannot be written ({error.strerror}); set XDG_CACHE_HOME=FOLDER") from error

@@ -29,6 +29,7 @@ class Weights(NamedTuple):
     params: dict  # of the encoder, and of the heads that were restored
     arrays: Arrays  # under timm's names; {} for a model that they do not fit
     class_names: tuple[str, ...]  # of a classifier; () for an encoder alone
+    step: int  # of the checkpoint
 
     @property
     def heads(self) -> int:
@@ -60,7 +61,7 @@ def collect(restored: Restored, report: pathlib.Path | None) -> Weights:
     """
     config, params = restored.config, restored.params
     if report is None:
-        return Weights(config, params, arrays_of(params["encoder"], config), ())
+        return Weights(config, params, arrays_of(params["encoder"], config), (), restored.step)
     check_same_start(restored, report)
     found = read_classifier(report)
     params = {"encoder": found["encoder"]}
@@ -70,7 +71,7 @@ def collect(restored: Restored, report: pathlib.Path | None) -> Weights:
     arrays = arrays_of(params["encoder"], config)
     for k, name in enumerate(("head", "head_dist")):
         arrays |= {f"{name}.weight": np.ascontiguousarray(kernel[k].T), f"{name}.bias": bias[k, 0]}
-    return Weights(config, params, arrays, tuple(json.loads(report.read_text())["class_names"]))
+    return Weights(config, params, arrays, tuple(json.loads(report.read_text())["class_names"]), restored.step)
 
 
 def check_same_start(restored: Restored, path: pathlib.Path) -> None:

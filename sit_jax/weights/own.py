@@ -10,7 +10,8 @@ from sit_jax.weights.foreign import Foreign, read_foreign
 from sit_jax.weights.layouts import HALF
 from sit_jax.weights.names import Arrays
 
-KEY = "sit_jax"  # of config.json: the configuration of the run
+# Keys of config.json: the configuration of the run, and the step of its checkpoint.
+KEY, STEP = "sit_jax", "sit_jax_step"
 SLASH = "/"
 
 
