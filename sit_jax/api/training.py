@@ -60,9 +60,9 @@ def pretrain(
     `data` is a folder, a SOURCE (docs/data.md), or an array [n, H, W] or [n, H, W, c] of unsigned integers or of floats
     in [0, 1], which is stored in the work directory. `config` is the name or path of a configuration, with arguments
     after a colon. `overrides` change its keys, with `__` for the dot: `optim__base_learning_rate=1e-3`. `hours`, `fit`
-    and `log`, a list of names, are --hours, --fit and --log. The same call resumes a run that was stopped. While it
-    runs, an interrupt (Ctrl-C) saves a checkpoint, then raises KeyboardInterrupt. The process is not restarted. Raises
-    InputError for wrong input.
+    and `log`, a list of names, are --hours, --fit and --log. The same call resumes a run that was stopped. From
+    the first step on, an interrupt (Ctrl-C) saves a checkpoint, then raises KeyboardInterrupt. The process is not
+    restarted. Raises InputError for wrong input.
     """
     check_local("workdir", workdir)
     workdir = pathlib.Path(workdir).expanduser()
